@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"sort"
 	"strings"
 	"time"
 
@@ -26,6 +27,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"code":     code,
 	"day":      func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04:05 UTC") },
 	"duration": duration,
+	"faults":   func(t Totals) int { return t.Killed + t.Survived + t.VoidFaults },
 	"icon":     icon,
 	"join":     func(list []string) string { return strings.Join(list, ", ") },
 	"killed":   killScore,
@@ -34,7 +36,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"pretty":   pretty,
 	"shorten":  shorten,
 	"sub":      func(a, b int) int { return a - b },
-	"trouble":  func(c Clause) bool { return c.Outcome != journal.Proved || troubled(&c) },
+	"wrong":    wrong,
 	"width":    func(part, whole int) float64 { return float64(part) / float64(max(whole, 1)) * 100 },
 }).Parse(pageSource))
 
@@ -45,11 +47,12 @@ func (r *Report) HTML(w io.Writer) error {
 	var b bytes.Buffer
 	err := page.Execute(&b, struct {
 		*Report
-		Style    template.CSS
-		Timeline timeline
-		Scales   []string
-		Title    string
-	}{r, style, drawTimeline(r), r.timeScales(), map[journal.Outcome]string{
+		Style     template.CSS
+		Timeline  timeline
+		Scales    []string
+		Attention []Clause
+		Title     string
+	}{r, style, drawTimeline(r), r.timeScales(), attention(r), map[journal.Outcome]string{
 		journal.Proved: "Proved", journal.Refuted: "Refuted", journal.Inconclusive: "Inconclusive",
 	}[r.Verdict]})
 	if err != nil {
@@ -57,6 +60,49 @@ func (r *Report) HTML(w io.Writer) error {
 	}
 	_, err = b.WriteTo(w)
 	return err
+}
+
+// attention lists what is not proved or has a trial that went wrong: the worst
+// first, what was known beforehand last.
+func attention(r *Report) (list []Clause) {
+	for _, s := range r.Suites {
+		for _, c := range s.Clauses {
+			if c.Outcome != journal.Proved || troubled(&c) {
+				list = append(list, c)
+			}
+		}
+	}
+	weight := func(c Clause) int {
+		switch {
+		case c.Accepted:
+			return 3
+		case c.Outcome == journal.Refuted:
+			return 0
+		case wrong(c) != "":
+			return 1
+		}
+		return 2
+	}
+	sort.SliceStable(list, func(i, j int) bool { return weight(list[i]) < weight(list[j]) })
+	return list
+}
+
+// wrong says which trials did not come out as they must; a clause that has one
+// is not as proved as its verdict says.
+func wrong(c Clause) string {
+	var texts []string
+	for _, t := range c.Trials {
+		switch t.Outcome {
+		case journal.Survived:
+			texts = append(texts, "fault survived: "+t.Name)
+		case journal.FalseAlarm:
+			texts = append(texts, "false alarm: "+t.Name)
+		case journal.Killed, journal.Spared:
+		default:
+			texts = append(texts, "trial void: "+t.Name)
+		}
+	}
+	return shorten(strings.Join(texts, "; "))
 }
 
 // icon is drawn beside the word, so that nothing is told by colour alone.

@@ -112,7 +112,7 @@ func TestHTML(t *testing.T) {
 		"Refuted</h1>", "86 %", "v1.37.2", "ground-worker0", "12 killed, 1 survived, 1 void", "not built yet",
 		"VirtualService docuthinker/backend has weights 83/17", "plaintext call to backend:8080 answered 200",
 		`id="mesh-MSH-003"`, `class="span waiting"`, "waits: the lease of kind-ground", "never ended", "POL-023",
-		"no <code>:latest</code>", "&lt;script&gt;alert(1)&lt;/script&gt;",
+		"no <code>:latest</code>", "fault survived: match narrowed", "What needs attention", "&lt;script&gt;alert(1)&lt;/script&gt;",
 	} {
 		assert.Contains(t, page, want)
 	}
