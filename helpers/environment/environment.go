@@ -1,0 +1,161 @@
+// Package environment is where a run happens: profiles, the cluster and its
+// client, the lease that test processes share it by, scopes that undo what they
+// did, the ledger and the reaper for runs that were killed, and the dump for
+// diagnosis. It knows nothing of what is installed.
+package environment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/client-go/discovery"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+const (
+	clientQPS     = 100 // requests a second, over all specifications of one process
+	clientBurst   = 200
+	answerTimeout = 10 * time.Second // for the first answer of an API
+)
+
+// Environment is an open cluster under a profile. It is safe for concurrent
+// use; its fields are not changed after Open.
+type Environment struct {
+	Profile    *Profile
+	Cluster    string // the name that leases and ledgers use
+	Kubeconfig string // absolute path
+	Hash       string // fingerprint of the platform, as given to Open
+	RunID      string
+	Root       string // the project's root
+	Kubernetes string // version that the API server gives, such as v1.37.2
+	ClusterUID string // UID of kube-system: tells a cluster from its namesake; empty if it may not be read
+	Config     *rest.Config
+
+	client client.WithWatch
+	cache  string
+}
+
+// Open connects to the cluster of a kubeconfig. That file must be named: neither
+// $KUBECONFIG nor ~/.kube/config nor a pod's own account is ever used, so no run
+// meets a cluster that nobody meant. An API that does not answer within ten
+// seconds, or refuses the credentials, is an error. Nothing is changed.
+func Open(profile *Profile, cluster, kubeconfig, hash string) (*Environment, error) {
+	if profile == nil {
+		return nil, errors.New("environment: no profile; load one with LoadProfile")
+	}
+	if cluster == "" {
+		return nil, errors.New("environment: no cluster name; leases and ledgers are kept by it")
+	}
+	root, err := ProjectRoot()
+	if err != nil {
+		return nil, err
+	}
+	cache, err := CacheDir()
+	if err != nil {
+		return nil, err
+	}
+	if kubeconfig != "" {
+		if kubeconfig, err = filepath.Abs(kubeconfig); err != nil {
+			return nil, fmt.Errorf("environment: %w", err)
+		}
+	}
+	e := &Environment{
+		Profile: profile, Cluster: cluster, Kubeconfig: kubeconfig, Hash: hash,
+		RunID: RunID(), Root: root, cache: cache,
+	}
+	if e.Config, err = loadConfig(kubeconfig); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*answerTimeout)
+	defer cancel()
+	if e.client, e.Kubernetes, err = connect(e.Config, kubeconfig); err != nil {
+		return nil, err
+	}
+	e.ClusterUID = clusterUID(ctx, e.client)
+	return e, nil
+}
+
+// Client reads and writes the cluster, 100 requests a second at most. It learns
+// of new kinds by itself; a kind outside client-go and apiextensions is
+// addressed as unstructured.
+func (e *Environment) Client() client.WithWatch { return e.client }
+
+// Close forgets this process's ledger when all in it is undone. With anything
+// left it stays, for the reaper of the next run.
+func (e *Environment) Close() error { return closeLedger(e.cache, e.RunID) }
+
+func loadConfig(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig == "" {
+		return nil, errors.New("environment: no kubeconfig named; the default one is never used, so name the file")
+	}
+	raw, err := clientcmd.LoadFromFile(kubeconfig)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, fmt.Errorf("environment: kubeconfig %s does not exist; bring the cluster up first, or name another file: %w", kubeconfig, err)
+	case err != nil:
+		return nil, fmt.Errorf("environment: kubeconfig %s: %w", kubeconfig, err)
+	}
+	if err := clientcmd.ResolveLocalPaths(raw); err != nil {
+		return nil, fmt.Errorf("environment: kubeconfig %s: %w", kubeconfig, err)
+	}
+	config, err := clientcmd.NewDefaultClientConfig(*raw, &clientcmd.ConfigOverrides{}).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("environment: kubeconfig %s is not usable: %w", kubeconfig, err)
+	}
+	config.QPS, config.Burst = clientQPS, clientBurst
+	config.UserAgent = "proving-ground"
+	return config, nil
+}
+
+// connect makes a client and has the API answer once.
+func connect(config *rest.Config, kubeconfig string) (client.WithWatch, string, error) {
+	impatient := rest.CopyConfig(config)
+	impatient.Timeout = answerTimeout
+	disco, err := discovery.NewDiscoveryClientForConfig(impatient)
+	if err != nil {
+		return nil, "", fmt.Errorf("environment: kubeconfig %s: %w", kubeconfig, err)
+	}
+	version, err := disco.ServerVersion()
+	switch {
+	case apierrors.IsUnauthorized(err), apierrors.IsForbidden(err):
+		return nil, "", fmt.Errorf("environment: the API at %s refuses the credentials of %s; renew them: %w", config.Host, kubeconfig, err)
+	case err != nil:
+		return nil, "", fmt.Errorf("environment: the API at %s (%s) does not answer; is the cluster up, and the network to it? %w", config.Host, kubeconfig, err)
+	}
+	c, err := client.NewWithWatch(config, client.Options{Scheme: newScheme()})
+	if err != nil {
+		return nil, "", fmt.Errorf("environment: client for %s: %w", config.Host, err)
+	}
+	return c, version.GitVersion, nil
+}
+
+func newScheme() *runtime.Scheme {
+	scheme := runtime.NewScheme()
+	utilruntime.Must(clientgoscheme.AddToScheme(scheme))
+	utilruntime.Must(apiextensionsv1.AddToScheme(scheme))
+	return scheme
+}
+
+// clusterUID is empty when the namespace may not be read: then one cluster
+// cannot be told from its namesake, and only objects' own UIDs are compared.
+func clusterUID(ctx context.Context, c client.Client) string {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	var ns corev1.Namespace
+	if err := c.Get(ctx, client.ObjectKey{Name: "kube-system"}, &ns); err != nil {
+		return ""
+	}
+	return string(ns.UID)
+}

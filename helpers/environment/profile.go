@@ -1,0 +1,272 @@
+package environment
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/yaml"
+)
+
+// Provider says where an environment's cluster comes from.
+type Provider string
+
+// A kind cluster is made by the run on this machine; a given one is named by a
+// kubeconfig, and never deleted.
+const (
+	ProviderKind  Provider = "kind"
+	ProviderGiven Provider = "given"
+)
+
+// Profile is one file of fixtures/environments: where a run happens, how far
+// it may go there, and what is waived.
+type Profile struct {
+	Name        string            `json:"name"`
+	RiskCeiling Risk              `json:"riskCeiling"`
+	TimeScale   float64           `json:"timeScale"` // 1 = the platform's own times; 60 = sixty times faster
+	Provider    Provider          `json:"provider"`
+	KindConfig  string            `json:"kindConfig,omitempty"` // file, relative to the project's root; kind only
+	ClusterName string            `json:"clusterName,omitempty"`
+	Waivers     []Waiver          `json:"waivers,omitempty"`
+	Targets     map[string]string `json:"targets,omitempty"` // addresses that only this environment has, by name
+}
+
+// Waiver excuses one specification in one environment, for a while.
+type Waiver struct {
+	ID      string `json:"id"` // catalogue ID
+	Reason  string `json:"reason"`
+	Expires string `json:"expires"` // 2006-01-02; the last day on which it holds, UTC
+}
+
+var (
+	catalogueID = regexp.MustCompile(`^(INF|POL|MSH|CHS|DR|PRF|PIP)-[0-9]{3}$`)
+	profileName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
+)
+
+// Allows says whether a specification of risk r may run under this profile. An
+// undeclared risk never may.
+func (p *Profile) Allows(r Risk) bool { return r >= ReadOnly && r <= p.RiskCeiling }
+
+// Waiver is the waiver of a specification, if this profile has one.
+func (p *Profile) Waiver(id string) (Waiver, bool) {
+	i := slices.IndexFunc(p.Waivers, func(w Waiver) bool { return w.ID == id })
+	if i < 0 {
+		return Waiver{}, false
+	}
+	return p.Waivers[i], true
+}
+
+// LoadProfile reads root/fixtures/environments/<name>.yaml strictly: an unknown
+// profile, an unknown or doubled key, a value out of range and an expired waiver
+// are errors that name the remedy. All that is wrong is said at once.
+func LoadProfile(root, name string) (*Profile, error) {
+	dir := filepath.Join(root, "fixtures", "environments")
+	files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
+	if err != nil {
+		return nil, fmt.Errorf("profile: %w", err)
+	}
+	names := make([]string, 0, len(files))
+	for _, f := range files {
+		names = append(names, strings.TrimSuffix(filepath.Base(f), ".yaml"))
+	}
+	if !slices.Contains(names, name) {
+		if len(names) == 0 {
+			return nil, fmt.Errorf("profile %q: no profiles in %s", name, dir)
+		}
+		return nil, fmt.Errorf("profile %q: there is no such profile%s; there are %s",
+			name, didYouMean(name, names), strings.Join(names, ", "))
+	}
+	file := filepath.Join(dir, name+".yaml")
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("profile: %w", err)
+	}
+	p, err := parseProfile(data, time.Now())
+	if err == nil && p.Name != name {
+		err = fmt.Errorf("name is %q, but the file is %s.yaml", p.Name, name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("profile %s: %w", file, err)
+	}
+	return p, nil
+}
+
+func parseProfile(data []byte, now time.Time) (*Profile, error) {
+	if err := oneDocument(data); err != nil {
+		return nil, err
+	}
+	var tree map[string]any
+	if err := yaml.UnmarshalStrict(data, &tree); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(knownKeys("", tree, reflect.TypeFor[Profile]()), knownWaiverKeys(tree["waivers"])); err != nil {
+		return nil, err
+	}
+	p := &Profile{}
+	if err := yaml.UnmarshalStrict(data, p); err != nil {
+		return nil, err
+	}
+	return p, p.validate(now)
+}
+
+// oneDocument refuses a second YAML document, which the parser would drop
+// without a word.
+func oneDocument(data []byte) error {
+	content := false
+	for line := range strings.Lines(string(data)) {
+		line = strings.TrimRight(line, " \t\r\n")
+		marker := line == "---" || line == "..." || strings.HasPrefix(line, "--- ")
+		if marker && content {
+			return errors.New("more than one YAML document; a profile is one")
+		}
+		content = content || (line != "" && !marker && !strings.HasPrefix(line, "#"))
+	}
+	return nil
+}
+
+// knownKeys compares exactly, where the decoder would take riskceiling for
+// riskCeiling.
+func knownKeys(at string, tree map[string]any, of reflect.Type) error {
+	var known []string
+	for i := range of.NumField() {
+		tag, _, _ := strings.Cut(of.Field(i).Tag.Get("json"), ",")
+		known = append(known, tag)
+	}
+	var errs []error
+	for _, key := range slices.Sorted(maps.Keys(tree)) {
+		if !slices.Contains(known, key) {
+			errs = append(errs, fmt.Errorf("unknown key %q%s", at+key, didYouMean(key, known)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func knownWaiverKeys(waivers any) error {
+	list, _ := waivers.([]any) // anything else is refused by the typed decoder
+	var errs []error
+	for i, w := range list {
+		if tree, ok := w.(map[string]any); ok {
+			errs = append(errs, knownKeys(fmt.Sprintf("waivers[%d].", i), tree, reflect.TypeFor[Waiver]()))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p *Profile) validate(now time.Time) error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if !profileName.MatchString(p.Name) {
+		bad("name is %q; want lower-case letters, digits and dashes", p.Name)
+	}
+	if p.RiskCeiling < ReadOnly || p.RiskCeiling > Destructive {
+		bad("riskCeiling is missing; want one of %s", strings.Join(riskNames[ReadOnly:], ", "))
+	}
+	if p.TimeScale < 1 || p.TimeScale > 3600 {
+		bad("timeScale is %g; want 1 (the platform's own times) to 3600 (an hour in a second)", p.TimeScale)
+	}
+	switch p.Provider {
+	case ProviderKind:
+		if !profileName.MatchString(p.ClusterName) {
+			bad("clusterName is %q; want lower-case letters, digits and dashes", p.ClusterName)
+		}
+		if !filepath.IsLocal(p.KindConfig) {
+			bad("kindConfig is %q; want a file inside the project, relative to its root", p.KindConfig)
+		}
+	case ProviderGiven:
+		if p.KindConfig != "" {
+			bad("kindConfig has no meaning with provider given; remove it")
+		}
+	default:
+		bad("provider is %q%s; want kind or given", p.Provider, didYouMean(string(p.Provider), []string{"kind", "given"}))
+	}
+	seen := map[string]bool{}
+	for i, w := range p.Waivers {
+		if err := w.validate(now); err != nil {
+			bad("waivers[%d]: %w", i, err)
+		}
+		if seen[w.ID] {
+			bad("waivers[%d]: %s is waived twice", i, w.ID)
+		}
+		seen[w.ID] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.Targets)) {
+		if strings.TrimSpace(p.Targets[name]) == "" {
+			bad("targets.%s is empty; give it a value or remove it", name)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (w Waiver) validate(now time.Time) error {
+	if !catalogueID.MatchString(w.ID) {
+		return fmt.Errorf("id is %q; want a catalogue ID such as MSH-001", w.ID)
+	}
+	if strings.TrimSpace(w.Reason) == "" {
+		return fmt.Errorf("%s has no reason", w.ID)
+	}
+	last, err := time.Parse(time.DateOnly, w.Expires)
+	if err != nil {
+		return fmt.Errorf("%s: expires is %q; want a date such as 2027-01-31", w.ID, w.Expires)
+	}
+	if !now.Before(last.AddDate(0, 0, 1)) {
+		return fmt.Errorf("%s: the waiver expired on %s; mend what it excuses, or renew it with a reason", w.ID, w.Expires)
+	}
+	return nil
+}
+
+// Risk is how much a specification may harm where it runs. The order is that of
+// harm: a profile allows every risk up to its ceiling. The zero value is
+// undeclared, and allowed nowhere.
+type Risk int
+
+// The four risks, the least harmful first.
+const (
+	ReadOnly    Risk = iota + 1 // looks only
+	Namespaced                  // changes things in namespaces of its own
+	Disruptive                  // disturbs others for a while: a node drained, a policy for all
+	Destructive                 // may lose what cannot be brought back
+)
+
+var riskNames = []string{"undeclared", "read-only", "namespaced", "disruptive", "destructive"}
+
+// String is the name used in profiles and reports.
+func (r Risk) String() string {
+	if r < 0 || int(r) >= len(riskNames) {
+		return fmt.Sprintf("risk(%d)", int(r))
+	}
+	return riskNames[r]
+}
+
+// ParseRisk reads a risk's name; the error names the nearest one.
+func ParseRisk(s string) (Risk, error) {
+	if i := slices.Index(riskNames[ReadOnly:], s); i >= 0 {
+		return ReadOnly + Risk(i), nil
+	}
+	return 0, fmt.Errorf("risk %q is unknown%s; want one of %s",
+		s, didYouMean(s, riskNames[ReadOnly:]), strings.Join(riskNames[ReadOnly:], ", "))
+}
+
+// UnmarshalJSON reads the name of a risk; numbers are refused.
+func (r *Risk) UnmarshalJSON(data []byte) error {
+	var s string
+	if err := json.Unmarshal(data, &s); err != nil {
+		return fmt.Errorf("a risk is a name such as read-only, not %s", data)
+	}
+	got, err := ParseRisk(s)
+	if err != nil {
+		return err
+	}
+	*r = got
+	return nil
+}
+
+// MarshalJSON writes the name of a risk.
+func (r Risk) MarshalJSON() ([]byte, error) { return json.Marshal(r.String()) }
