@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/proving-ground/proving-ground/helpers/filelock"
 )
 
 // LeaseMode says with whom a lease is shared.
@@ -169,9 +171,9 @@ func (l *lease) broadcast() {
 
 // gateFree says whether no other process waits to be alone.
 func (l *lease) gateFree() bool {
-	gate, err := lockFile(l.gatePath(), syscall.LOCK_SH|syscall.LOCK_NB)
+	gate, err := filelock.Open(l.gatePath(), syscall.LOCK_SH|syscall.LOCK_NB)
 	if err != nil {
-		return !errors.Is(err, errBusy)
+		return !errors.Is(err, filelock.ErrBusy)
 	}
 	gate.Close()
 	return true
@@ -186,7 +188,7 @@ func (l *lease) lock(ctx context.Context, mode LeaseMode, tell func()) (*os.File
 		how = syscall.LOCK_EX
 	}
 	file, err := l.through(how | syscall.LOCK_NB)
-	if !errors.Is(err, errBusy) {
+	if !errors.Is(err, filelock.ErrBusy) {
 		return file, err
 	}
 	tell()
@@ -214,12 +216,12 @@ func (l *lease) lock(ctx context.Context, mode LeaseMode, tell func()) (*os.File
 }
 
 func (l *lease) through(how int) (*os.File, error) {
-	gate, err := lockFile(l.gatePath(), how)
+	gate, err := filelock.Open(l.gatePath(), how)
 	if err != nil {
 		return nil, err
 	}
 	defer gate.Close()
-	return lockFile(l.lockPath(), how)
+	return filelock.Open(l.lockPath(), how)
 }
 
 // holding is the note that each process with holders leaves beside the lock,

@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
+
+	"github.com/proving-ground/proving-ground/helpers/filelock"
 )
 
 // Marks on everything that a scope makes.
@@ -135,14 +137,14 @@ func createLedger(dir, base string) (*ledger, error) {
 			name = fmt.Sprintf("%s-%d", base, n)
 		}
 		path := filepath.Join(dir, name+".ledger")
-		lock, err := lockFile(lockOf(path), syscall.LOCK_EX|syscall.LOCK_NB)
-		if errors.Is(err, errBusy) {
+		lock, err := filelock.Open(lockOf(path), syscall.LOCK_EX|syscall.LOCK_NB)
+		if errors.Is(err, filelock.ErrBusy) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("ledger: %w", err)
 		}
-		if !sameFile(lock, lockOf(path)) { // the reaper removed it under us
+		if !filelock.Same(lock, lockOf(path)) { // the reaper removed it under us
 			lock.Close()
 			continue
 		}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/filelock"
 )
 
 // reapTimeout bounds the undoing of one entry, so that an object that never
@@ -90,15 +92,15 @@ func reap(ctx context.Context, cacheDir string, log func(string), connect connec
 }
 
 func reapOne(ctx context.Context, path string, log func(string), connect connector) (*Reaped, error) {
-	lock, err := lockFile(lockOf(path), syscall.LOCK_EX|syscall.LOCK_NB)
-	if errors.Is(err, errBusy) {
+	lock, err := filelock.Open(lockOf(path), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, filelock.ErrBusy) {
 		return nil, nil // its process lives, or another reaper is at it
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close()
-	if _, err := os.Stat(path); err != nil || !sameFile(lock, lockOf(path)) {
+	if _, err := os.Stat(path); err != nil || !filelock.Same(lock, lockOf(path)) {
 		return nil, nil // reaped by another meanwhile
 	}
 	l, err := loadLedger(path, lock)
@@ -177,11 +179,11 @@ func sweepLocks(dir string) {
 		if _, err := os.Stat(ledger); !errors.Is(err, os.ErrNotExist) {
 			continue
 		}
-		f, err := lockFile(path, syscall.LOCK_EX|syscall.LOCK_NB)
+		f, err := filelock.Open(path, syscall.LOCK_EX|syscall.LOCK_NB)
 		if err != nil {
 			continue
 		}
-		if _, err := os.Stat(ledger); errors.Is(err, os.ErrNotExist) && sameFile(f, path) {
+		if _, err := os.Stat(ledger); errors.Is(err, os.ErrNotExist) && filelock.Same(f, path) {
 			os.Remove(path)
 		}
 		f.Close()
