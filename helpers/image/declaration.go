@@ -1,0 +1,285 @@
+// Package image builds container images from pinned Go modules and Debian
+// packages, keeps them in one content-addressed store on disk, and serves them
+// from one local registry under upstream's own names. What is built stands as
+// data beside each component in fixtures/platform; this package knows no
+// component by name.
+package image
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"sigs.k8s.io/yaml"
+)
+
+// DeclarationFile is the name of the file that declares a component's images,
+// in the component's folder.
+const DeclarationFile = "images.yaml"
+
+// Declaration is one images.yaml: how the binaries of a component are built
+// from the go.mod beside it, and the images that they go into.
+type Declaration struct {
+	Component string  `json:"-"` // the folder's name
+	Dir       string  `json:"-"` // the folder, absolute
+	Go        *Go     `json:"go,omitempty"`
+	Images    []Image `json:"images"`
+}
+
+// Go builds the main packages of one module, all in one go build with cgo off.
+type Go struct {
+	Dir      string            `json:"dir,omitempty"` // of go.mod, relative to the component's folder; "." by default
+	LDFlags  string            `json:"ldflags,omitempty"`
+	Tags     []string          `json:"tags,omitempty"`
+	Module   string            `json:"module,omitempty"` // whose version the pin names when the binaries are of our own source
+	Binaries map[string]string `json:"binaries"`         // name used below -> package path; ./ is the module's own source
+}
+
+// Image is one image: layers of Base, those of Stack, and one of its own. With
+// Debian it has a root file system below them.
+type Image struct {
+	Name       string            `json:"name"`             // upstream's own, with registry and tag
+	Base       string            `json:"base,omitempty"`   // name of a declared image; empty for none
+	Debian     *Debian           `json:"debian,omitempty"` // instead of Base
+	Stack      []string          `json:"stack,omitempty"`  // declared images whose layers are put on top
+	Binaries   map[string]string `json:"binaries,omitempty"`
+	Files      []File            `json:"files,omitempty"`
+	Links      map[string]string `json:"links,omitempty"` // path in the image -> target
+	Dirs       []string          `json:"dirs,omitempty"`
+	Entrypoint []string          `json:"entrypoint,omitempty"`
+	Cmd        []string          `json:"cmd,omitempty"`
+	Env        []string          `json:"env,omitempty"` // KEY=value
+	User       string            `json:"user,omitempty"`
+	WorkDir    string            `json:"workDir,omitempty"`
+	StopSignal string            `json:"stopSignal,omitempty"`
+}
+
+// File puts a file, or all files below a directory, into an image.
+type File struct {
+	Module string `json:"module,omitempty"` // path of a module in the component's go.mod; empty: the component's own folder
+	From   string `json:"from"`             // relative to either
+	To     string `json:"to"`
+	Mode   string `json:"mode,omitempty"` // octal; 0644 by default, directories are 0755
+}
+
+// Debian is a root file system made by mmdebstrap.
+type Debian struct {
+	Suite     string   `json:"suite"`
+	Packages  []string `json:"packages"`
+	Lock      string   `json:"lock"`                // file beside the declaration: every package with version and checksum
+	Customize []string `json:"customize,omitempty"` // shell commands run outside of it, its directory in $1
+}
+
+// Set is every declaration of the project.
+type Set struct {
+	Declarations []*Declaration
+	images       map[string]declared
+}
+
+type declared struct {
+	*Image
+	in *Declaration
+}
+
+// Load reads the images.yaml of every folder in dirs, strictly. All that is
+// wrong is said at once: an unknown key, a name that stands twice or cannot be
+// told from another in one registry, a base or binary that is not declared.
+func Load(dirs ...string) (*Set, error) {
+	set := &Set{images: map[string]declared{}}
+	var errs []error
+	for _, dir := range dirs {
+		files, err := filepath.Glob(filepath.Join(dir, "*", DeclarationFile))
+		if err != nil {
+			return nil, err
+		}
+		if own := filepath.Join(dir, DeclarationFile); exists(own) {
+			files = append(files, own)
+		}
+		if len(files) == 0 {
+			errs = append(errs, fmt.Errorf("%s: no %s in it or in a folder of it", dir, DeclarationFile))
+		}
+		for _, file := range files {
+			if err := set.add(file); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", file, err))
+			}
+		}
+	}
+	if err := errors.Join(append(errs, set.check())...); err != nil {
+		return nil, fmt.Errorf("images: %w", err)
+	}
+	return set, nil
+}
+
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
+}
+
+func (s *Set) add(file string) error {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	dir, err := filepath.Abs(filepath.Dir(file))
+	if err != nil {
+		return err
+	}
+	d := &Declaration{Component: filepath.Base(dir), Dir: dir}
+	if err := yaml.UnmarshalStrict(data, d); err != nil {
+		return err
+	}
+	if d.Go != nil && d.Go.Dir == "" {
+		d.Go.Dir = "."
+	}
+	s.Declarations = append(s.Declarations, d)
+	var errs []error
+	for i := range d.Images {
+		im := &d.Images[i]
+		if other, twice := s.images[im.Name]; twice {
+			errs = append(errs, fmt.Errorf("%s: declared by %s already", im.Name, other.in.Component))
+			continue
+		}
+		s.images[im.Name] = declared{im, d}
+		errs = append(errs, d.checkImage(im))
+	}
+	return errors.Join(errs...)
+}
+
+func (d *Declaration) checkImage(im *Image) error {
+	var errs []error
+	wrong := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %s", im.Name, fmt.Sprintf(format, args...)))
+	}
+	if _, err := name.NewTag(im.Name, name.StrictValidation); err != nil {
+		wrong("not registry/repository:tag: %v", err)
+	}
+	if im.Base != "" && im.Debian != nil {
+		wrong("has both base and debian")
+	}
+	for _, binary := range sorted(im.Binaries) {
+		if d.Go == nil || d.Go.Binaries[binary] == "" {
+			wrong("binary %q is not among go.binaries", binary)
+		}
+		if !path.IsAbs(im.Binaries[binary]) {
+			wrong("binary %q: path %q is not absolute", binary, im.Binaries[binary])
+		}
+	}
+	for _, f := range im.Files {
+		if f.From == "" || !path.IsAbs(f.To) {
+			wrong("file %q: from is empty or to %q not absolute", f.From, f.To)
+		}
+		if _, err := f.mode(); err != nil {
+			wrong("file %q: %v", f.From, err)
+		}
+	}
+	if im.Debian != nil && (im.Debian.Suite == "" || im.Debian.Lock == "") {
+		wrong("debian wants suite and lock")
+	}
+	return errors.Join(errs...)
+}
+
+// check looks at what only all declarations together show.
+func (s *Set) check() error {
+	var errs []error
+	repositories := map[string]string{}
+	for _, full := range sorted(s.images) {
+		im := s.images[full]
+		for _, need := range im.needs() {
+			if _, ok := s.images[need]; !ok {
+				errs = append(errs, fmt.Errorf("%s needs %s, which no %s declares", full, need, DeclarationFile))
+			}
+		}
+		if path, err := Path(full); err == nil {
+			if other, twice := repositories[path]; twice {
+				errs = append(errs, fmt.Errorf("%s and %s are the same in one registry", full, other))
+			}
+			repositories[path] = full
+		}
+	}
+	if len(errs) == 0 {
+		if _, err := s.order(sorted(s.images)); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (im *Image) needs() []string {
+	if im.Base == "" {
+		return im.Stack
+	}
+	return append([]string{im.Base}, im.Stack...)
+}
+
+// order returns names and all they need, each behind what it needs.
+func (s *Set) order(names []string) ([]string, error) {
+	var out, trail []string
+	var visit func(string) error
+	visit = func(n string) error {
+		if slices.Contains(out, n) {
+			return nil
+		}
+		if slices.Contains(trail, n) {
+			return fmt.Errorf("%s needs itself: %s", n, strings.Join(append(trail, n), " -> "))
+		}
+		im, ok := s.images[n]
+		if !ok {
+			return fmt.Errorf("no %s declares %s", DeclarationFile, n)
+		}
+		trail = append(trail, n)
+		for _, need := range im.needs() {
+			if err := visit(need); err != nil {
+				return err
+			}
+		}
+		trail = trail[:len(trail)-1]
+		out = append(out, n)
+		return nil
+	}
+	for _, n := range names {
+		if err := visit(n); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// Of returns the names of a component's images; none for an unknown component.
+func (s *Set) Of(component string) []string {
+	var out []string
+	for _, d := range s.Declarations {
+		if d.Component == component {
+			for _, im := range d.Images {
+				out = append(out, im.Name)
+			}
+		}
+	}
+	return out
+}
+
+// Names returns the names of all images, sorted.
+func (s *Set) Names() []string { return sorted(s.images) }
+
+// Path is what stands for an image in the local registry and in a mirror's
+// requests: repository:tag, without the registry's name.
+func Path(full string) (string, error) {
+	tag, err := name.NewTag(full)
+	if err != nil {
+		return "", err
+	}
+	return tag.RepositoryStr() + ":" + tag.TagStr(), nil
+}
+
+func sorted[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}

@@ -1,0 +1,249 @@
+package spec
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/journal"
+)
+
+// clause is one specification on its way to a verdict.
+type clause struct {
+	*harness
+	spec   *Specification
+	test   string
+	start  time.Time
+	logf   func(format string, args ...any)
+	ground ground
+	env    *environment.Environment
+
+	held  demand // with leave not nil
+	leave func()
+}
+
+// carryOut brings a planned specification to its verdict and writes that down.
+func (h *harness) carryOut(s *Specification, test string, logf func(format string, args ...any)) journal.Result {
+	c := &clause{harness: h, spec: s, test: test, start: time.Now(), logf: logf}
+	r := c.verdict(h.ctx)
+	// What comes of a run that was cut short says nothing of the clause, unless
+	// it was decided before.
+	if h.ctx.Err() != nil && (r.Outcome == journal.Inconclusive || r.Outcome == journal.Void) {
+		detail := context.Cause(h.ctx).Error()
+		if r.Reason != reasonCut {
+			detail = joined(detail, r.Reason, r.Detail)
+		}
+		r = inconclusive(reasonCut, detail)
+	}
+	r.Seconds = time.Since(c.start).Seconds()
+	return h.settle(s.ID, r)
+}
+
+func (c *clause) verdict(ctx context.Context) journal.Result {
+	if r := c.excused(); r != nil {
+		return *r
+	}
+	var err error
+	if c.ground, c.env, err = c.open(); err != nil {
+		return inconclusive(reasonNoPlace, err.Error())
+	}
+	defer c.letGo()
+	if err := c.enter(ctx, c.spec.baselineDemand()); err != nil {
+		return inconclusive(reasonNoLease, err.Error())
+	}
+	for _, step := range []func(context.Context) *journal.Result{c.install, c.baseline} {
+		if r := step(ctx); r != nil {
+			return *r
+		}
+	}
+	if !c.counterProofs {
+		return journal.Result{Outcome: journal.Proved}
+	}
+	return c.challenge(ctx)
+}
+
+// excused is the verdict of a specification that this profile does not try.
+func (c *clause) excused() *journal.Result {
+	var r journal.Result
+	if w, ok := c.profile.Waiver(c.spec.ID); ok {
+		r = inconclusive(reasonWaived+w.Expires+": "+w.Reason, "")
+	} else if !c.profile.Allows(c.spec.Risk) {
+		r = inconclusive(reasonCeiling, fmt.Sprintf("it is %s, and the profile %s allows %s at most",
+			c.spec.Risk, c.profile.Name, c.profile.RiskCeiling))
+	} else {
+		return nil
+	}
+	return &r
+}
+
+// enter gets what d demands, after giving back what is held: who waits for a
+// lease must not hold one.
+func (c *clause) enter(ctx context.Context, d demand) error {
+	if c.leave != nil && reflect.DeepEqual(c.held, d) {
+		return nil
+	}
+	c.letGo()
+	// The same name each time, so that the report can add up what the lease cost.
+	defer c.record.phase(c.spec.ID, "lease", "the "+d.mode.String()+" lease")()
+	waits := func(what string) func(string) {
+		return func(holders string) { c.say("waits for %s, held by %s", what, holders) }
+	}
+	unlock, err := c.locks.acquire(ctx, c.spec.ID, d, waits("its keys"))
+	if err != nil {
+		return err
+	}
+	release, err := c.ground.Lease(ctx, d.mode, c.suite+" "+c.spec.ID, waits("the "+d.mode.String()+" lease"))
+	if err != nil {
+		unlock()
+		return err
+	}
+	c.held, c.leave = d, func() {
+		release()
+		unlock()
+	}
+	return nil
+}
+
+func (c *clause) letGo() {
+	if c.leave != nil {
+		c.leave()
+		c.leave = nil
+	}
+}
+
+func (c *clause) install(ctx context.Context) *journal.Result {
+	for _, need := range c.spec.Needs {
+		name := need.Name()
+		end := c.record.phase(c.spec.ID, "install", name)
+		err := c.guard(ctx, c.limits.ensure, func(ctx context.Context) error { return need.Ensure(ctx, c.env) })
+		end()
+		if err != nil {
+			c.dump(ctx)
+			r := inconclusive(fmt.Sprintf(componentReadiness, name), err.Error())
+			return &r
+		}
+		c.say("%s is ready", name)
+	}
+	return nil
+}
+
+// baseline proves the untouched platform; nil means that the proof held.
+func (c *clause) baseline(ctx context.Context) *journal.Result {
+	defer c.record.phase(c.spec.ID, "baseline", "")()
+	e, scope := c.prove(ctx, "", "baseline")
+	r := c.weigh(e)
+	if r != nil && !isKnown(r.Reason) {
+		c.dump(ctx)
+	}
+	if err := c.close(scope); err != nil {
+		if r == nil {
+			r = &journal.Result{Outcome: journal.Inconclusive, Reason: reasonNotRestored}
+		}
+		r.Detail = joined(r.Detail, "what the proof made could not be undone: "+err.Error())
+	}
+	if r != nil {
+		c.say("baseline: %s: %s", r.Outcome, headline(r.Reason))
+		return r
+	}
+	c.say("baseline: held in %s, %d observations", e.elapsed.Round(time.Millisecond), e.seen)
+	return nil
+}
+
+// weigh is the verdict of a baseline that did not hold.
+func (c *clause) weigh(e ending) *journal.Result {
+	var r journal.Result
+	switch e.how {
+	case held:
+		if e.seen > 0 {
+			return nil
+		}
+		r = inconclusive(reasonNothingSeen, "the proof held without an observation: it calls T.Observe nowhere on its way")
+	case failed:
+		r = journal.Result{Outcome: journal.Refuted, Reason: headline(e.failed[0])}
+		if e.text != r.Reason {
+			r.Detail = e.text
+		}
+	case unmeasured:
+		r = inconclusive(e.reason, e.text)
+	case late:
+		r = inconclusive(reasonProofSlow, e.text)
+	default:
+		r = inconclusive(reasonProofBroken, e.text)
+	}
+	return &r
+}
+
+// prove executes the proof once. under names the fault in what is journalled,
+// or is empty; the caller closes the scope.
+func (c *clause) prove(ctx context.Context, under, scopeName string) (ending, *environment.Scope) {
+	limit := c.limits.proof
+	if c.spec.Timeout > 0 {
+		limit = c.spec.Timeout
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("its %s were over", limit))
+	defer cancel()
+	prefix := ""
+	if under != "" {
+		prefix = under + ": "
+	}
+	p := &proof{
+		name: c.test, ctx: ctx, scope: c.ground.Scope(c.spec.ID + "/" + scopeName),
+		log: func(format string, args ...any) { c.logf("%s", prefix+fmt.Sprintf(format, args...)) },
+		observe: func(text string, data json.RawMessage) {
+			c.record.observation(c.spec.ID, prefix+text, data)
+			c.say("%s%s", prefix, text)
+		},
+	}
+	return p.execute(c.limits.grace, c.spec.Prove, c.env), p.scope
+}
+
+// guard calls a suite's code with a limit.
+func (c *clause) guard(ctx context.Context, limit time.Duration, call func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("its %s were over", limit))
+	defer cancel()
+	err := guarded(ctx, c.limits.grace, call)
+	var p *panicked
+	if errors.As(err, &p) {
+		c.say("%v\n%s", p, p.stack)
+	}
+	return err
+}
+
+// close undoes a scope even when the run is cut short.
+func (c *clause) close(s *environment.Scope) error {
+	return c.guard(context.WithoutCancel(c.ctx), c.limits.closing, s.Close)
+}
+
+// dump keeps the cluster's state for diagnosis. When the run is cut short, the
+// time left belongs to undoing.
+func (c *clause) dump(ctx context.Context) {
+	if ctx.Err() != nil {
+		return
+	}
+	dir := filepath.Join(c.dumps, c.spec.ID)
+	if err := c.ground.Dump(ctx, dir); err != nil {
+		c.say("the dump is incomplete: %v", err)
+	}
+	c.say("the cluster's state is in %s", dir)
+}
+
+// say logs what happens with the time since the specification began.
+func (c *clause) say(format string, args ...any) {
+	c.logf("%7.1f s  %s", time.Since(c.start).Seconds(), fmt.Sprintf(format, args...))
+}
+
+func joined(parts ...string) string {
+	var said []string
+	for _, p := range parts {
+		if p != "" {
+			said = append(said, p)
+		}
+	}
+	return strings.Join(said, "; ")
+}

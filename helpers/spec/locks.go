@@ -1,0 +1,138 @@
+package spec
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+)
+
+// wholeCluster is the key that everyone shares, and that is held exclusively by
+// what disturbs everyone.
+const wholeCluster = "cluster"
+
+// demand is what must be held for a stretch of a specification: keys within the
+// process, and the lease of the cluster among processes.
+type demand struct {
+	mode      environment.LeaseMode
+	shared    []string
+	exclusive []string
+}
+
+// baselineDemand lets specifications run together unless they disturb others.
+// The exclusive lease is shared within a process, so what is Disruptive holds
+// its keys alone, or the whole cluster when it does not say what it changes.
+func (s *Specification) baselineDemand() demand {
+	if s.Risk >= environment.Disruptive {
+		return s.disturbing()
+	}
+	return demand{mode: environment.Shared, shared: append([]string{wholeCluster}, s.Keys...)}
+}
+
+func (s *Specification) faultDemand(alone bool) demand {
+	switch {
+	case alone:
+		return demand{mode: environment.Exclusive, exclusive: []string{wholeCluster}}
+	case s.Risk >= environment.Disruptive, len(s.Keys) > 0:
+		return s.disturbing()
+	}
+	return s.baselineDemand()
+}
+
+func (s *Specification) disturbing() demand {
+	if len(s.Keys) == 0 {
+		return demand{mode: environment.Exclusive, exclusive: []string{wholeCluster}}
+	}
+	return demand{mode: environment.Exclusive, shared: []string{wholeCluster}, exclusive: s.Keys}
+}
+
+// faultRisk is what a profile must allow for a fault to be seeded: even the
+// fault of a specification that only looks changes something.
+func (s *Specification) faultRisk(f *Sabotage) environment.Risk {
+	if f.Alone || len(s.Keys) > 0 {
+		return max(s.Risk, environment.Disruptive)
+	}
+	return max(s.Risk, environment.Namespaced)
+}
+
+// lockSet holds the keys of a process. A claim gets all its keys at once, so
+// nobody waits with half of them in hand, and no claim is overtaken by a later
+// one that it is in conflict with, so nobody starves.
+//
+// Keys are claimed before the lease, never under it: who holds the lease has
+// all its keys and ends without waiting for anyone.
+type lockSet struct {
+	mu            sync.Mutex
+	held, waiting []*claim
+}
+
+type claim struct {
+	who string
+	demand
+	granted chan struct{}
+}
+
+// acquire waits until the keys are free; onWait is told once who has them, if
+// they are not to be had at once. release may be called more than once.
+func (l *lockSet) acquire(ctx context.Context, who string, d demand, onWait func(holders string)) (release func(), err error) {
+	c := &claim{who: who, demand: d, granted: make(chan struct{})}
+	l.mu.Lock()
+	blockers := l.before(c)
+	l.waiting = append(l.waiting, c)
+	l.grant()
+	l.mu.Unlock()
+	if len(blockers) > 0 {
+		onWait(strings.Join(blockers, ", "))
+	}
+	select {
+	case <-c.granted:
+		return sync.OnceFunc(func() { l.drop(c) }), nil
+	case <-ctx.Done():
+		l.drop(c)
+		return nil, context.Cause(ctx)
+	}
+}
+
+// before names those that a new claim has to wait for.
+func (l *lockSet) before(c *claim) (blockers []string) {
+	for _, other := range slices.Concat(l.held, l.waiting) {
+		if c.conflicts(other) {
+			blockers = append(blockers, other.who)
+		}
+	}
+	return blockers
+}
+
+func (l *lockSet) drop(c *claim) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	isIt := func(other *claim) bool { return other == c }
+	l.held = slices.DeleteFunc(l.held, isIt)
+	l.waiting = slices.DeleteFunc(l.waiting, isIt)
+	l.grant()
+}
+
+func (l *lockSet) grant() {
+	var still []*claim
+	for _, c := range l.waiting {
+		if slices.ContainsFunc(l.held, c.conflicts) || slices.ContainsFunc(still, c.conflicts) {
+			still = append(still, c)
+			continue
+		}
+		l.held = append(l.held, c)
+		close(c.granted)
+	}
+	l.waiting = still
+}
+
+// conflicts: everyone holds wholeCluster at least shared, so who has it alone is
+// alone.
+func (c *claim) conflicts(other *claim) bool {
+	return meet(c.exclusive, other.exclusive) || meet(c.exclusive, other.shared) || meet(c.shared, other.exclusive)
+}
+
+func meet(a, b []string) bool {
+	return slices.ContainsFunc(a, func(key string) bool { return slices.Contains(b, key) })
+}

@@ -1,0 +1,286 @@
+package spec
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/proving-ground/proving-ground/helpers/catalogue"
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/journal"
+)
+
+const (
+	profileVariable      = "GROUND_PROFILE"
+	counterProofVariable = "GROUND_COUNTERPROOF"
+
+	// parallelism is how many specifications of a suite go on at once when
+	// -parallel is not given: most of their time they wait for the cluster.
+	parallelism = 16
+
+	// cleanUpMargin before -timeout, or a quarter of it when that is less, the
+	// run is cut short, for the testing package panics without cleaning up.
+	cleanUpMargin = 3 * time.Minute
+
+	reapingTimeout = 5 * time.Minute // all that dead runs left
+	commitTimeout  = 5 * time.Second
+
+	exitFailed = 1
+	exitUsage  = 2 // nothing was touched
+	exitSignal = 128
+)
+
+// options are the flags of go test and of Main, and what they lead to.
+type options struct {
+	root, cache   string
+	profile       *environment.Profile
+	catalogue     catalogue.Catalogue
+	counterProofs bool
+	timeout       time.Duration // 0 means none
+	list          bool
+}
+
+func runSuite(m *testing.M, suite string, up Up) int {
+	o, err := parse(suite)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "spec:", err)
+		return exitUsage
+	}
+	if o.list {
+		return m.Run()
+	}
+	run := environment.RunID()
+	dir := environment.RunDir(o.root, run)
+	w, err := journal.Create(dir, run, suite, redact)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "spec:", err)
+		return exitFailed
+	}
+	ctx, cut := context.WithCancelCause(context.Background())
+	defer cut(nil)
+	h := &harness{
+		suite: suite, profile: o.profile, catalogue: o.catalogue, counterProofs: o.counterProofs,
+		dumps: filepath.Join(dir, "dumps"), limits: defaultLimits, ctx: ctx, tests: map[string]string{},
+	}
+	h.record.append = w.Append
+	s := &site{harness: h, up: up, cache: o.cache}
+	h.open = sync.OnceValues(s.open)
+	h.record.add(journal.Entry{Kind: journal.RunStart, Start: o.describe()})
+	running.Store(h)
+
+	stopListening := h.listen(cut)
+	alarm := h.alarm(o.timeout, cut)
+	code := m.Run()
+	stopListening()
+	alarm()
+	return h.finish(code, s.close(), w.Close)
+}
+
+// parse reads flags, profile and catalogue; it touches nothing.
+func parse(suite string) (*options, error) {
+	byDefault := false
+	if v := os.Getenv(counterProofVariable); v != "" {
+		var err error
+		if byDefault, err = strconv.ParseBool(v); err != nil {
+			return nil, fmt.Errorf("$%s is %q, want true or false", counterProofVariable, v)
+		}
+	}
+	name := flag.String("profile", cmp.Or(os.Getenv(profileVariable), "kind"), "`name` of a profile in fixtures/environments")
+	faults := flag.Bool("counterproof", byDefault, "seed faults too, under which the proofs must fail")
+	flag.Parse()
+	given := map[string]bool{}
+	flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if !given["test.parallel"] {
+		if err := flag.Set("test.parallel", strconv.Itoa(parallelism)); err != nil {
+			return nil, err
+		}
+	}
+	o := &options{
+		counterProofs: *faults && (!testing.Short() || given["counterproof"]),
+		timeout:       flag.Lookup("test.timeout").Value.(flag.Getter).Get().(time.Duration),
+		list:          flag.Lookup("test.list").Value.String() != "",
+	}
+	var err error
+	if o.root, err = environment.ProjectRoot(); err != nil {
+		return nil, err
+	}
+	if o.cache, err = environment.CacheDir(); err != nil {
+		return nil, err
+	}
+	if o.profile, err = environment.LoadProfile(o.root, *name); err != nil {
+		return nil, err
+	}
+	clauses, err := catalogue.Find(o.root)
+	if err != nil {
+		return nil, err
+	}
+	o.catalogue = clauses
+	if !slices.ContainsFunc(clauses, func(c catalogue.Clause) bool { return c.Area == suite }) {
+		return nil, fmt.Errorf("the catalogue has no clause of a suite %q", suite)
+	}
+	return o, nil
+}
+
+func (o *options) describe() *journal.Run {
+	return &journal.Run{
+		Profile: o.profile.Name, RiskCeiling: o.profile.RiskCeiling.String(), TimeScale: o.profile.TimeScale,
+		CounterProofs: o.counterProofs, Commit: commit(o.root), Args: os.Args[1:], Go: runtime.Version(), PID: os.Getpid(),
+	}
+}
+
+// commit is what is checked out, with "-dirty" when it was changed since, or
+// empty outside a repository.
+func commit(root string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*").Output()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// listen cuts the run short at the first signal, and ends the process at the
+// second: what is left undone then stands in the ledger, for the next run.
+func (h *harness) listen(cut context.CancelCauseFunc) (stop func()) {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	done := make(chan struct{})
+	go func() {
+		for n := 1; ; n++ {
+			select {
+			case <-done:
+				return
+			case s := <-signals:
+				if n == 1 {
+					h.cutShort(cut, fmt.Errorf("signal %s", s))
+					continue
+				}
+				h.record.add(journal.Entry{Kind: journal.RunEnd, Text: fmt.Sprintf("ended at once by a second signal, %s; the next run undoes what is left", s)})
+				code := exitFailed
+				if number, ok := s.(syscall.Signal); ok {
+					code = exitSignal + int(number)
+				}
+				os.Exit(code)
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(signals)
+		close(done)
+	}
+}
+
+// alarm cuts the run short while there is time to clean up.
+func (h *harness) alarm(timeout time.Duration, cut context.CancelCauseFunc) (stop func()) {
+	if timeout <= 0 {
+		return func() {}
+	}
+	timer := time.AfterFunc(timeout-min(cleanUpMargin, timeout/4), func() {
+		h.cutShort(cut, fmt.Errorf("the -timeout of %s is near", timeout))
+	})
+	return func() { timer.Stop() }
+}
+
+func (h *harness) cutShort(cut context.CancelCauseFunc, why error) {
+	h.record.observation("", "the run is cut short: "+why.Error(), nil)
+	fmt.Fprintf(os.Stderr, "%s: cut short by %v: undoing what was done; a second signal ends it at once\n", h.suite, why)
+	cut(why)
+}
+
+// finish writes the end of the journal and gives the exit code.
+func (h *harness) finish(code int, closing error, closeJournal func() error) int {
+	lines := h.verdicts()
+	for _, line := range lines {
+		fmt.Println(line)
+	}
+	why := ""
+	switch {
+	case h.ctx.Err() != nil:
+		why = "cut short: " + context.Cause(h.ctx).Error()
+	case len(lines) == 0:
+		why = "no specification was selected"
+	}
+	h.record.add(journal.Entry{Kind: journal.RunEnd, Text: why})
+	err := errors.Join(closing, h.record.failure(), closeJournal())
+	if why != "" {
+		fmt.Fprintf(os.Stderr, "%s: %s\n", h.suite, why)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", h.suite, err)
+	}
+	if code == 0 && (why != "" || err != nil) {
+		return exitFailed
+	}
+	return code
+}
+
+// site is where the suite runs, from the first specification that needs it.
+type site struct {
+	*harness
+	up    Up
+	cache string
+
+	mu  sync.Mutex
+	env *environment.Environment
+}
+
+// open undoes what dead runs left and brings the environment up.
+func (s *site) open() (ground, *environment.Environment, error) {
+	defer s.record.phase("", "install environment", "")()
+	s.reap()
+	var platform journal.Platform
+	err := guarded(s.ctx, s.limits.grace, func(ctx context.Context) error {
+		env, p, err := s.up(ctx, s.profile, s.progress)
+		s.mu.Lock()
+		s.env = env
+		s.mu.Unlock()
+		if err == nil && env == nil {
+			err = errors.New("bringing it up gave neither an environment nor an error")
+		}
+		platform = p
+		return err
+	})
+	if err != nil {
+		s.progress("no environment: " + err.Error())
+		return nil, nil, err
+	}
+	s.record.add(journal.Entry{Kind: journal.Environment, Platform: &platform})
+	return s.env, s.env, nil
+}
+
+// reap never stops a run: what could not be undone now is tried again next
+// time, and stands in the journal.
+func (s *site) reap() {
+	ctx, cancel := context.WithTimeout(s.ctx, reapingTimeout)
+	defer cancel()
+	if _, err := environment.Reap(ctx, s.cache, s.progress); err != nil {
+		s.record.observation("", "what dead runs left could not all be undone: "+err.Error(), nil)
+		s.progress(err.Error())
+	}
+}
+
+func (s *site) progress(line string) { fmt.Fprintf(os.Stderr, "%s: %s\n", s.suite, line) }
+
+func (s *site) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.env == nil {
+		return nil
+	}
+	return s.env.Close()
+}

@@ -1,0 +1,66 @@
+package spec
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/proving-ground/proving-ground/helpers/journal"
+)
+
+// Reasons of verdicts, as they stand in the journal.
+const (
+	reasonNotBuilt     = "not built yet"
+	reasonNoFalco      = "no Falco engine"
+	reasonCeiling      = "above the risk ceiling"
+	reasonWaived       = "waived until " // and the date
+	reasonInvalid      = "not a valid specification"
+	reasonNoPlace      = "no environment"
+	reasonNoLease      = "no lease"
+	reasonNothingSeen  = "nothing was observed"
+	reasonProofBroken  = "the proof broke"
+	reasonProofSlow    = "the proof did not end in time"
+	reasonNotRestored  = "not restored"
+	reasonSurvived     = "a seeded fault survived"
+	reasonFalseAlarm   = "a harmless change raised a false alarm"
+	reasonVoid         = "a counter-proof is void"
+	reasonCut          = "the run was cut short"
+	componentReadiness = "component %s not ready"
+)
+
+// known are the beginnings of reasons that are known before the run and that no
+// run can overcome: only they skip a test. The first two are those that
+// helpers/report accepts without changing its exit code.
+var known = []string{reasonNotBuilt, reasonNoFalco, reasonCeiling, reasonWaived}
+
+func isKnown(reason string) bool {
+	for _, k := range known {
+		if strings.HasPrefix(reason, k) {
+			return true
+		}
+	}
+	return false
+}
+
+func inconclusive(reason, detail string) journal.Result {
+	return journal.Result{Outcome: journal.Inconclusive, Reason: reason, Detail: detail}
+}
+
+// conclude gives the Go test its outcome.
+func conclude(t *testing.T, id string, r journal.Result) {
+	t.Helper()
+	text := id + " " + string(r.Outcome)
+	if r.Reason != "" {
+		text += ": " + r.Reason
+	}
+	if r.Detail != "" {
+		text += "\n" + r.Detail
+	}
+	switch {
+	case r.Outcome == journal.Proved:
+		t.Log(text)
+	case r.Outcome == journal.Inconclusive && isKnown(r.Reason):
+		t.Skip(text)
+	default:
+		t.Error(text)
+	}
+}

@@ -1,0 +1,86 @@
+package spec
+
+import (
+	"bytes"
+	"encoding/json"
+	"regexp"
+)
+
+const blank = "[redacted]"
+
+// secretKey is the name of a member whose value is a secret; a reference to one,
+// such as secretName, is not.
+var secretKey = regexp.MustCompile(`(?i)(?:passwd|password|passphrase|token|secret|private[-_]?key|api[-_]?key)$`)
+
+// secretTexts are what secrets look like inside a text.
+var secretTexts = []struct {
+	pattern *regexp.Regexp
+	with    string
+}{
+	{regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)`), blank},
+	{regexp.MustCompile(`(?i)(\bbearer\s+)[A-Za-z0-9._~+/=-]+`), "${1}" + blank},
+	{regexp.MustCompile(`(?i)(\bauthorization\W{1,4}basic\s+)[A-Za-z0-9+/=]+`), "${1}" + blank},
+	{regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*`), blank},
+	{regexp.MustCompile(`(://[^/\s:@]*:)[^/\s@]+@`), "${1}" + blank + "@"},
+	{regexp.MustCompile(`(?i)((?:passwd|password|passphrase|token|secret|private[-_]?key|api[-_]?key)\\*["']?\s*[:=]\s*)(?:\\*"[^"\\]*|'[^']*|[^\s"',;&\\]+)`), "${1}" + blank},
+}
+
+// redact blanks what looks like a secret in a line of the journal: compact JSON
+// that stays JSON, its members in the same order.
+func redact(line []byte) []byte {
+	var out bytes.Buffer
+	for len(line) > 0 {
+		start := bytes.IndexByte(line, '"')
+		if start < 0 {
+			break
+		}
+		out.Write(line[:start])
+		literal, rest := take(line[start:])
+		if len(rest) == 0 || rest[0] != ':' {
+			out.Write(redactString(literal))
+			line = rest
+			continue
+		}
+		out.Write(literal)
+		out.WriteByte(':')
+		line = rest[1:]
+		var key string
+		if json.Unmarshal(literal, &key) == nil && secretKey.MatchString(key) {
+			_, line = take(line)
+			out.WriteString(`"` + blank + `"`)
+		}
+	}
+	out.Write(line)
+	return out.Bytes()
+}
+
+// take splits the first JSON value off. What is no JSON is taken whole, so that
+// nothing is let through unseen.
+func take(data []byte) (value, rest []byte) {
+	var raw json.RawMessage
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	if decoder.Decode(&raw) != nil {
+		return data, nil
+	}
+	end := decoder.InputOffset()
+	return data[:end], data[end:]
+}
+
+func redactString(literal []byte) []byte {
+	var text string
+	if json.Unmarshal(literal, &text) != nil {
+		return []byte(`"` + blank + `"`)
+	}
+	was := text
+	for _, s := range secretTexts {
+		text = s.pattern.ReplaceAllString(text, s.with)
+	}
+	if text == was {
+		return literal
+	}
+	clean, err := json.Marshal(text)
+	if err != nil {
+		return []byte(`"` + blank + `"`)
+	}
+	return clean
+}

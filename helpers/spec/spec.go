@@ -1,0 +1,187 @@
+// Package spec is the heart of the house: a specification is one clause of the
+// catalogue as a Go test, with a proof and its counter-proofs, the seeded
+// faults under which the same proof must fail. It proves the untouched platform
+// first, then every fault, then the platform again, and writes all of it into
+// the journal. It knows no component.
+package spec
+
+import (
+	"context"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/journal"
+)
+
+// The risks of a specification, so that suites need not import environment for
+// them alone.
+const (
+	ReadOnly    = environment.ReadOnly
+	Namespaced  = environment.Namespaced
+	Disruptive  = environment.Disruptive
+	Destructive = environment.Destructive
+)
+
+// T is what a proof gets: what testify asks for, and a little more. One proof
+// serves both ways, once expected to hold and once expected to fail, which a
+// *testing.T cannot do. What is called after the proof ended counts no more.
+type T interface {
+	// Errorf records a failed assertion; the proof goes on.
+	Errorf(format string, args ...any)
+	// FailNow stops the proof. Without an Errorf before it, the proof counts as
+	// broken, for nobody could tell which assertion failed.
+	FailNow()
+	Helper()
+	Logf(format string, args ...any)
+	// Context is the one that Prove was given.
+	Context() context.Context
+	// Name is that of the Go test.
+	Name() string
+	// Observe writes what was seen to the journal; data is kept as JSON when it
+	// is not nil. A proof that holds without an observation proves nothing.
+	Observe(text string, data any)
+	// Inconclusive stops the proof because the clause could not be measured: no
+	// samples, no targets. reason is a type of reason, the same each time; the
+	// rest says more.
+	Inconclusive(reason, format string, args ...any)
+	// Broken stops the proof because of an error on the way that says nothing of
+	// the clause. The baseline is then inconclusive, and a counter-proof void.
+	Broken(err error)
+	// Scope undoes what the proof does to the cluster; it belongs to this one
+	// execution of the proof, and the harness closes it afterwards.
+	Scope() *environment.Scope
+}
+
+// Need is something that must stand before the proof: a component or the sample
+// application. Ensure returns when it is ready, at once if it is so already; it
+// is called under the lease of the cluster.
+type Need interface {
+	Name() string
+	Ensure(ctx context.Context, env *environment.Environment) error
+}
+
+// Specification is one clause of the catalogue with its proof.
+type Specification struct {
+	ID     string // of the catalogue, such as POL-007
+	Clause string // in the specification's words; empty means in the catalogue's
+	Risk   environment.Risk
+	Needs  []Need // ensured in this order
+
+	// Keys name the things for the whole cluster that the proof depends on and
+	// that its faults change, such as "constraint/pod-must-have-labels".
+	// Specifications that share a key do not disturb each other. With Keys,
+	// faults are at least Disruptive and keep every other process out.
+	Keys []string
+
+	// Timeout bounds one execution of the proof; 0 means DefaultTimeout.
+	Timeout time.Duration
+
+	// Prove asserts the clause on the platform as it is. ctx ends when Timeout is
+	// over or the run is cut short; a proof that fails after that has not measured
+	// anything, so the waits in it must be shorter than Timeout.
+	Prove func(ctx context.Context, t T, env *environment.Environment)
+
+	// CounterProofs are tried in this order, those that are Alone last. At least
+	// one of them must not be harmless.
+	CounterProofs []Sabotage
+}
+
+// DefaultTimeout bounds one execution of a proof.
+const DefaultTimeout = 2 * time.Minute
+
+// Sabotage is a seeded fault under which the proof must fail by its assertion,
+// or a harmless change under which it must hold.
+type Sabotage struct {
+	Name     string
+	Harmless bool
+
+	// Alone says that the fault disturbs everyone: it runs with the exclusive
+	// lease and with no other specification of this process.
+	Alone bool
+
+	// Apply puts the fault in place through the scope, so that it is undone even
+	// when this process is killed.
+	Apply func(ctx context.Context, env *environment.Environment, s *environment.Scope) error
+
+	// Applied waits until the fault is shown to be in force. An error makes the
+	// counter-proof void.
+	Applied func(ctx context.Context, env *environment.Environment) error
+
+	// Restored, when not nil, waits until the platform is back as it was, after
+	// the scope of Apply and that of the proof were closed. Without it the
+	// baseline is proved again after this fault at once; with it only after the
+	// last one.
+	Restored func(ctx context.Context, env *environment.Environment) error
+
+	// Kills, when not empty, is a regular expression that the message of a failed
+	// assertion must match; else the proof failed for another reason, which is
+	// void.
+	Kills string
+}
+
+// Up brings an environment up under a profile, or finds it, and says what it is
+// made of. It is called once a process, when a specification first needs it.
+// progress is told what is going on, a line each time. An environment returned
+// with an error is closed all the same.
+type Up func(ctx context.Context, p *environment.Profile, progress func(string)) (*environment.Environment, journal.Platform, error)
+
+// Run proves a specification. It makes the test parallel, so it is called once
+// in a test or sub-test. The test passes when the clause is proved, and with
+// counter-proofs on only when every fault made the proof fail and every
+// harmless change did not. It is skipped when the clause is inconclusive for a
+// reason known before the run: risk ceiling, waiver, a limit of the machine.
+// Anything else fails it.
+func Run(t *testing.T, s Specification) {
+	t.Helper()
+	h := current(t)
+	if err := h.plan(&s, t.Name()); err != nil {
+		t.Fatal(err)
+	}
+	t.Parallel()
+	conclude(t, s.ID, h.carryOut(&s, t.Name(), t.Logf))
+}
+
+// NotBuiltYet plans clauses that have no specification yet, each in a sub-test
+// that is skipped: inconclusive, never forgotten.
+func NotBuiltYet(t *testing.T, ids ...string) {
+	t.Helper()
+	h := current(t)
+	for _, id := range ids {
+		t.Run(id, func(t *testing.T) {
+			if err := h.planPromise(id, t.Name()); err != nil {
+				t.Fatal(err)
+			}
+			conclude(t, id, h.settle(id, inconclusive(reasonNotBuilt, "")))
+		})
+	}
+}
+
+// Unavailable plans a specification that cannot be tried on this machine, and
+// gives the reason instead of a verdict, such as "no Falco engine". A reason
+// that the report does not accept fails the test, as it does in Run.
+func Unavailable(t *testing.T, s Specification, reason, detail string) {
+	t.Helper()
+	h := current(t)
+	if err := h.plan(&s, t.Name()); err != nil {
+		t.Fatal(err)
+	}
+	conclude(t, s.ID, h.settle(s.ID, inconclusive(reason, detail)))
+}
+
+// Main is the whole of a suite's TestMain: it reads the flags, keeps the
+// journal, brings the environment up when it is first needed, cleans up when
+// the run is cut short, and exits. suite is the suite's area in the catalogue,
+// such as "policy". Besides the flags of go test there are
+//
+//	-profile NAME   of fixtures/environments; $GROUND_PROFILE, else kind
+//	-counterproof   seed faults too; $GROUND_COUNTERPROOF, else off; -short
+//	                turns them off unless this flag is given
+//
+// The exit code is 2, and nothing is touched, when the profile or the catalogue
+// cannot be read. It is not 0 either when no specification was selected, when
+// the run was cut short, or when the journal could not be written.
+func Main(m *testing.M, suite string, up Up) {
+	os.Exit(runSuite(m, suite, up))
+}
