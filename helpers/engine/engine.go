@@ -40,10 +40,7 @@ type Engine struct {
 // told each step that takes time.
 func Ensure(ctx context.Context, root, cacheDir string, log func(string)) (*Engine, error) {
 	p := privateIn(cacheDir)
-	if e, err := p.running(ctx); err == nil {
-		return e, nil
-	}
-	e, userErr := answering(ctx, "")
+	e, userErr := Find(ctx, cacheDir)
 	if userErr == nil {
 		return e, nil
 	}
@@ -67,6 +64,14 @@ func Ensure(ctx context.Context, root, cacheDir string, log func(string)) (*Engi
 		}
 	}
 	return p.start(ctx, root, log)
+}
+
+// Find returns an engine that answers, in the order of Ensure, and starts none.
+func Find(ctx context.Context, cacheDir string) (*Engine, error) {
+	if e, err := privateIn(cacheDir).running(ctx); err == nil {
+		return e, nil
+	}
+	return answering(ctx, "")
 }
 
 // Stop ends the private engine and every container in it; images and volumes

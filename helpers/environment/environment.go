@@ -45,6 +45,7 @@ type Environment struct {
 
 	client client.WithWatch
 	cache  string
+	kind   *kindCluster // nil on a given cluster
 }
 
 // Open connects to the cluster of a kubeconfig. That file must be named: neither

@@ -28,6 +28,7 @@ type Declaration struct {
 	Component string  `json:"-"` // the folder's name
 	Dir       string  `json:"-"` // the folder, absolute
 	Go        *Go     `json:"go,omitempty"`
+	Seconds   int     `json:"seconds,omitempty"` // that compiling took on two cores: the first run's estimate
 	Images    []Image `json:"images"`
 }
 

@@ -1,0 +1,252 @@
+package environment
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/proving-ground/proving-ground/helpers/engine"
+	"github.com/proving-ground/proving-ground/helpers/filelock"
+	"github.com/proving-ground/proving-ground/helpers/image"
+)
+
+// KubeconfigVariable names the file with which a given cluster is reached.
+const KubeconfigVariable = "GROUND_KUBECONFIG"
+
+// clusterComponents are the folders of fixtures/platform whose images a bare
+// cluster runs, besides its nodes' image.
+var clusterComponents = []string{"kubernetes", "etcd", "coredns", "pause"}
+
+// UpOptions say what Up shall make ready at once.
+type UpOptions struct {
+	Components []string     // whose images are built together with the cluster's: one graph is faster than two
+	Pull       bool         // take upstream's images where a registry answers
+	Progress   func(string) // told a line whenever something that takes time begins or ends
+}
+
+// Up opens the environment of a profile. A given cluster is opened by the
+// kubeconfig in $GROUND_KUBECONFIG and not changed. Of kind, a cluster that was
+// made from the same configuration and images is used again; one of another
+// configuration is replaced, once nobody holds a lease on it; a kind cluster of
+// that name which this project did not make is an error. Processes take turns,
+// so that the first one makes it and the others find it.
+func Up(ctx context.Context, p *Profile, o UpOptions) (*Environment, error) {
+	if p.Provider == ProviderGiven {
+		file := os.Getenv(KubeconfigVariable)
+		if file == "" {
+			return nil, fmt.Errorf("profile %s: its cluster is given by a kubeconfig: set $%s to the file; neither $KUBECONFIG nor ~/.kube/config is ever used", p.Name, KubeconfigVariable)
+		}
+		return Open(p, p.Name, file, "")
+	}
+	k, err := newKindCluster(ctx, p, o)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := filelock.Acquire(ctx, k.lockFile(), func() { o.Progress("waiting for another process that brings the cluster up") })
+	if err != nil {
+		return nil, fmt.Errorf("cluster %s: %w", p.ClusterName, err)
+	}
+	defer lock.Close()
+	e, err := k.up(ctx)
+	if e != nil {
+		e.kind = k
+	}
+	return e, err
+}
+
+// Down deletes the cluster of a profile, its registry and its network, once
+// nobody holds a lease on it. It says whether there was one. A given cluster is
+// never deleted. Images and the container engine stay.
+func Down(ctx context.Context, p *Profile, progress func(string)) (bool, error) {
+	if p.Provider != ProviderKind {
+		return false, fmt.Errorf("profile %s: its cluster is given, and never deleted", p.Name)
+	}
+	k, err := newKindCluster(ctx, p, UpOptions{Progress: progress})
+	if err != nil {
+		return false, err
+	}
+	lock, err := filelock.Acquire(ctx, k.lockFile(), func() { progress("waiting for another process that brings the cluster up") })
+	if err != nil {
+		return false, fmt.Errorf("cluster %s: %w", p.ClusterName, err)
+	}
+	defer lock.Close()
+	return k.down(ctx)
+}
+
+// Built makes sure that the images of components are built, and that the nodes
+// can pull them; it returns them by name. On a given cluster it does nothing:
+// its nodes pull from upstream.
+func (e *Environment) Built(ctx context.Context, components ...string) (map[string]*image.Built, error) {
+	if e.kind == nil {
+		return nil, nil
+	}
+	var names []string
+	for _, c := range components {
+		names = append(names, e.kind.builder.Set.Of(c)...)
+	}
+	built, err := e.kind.builder.Build(ctx, names...)
+	if err != nil {
+		return nil, err
+	}
+	return built, e.kind.builder.Store.Push(ctx, e.kind.registry, built)
+}
+
+// state is what is known of a kind cluster between runs. It is written before
+// the cluster is made, so that a half-made one is known to be ours.
+type state struct {
+	Hash string `json:"hash"`
+	UID  string `json:"uid"` // of kube-system; empty while it is being made
+}
+
+func (k *kindCluster) stateFile() string { return filepath.Join(k.dir, "state.json") }
+
+func (k *kindCluster) readState() (*state, error) {
+	data, err := os.ReadFile(k.stateFile())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := &state{}
+	if json.Unmarshal(data, s) != nil {
+		return &state{}, nil // cut short: ours, and not whole
+	}
+	return s, nil
+}
+
+func (k *kindCluster) writeState(s state) error {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(k.dir, 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(k.stateFile(), data, 0o600)
+}
+
+// hash is the fingerprint of all that the cluster is made from.
+func (k *kindCluster) hash(built map[string]*image.Built) string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%x\n", sha256.Sum256(k.raw))
+	for _, n := range slices.Sorted(maps.Keys(built)) {
+		if slices.Contains(k.images(), n) {
+			fmt.Fprintln(h, n, built[n].Digest)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))[:16]
+}
+
+func (k *kindCluster) up(ctx context.Context) (*Environment, error) {
+	names := k.images()
+	for _, c := range k.options.Components {
+		names = append(names, k.builder.Set.Of(c)...)
+	}
+	before, err := k.readState()
+	if err != nil {
+		return nil, err
+	}
+	if before == nil {
+		if err := k.preflight(); err != nil {
+			return nil, err
+		}
+	}
+	built, err := k.builder.Build(ctx, names...)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.serve(ctx, built); err != nil {
+		return nil, err
+	}
+	hash := k.hash(built)
+	if before != nil && before.Hash == hash && before.UID != "" {
+		e, err := Open(k.profile, k.profile.ClusterName, k.kubeconfig(), hash)
+		if err == nil && e.ClusterUID == before.UID {
+			return e, nil
+		}
+		k.options.Progress(fmt.Sprintf("the cluster %s does not answer as it should (%v): making it again", k.profile.ClusterName, err))
+	} else if before != nil {
+		k.options.Progress(fmt.Sprintf("the cluster %s is of another configuration: making it again", k.profile.ClusterName))
+	}
+	if before != nil {
+		if err := k.remove(ctx); err != nil {
+			return nil, err
+		}
+	} else if err := k.refuseForeign(); err != nil {
+		return nil, err
+	}
+	return k.create(ctx, hash, built)
+}
+
+// remove deletes a cluster of ours when nobody uses it any more.
+func (k *kindCluster) remove(ctx context.Context) error {
+	l := leaseOf(filepath.Join(k.cache, "leases", labelSafe(k.profile.ClusterName)), RunID())
+	holder, err := l.acquire(ctx, Exclusive, "deleting the cluster", func(who string) {
+		k.options.Progress("waiting to delete the cluster, in use by " + who)
+	})
+	if err != nil {
+		return fmt.Errorf("cluster %s: %w", k.profile.ClusterName, err)
+	}
+	defer l.release(holder)
+	if err := k.provider.Delete(k.profile.ClusterName, k.kubeconfig()); err != nil {
+		return fmt.Errorf("cluster %s: %w", k.profile.ClusterName, err)
+	}
+	return os.RemoveAll(k.dir)
+}
+
+func (k *kindCluster) down(ctx context.Context) (bool, error) {
+	before, err := k.readState()
+	if err != nil {
+		return false, err
+	}
+	if before != nil {
+		k.options.Progress("deleting the cluster " + k.profile.ClusterName)
+		if err := k.remove(ctx); err != nil {
+			return false, err
+		}
+	}
+	return before != nil, errors.Join(image.StopRegistry(ctx, k.engine), k.removeNetwork(ctx))
+}
+
+// Status is what stands of a profile's environment.
+type Status struct {
+	Engine *engine.Engine // nil when none answers
+	Exists bool
+	Hash   string
+	Nodes  []string
+	Err    error // why an existing cluster cannot be used
+}
+
+// Look says what stands, and changes nothing: neither an engine is started nor
+// an image built.
+func Look(ctx context.Context, p *Profile) (Status, error) {
+	var s Status
+	cache, err := CacheDir()
+	if err != nil {
+		return s, err
+	}
+	if s.Engine, err = engine.Find(ctx, cache); err != nil {
+		return s, nil
+	}
+	k := &kindCluster{profile: p, cache: cache, dir: clusterDir(cache, p)}
+	st, err := k.readState()
+	if err != nil || st == nil {
+		return s, err
+	}
+	s.Exists, s.Hash = true, st.Hash
+	e, err := Open(p, p.ClusterName, k.kubeconfig(), st.Hash)
+	if err != nil {
+		s.Err = err
+		return s, nil
+	}
+	s.Nodes, s.Err = nodeLines(ctx, e)
+	return s, nil
+}

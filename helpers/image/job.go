@@ -1,0 +1,119 @@
+package image
+
+import (
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
+
+const goarch = runtime.GOARCH
+
+// job is one heavy step: the compilation of a component, or a root file system.
+type job struct {
+	label    string
+	in       *Declaration
+	image    string        // of a root file system; empty for a compilation
+	estimate time.Duration // from an earlier run, else from the declaration; 0 when nobody knows
+	run      func(ctx context.Context, log io.Writer) error
+	done     chan struct{}
+
+	// results, once done
+	took     time.Duration
+	pin      string
+	drift    string
+	binaries map[string]string
+	modules  map[string]string
+	rootfs   string
+}
+
+func (j *job) serves(im declared) bool {
+	return j.in == im.in && (j.image == "" || j.image == im.Name)
+}
+
+// jobs are the heavy steps for missing images, the longest first.
+func (r *building) jobs(missing []string, scratch string) []*job {
+	var jobs []*job
+	for _, d := range r.Set.Declarations {
+		var binaries, modules []string
+		for _, n := range missing {
+			im := r.Set.images[n]
+			if im.in != d {
+				continue
+			}
+			binaries = append(binaries, sorted(im.Binaries)...)
+			for _, f := range im.Files {
+				if f.Module != "" {
+					modules = append(modules, f.Module)
+				}
+			}
+			if im.Debian != nil {
+				jobs = append(jobs, r.rootfsJob(im, scratch))
+			}
+		}
+		if len(binaries)+len(modules) > 0 {
+			jobs = append(jobs, r.goJob(d, distinct(binaries), distinct(modules), scratch))
+		}
+	}
+	known := r.Store.timings()
+	for _, j := range jobs {
+		j.done = make(chan struct{})
+		j.estimate = known[j.label]
+		if j.estimate == 0 && j.image == "" {
+			j.estimate = time.Duration(j.in.Seconds) * time.Second
+		}
+	}
+	slices.SortStableFunc(jobs, func(a, b *job) int { return int(b.estimate - a.estimate) })
+	return jobs
+}
+
+func distinct(s []string) []string {
+	slices.Sort(s)
+	return slices.Compact(s)
+}
+
+func (r *building) goJob(d *Declaration, binaries, modules []string, scratch string) *job {
+	j := &job{label: d.Component, in: d}
+	j.run = func(ctx context.Context, log io.Writer) error {
+		var pins []string
+		j.modules, j.binaries = map[string]string{}, map[string]string{}
+		for _, m := range modules {
+			dir, pin, err := r.gotool.moduleDir(ctx, filepath.Join(d.Dir, declared{in: d}.goDir()), m, log)
+			if err != nil {
+				return err
+			}
+			j.modules[m] = dir
+			pins = append(pins, pin)
+		}
+		if len(binaries) > 0 {
+			files, pin, err := r.gotool.build(ctx, d, binaries, filepath.Join(scratch, d.Component), log)
+			if err != nil {
+				return err
+			}
+			j.binaries = files
+			pins = append(pins, pin)
+		}
+		j.pin = strings.Join(slices.DeleteFunc(pins, func(p string) bool { return p == "" }), ", ")
+		return nil
+	}
+	return j
+}
+
+func (r *building) rootfsJob(im declared, scratch string) *job {
+	label := im.in.Component + "-rootfs"
+	j := &job{label: label, in: im.in, image: im.Name}
+	j.run = func(ctx context.Context, log io.Writer) (err error) {
+		own := filepath.Join(scratch, label)
+		if err := os.MkdirAll(own, 0o755); err != nil {
+			return err
+		}
+		keep := filepath.Join(r.CacheDir, "logs", label+".packages")
+		j.rootfs, j.pin, j.drift, err = im.Debian.rootfs(ctx, im.in.Dir, own, keep, log)
+		return err
+	}
+	return j
+}

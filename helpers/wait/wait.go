@@ -1,0 +1,239 @@
+// Package wait waits for a cluster to get somewhere, by watching it: an
+// informer wakes the waiter at the change itself, so a wait costs one list and
+// one watch, shared by all waiters of the process, however long it takes.
+// Nothing here sleeps or asks the API again and again.
+package wait
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+)
+
+// Timeout is how long something may take, with a name, so that messages say
+// which one was over.
+type Timeout struct {
+	Name string
+	D    time.Duration
+}
+
+// Target is what is watched: one object by name, or those that a selector
+// matches, or all of a kind in a namespace. An empty namespace means the whole
+// cluster, or a kind without namespaces.
+type Target struct {
+	Kind      schema.GroupVersionKind
+	Namespace string
+	Name      string
+	Selector  labels.Selector
+}
+
+func (t Target) String() string {
+	s := t.Kind.Kind
+	if t.Namespace != "" {
+		s += " " + t.Namespace + "/"
+	} else {
+		s += " "
+	}
+	switch {
+	case t.Name != "":
+		return s + t.Name
+	case t.Selector != nil:
+		return s + "{" + t.Selector.String() + "}"
+	}
+	return s + "*"
+}
+
+func (t Target) selects(o *unstructured.Unstructured) bool {
+	return (t.Name == "" || o.GetName() == t.Name) &&
+		(t.Namespace == "" || o.GetNamespace() == t.Namespace) &&
+		(t.Selector == nil || t.Selector.Matches(labels.Set(o.GetLabels())))
+}
+
+// Condition is what every object of a target must come to.
+type Condition struct {
+	What string // completes "waiting for Deployment ns/name to …"
+	// Missing is empty when the object meets the condition, and else says what is
+	// still missing. It must not change the object, which others see too.
+	Missing func(o *unstructured.Unstructured) string
+}
+
+// Waiter watches one cluster. It is safe for concurrent use.
+type Waiter struct {
+	dynamic dynamic.Interface
+	logs    kubernetes.Interface // for the events and logs of what failed
+	mapper  meta.RESTMapper
+	linger  time.Duration // how long an informer that nobody uses stays
+
+	mu      sync.Mutex
+	watches map[watchKey]*watch
+}
+
+// linger spares a new list when waits on the same things follow each other.
+const linger = 30 * time.Second
+
+var waiters = struct {
+	sync.Mutex
+	by map[*rest.Config]*Waiter
+}{by: map[*rest.Config]*Waiter{}}
+
+// On returns this process's waiter for a cluster: the same one each time for
+// the same config.
+func On(config *rest.Config) (*Waiter, error) {
+	waiters.Lock()
+	defer waiters.Unlock()
+	if w := waiters.by[config]; w != nil {
+		return w, nil
+	}
+	dyn, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("wait: %w", err)
+	}
+	typed, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("wait: %w", err)
+	}
+	disco, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("wait: %w", err)
+	}
+	w := newWaiter(dyn, typed, restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(disco)))
+	waiters.by[config] = w
+	return w, nil
+}
+
+func newWaiter(dyn dynamic.Interface, typed kubernetes.Interface, mapper meta.RESTMapper) *Waiter {
+	return &Waiter{dynamic: dyn, logs: typed, mapper: mapper, linger: linger, watches: map[watchKey]*watch{}}
+}
+
+// Until waits until there is at least one object of the target and each meets
+// the condition, and returns them. It ends early, with an error, when a pod of
+// theirs fails in a way that time does not mend.
+func (w *Waiter) Until(ctx context.Context, limit Timeout, t Target, c Condition) ([]*unstructured.Unstructured, error) {
+	return w.wait(ctx, limit, t, c, func(objects []*unstructured.Unstructured) string {
+		if len(objects) == 0 {
+			return "there is none"
+		}
+		return missing(objects, c)
+	})
+}
+
+// Converges waits until there are exactly n objects of the target and each
+// meets the condition.
+func (w *Waiter) Converges(ctx context.Context, limit Timeout, n int, t Target, c Condition) ([]*unstructured.Unstructured, error) {
+	return w.wait(ctx, limit, t, c, func(objects []*unstructured.Unstructured) string {
+		if len(objects) != n {
+			return fmt.Sprintf("there are %d, want %d", len(objects), n)
+		}
+		return missing(objects, c)
+	})
+}
+
+// Gone waits until there is no object of the target.
+func (w *Waiter) Gone(ctx context.Context, limit Timeout, t Target) error {
+	_, err := w.wait(ctx, limit, t, Condition{What: "be gone"}, func(objects []*unstructured.Unstructured) string {
+		if len(objects) > 0 {
+			return fmt.Sprintf("there are still %d", len(objects))
+		}
+		return ""
+	})
+	return err
+}
+
+// Holds makes sure that the objects of the target meet the condition for the
+// whole of d, each change that the API tells of included; the first one that
+// does not is an error, and so is a target without objects.
+func (w *Waiter) Holds(ctx context.Context, d time.Duration, t Target, c Condition) error {
+	view, err := w.watch(ctx, t)
+	if err != nil {
+		return fmt.Errorf("holding that %s does %s: %w", t, c.What, err)
+	}
+	defer view.leave()
+	over := time.NewTimer(d)
+	defer over.Stop()
+	start := time.Now()
+	for {
+		objects := view.objects()
+		lack := missing(objects, c)
+		if len(objects) == 0 {
+			lack = "there is none"
+		}
+		if lack != "" {
+			return w.failed(t, c, Timeout{"hold", d}, start, objects, "it held for "+time.Since(start).Round(time.Millisecond).String()+", then: "+lack, nil)
+		}
+		select {
+		case <-view.changed:
+		case <-over.C:
+			return nil
+		case <-ctx.Done():
+			return w.failed(t, c, Timeout{"hold", d}, start, objects, "", context.Cause(ctx))
+		}
+	}
+}
+
+func (w *Waiter) wait(ctx context.Context, limit Timeout, t Target, c Condition, lacking func([]*unstructured.Unstructured) string) ([]*unstructured.Unstructured, error) {
+	start := time.Now()
+	ctx, cancel := context.WithTimeoutCause(ctx, limit.D, errOver)
+	defer cancel()
+	view, err := w.watch(ctx, t)
+	if err != nil {
+		return nil, w.failed(t, c, limit, start, nil, "it could not be watched", err)
+	}
+	defer view.leave()
+	pods, err := w.podsOf(ctx, t, c)
+	if err != nil {
+		return nil, w.failed(t, c, limit, start, nil, "its pods could not be watched", err)
+	}
+	defer pods.leave()
+	for {
+		objects := view.objects()
+		lack := lacking(objects)
+		if lack == "" {
+			return objects, nil
+		}
+		if hopeless := w.terminal(ctx, t, objects, pods); hopeless != nil {
+			return objects, w.failed(t, c, limit, start, objects, lack, hopeless)
+		}
+		select {
+		case <-view.changed:
+		case <-pods.changed:
+		case <-ctx.Done():
+			return objects, w.failed(t, c, limit, start, objects, lack, context.Cause(ctx))
+		}
+	}
+}
+
+// missing joins what the first few objects lack.
+func missing(objects []*unstructured.Unstructured, c Condition) string {
+	const most = 3
+	text, more := "", 0
+	for _, o := range objects {
+		lack := c.Missing(o)
+		switch {
+		case lack == "":
+		case more >= most:
+			more++
+		default:
+			if text != "" {
+				text += "; "
+			}
+			text += o.GetName() + ": " + lack
+			more++
+		}
+	}
+	if more > most {
+		text += fmt.Sprintf("; and %d more", more-most)
+	}
+	return text
+}
