@@ -78,7 +78,7 @@ func runSuite(m *testing.M, suite string, up Up) int {
 	}
 	h.record.append = w.Append
 	s := &site{harness: h, up: up, cache: o.cache}
-	h.open = sync.OnceValues(s.open)
+	h.open = s.once
 	h.record.add(journal.Entry{Kind: journal.RunStart, Start: o.describe()})
 	running.Store(h)
 
@@ -235,12 +235,28 @@ type site struct {
 	up    Up
 	cache string
 
+	opening sync.Once
+	ground  ground // nil with opened
+	opened  error
+
 	mu  sync.Mutex
 	env *environment.Environment
 }
 
+// once opens the environment for the first specification that asks, and gives
+// the others what came of it.
+func (s *site) once() (ground, *environment.Environment, error) {
+	s.opening.Do(func() {
+		env, err := s.open()
+		if s.opened = err; err == nil {
+			s.ground = env
+		}
+	})
+	return s.ground, s.env, s.opened
+}
+
 // open undoes what dead runs left and brings the environment up.
-func (s *site) open() (ground, *environment.Environment, error) {
+func (s *site) open() (*environment.Environment, error) {
 	defer s.record.phase("", "install environment", "")()
 	s.reap()
 	var platform journal.Platform
@@ -257,10 +273,10 @@ func (s *site) open() (ground, *environment.Environment, error) {
 	})
 	if err != nil {
 		s.progress("no environment: " + err.Error())
-		return nil, nil, err
+		return nil, err
 	}
 	s.record.add(journal.Entry{Kind: journal.Environment, Platform: &platform})
-	return s.env, s.env, nil
+	return s.env, nil
 }
 
 // reap never stops a run: what could not be undone now is tried again next
