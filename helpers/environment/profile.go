@@ -7,13 +7,12 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
-	"sigs.k8s.io/yaml"
+	"github.com/proving-ground/proving-ground/helpers/strictyaml"
 )
 
 // Provider says where an environment's cluster comes from.
@@ -82,7 +81,7 @@ func LoadProfile(root, name string) (*Profile, error) {
 			return nil, fmt.Errorf("profile %q: no profiles in %s", name, dir)
 		}
 		return nil, fmt.Errorf("profile %q: there is no such profile%s; there are %s",
-			name, didYouMean(name, names), strings.Join(names, ", "))
+			name, strictyaml.DidYouMean(name, names), strings.Join(names, ", "))
 	}
 	file := filepath.Join(dir, name+".yaml")
 	data, err := os.ReadFile(file)
@@ -100,64 +99,11 @@ func LoadProfile(root, name string) (*Profile, error) {
 }
 
 func parseProfile(data []byte, now time.Time) (*Profile, error) {
-	if err := oneDocument(data); err != nil {
-		return nil, err
-	}
-	var tree map[string]any
-	if err := yaml.UnmarshalStrict(data, &tree); err != nil {
-		return nil, err
-	}
-	if err := errors.Join(knownKeys("", tree, reflect.TypeFor[Profile]()), knownWaiverKeys(tree["waivers"])); err != nil {
-		return nil, err
-	}
 	p := &Profile{}
-	if err := yaml.UnmarshalStrict(data, p); err != nil {
+	if err := strictyaml.Unmarshal(data, p); err != nil {
 		return nil, err
 	}
 	return p, p.validate(now)
-}
-
-// oneDocument refuses a second YAML document, which the parser would drop
-// without a word.
-func oneDocument(data []byte) error {
-	content := false
-	for line := range strings.Lines(string(data)) {
-		line = strings.TrimRight(line, " \t\r\n")
-		marker := line == "---" || line == "..." || strings.HasPrefix(line, "--- ")
-		if marker && content {
-			return errors.New("more than one YAML document; a profile is one")
-		}
-		content = content || (line != "" && !marker && !strings.HasPrefix(line, "#"))
-	}
-	return nil
-}
-
-// knownKeys compares exactly, where the decoder would take riskceiling for
-// riskCeiling.
-func knownKeys(at string, tree map[string]any, of reflect.Type) error {
-	var known []string
-	for i := range of.NumField() {
-		tag, _, _ := strings.Cut(of.Field(i).Tag.Get("json"), ",")
-		known = append(known, tag)
-	}
-	var errs []error
-	for _, key := range slices.Sorted(maps.Keys(tree)) {
-		if !slices.Contains(known, key) {
-			errs = append(errs, fmt.Errorf("unknown key %q%s", at+key, didYouMean(key, known)))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func knownWaiverKeys(waivers any) error {
-	list, _ := waivers.([]any) // anything else is refused by the typed decoder
-	var errs []error
-	for i, w := range list {
-		if tree, ok := w.(map[string]any); ok {
-			errs = append(errs, knownKeys(fmt.Sprintf("waivers[%d].", i), tree, reflect.TypeFor[Waiver]()))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 func (p *Profile) validate(now time.Time) error {
@@ -185,7 +131,7 @@ func (p *Profile) validate(now time.Time) error {
 			bad("kindConfig has no meaning with provider given; remove it")
 		}
 	default:
-		bad("provider is %q%s; want kind or given", p.Provider, didYouMean(string(p.Provider), []string{"kind", "given"}))
+		bad("provider is %q%s; want kind or given", p.Provider, strictyaml.DidYouMean(string(p.Provider), []string{"kind", "given"}))
 	}
 	seen := map[string]bool{}
 	for i, w := range p.Waivers {
@@ -251,7 +197,7 @@ func ParseRisk(s string) (Risk, error) {
 		return ReadOnly + Risk(i), nil
 	}
 	return 0, fmt.Errorf("risk %q is unknown%s; want one of %s",
-		s, didYouMean(s, riskNames[ReadOnly:]), strings.Join(riskNames[ReadOnly:], ", "))
+		s, strictyaml.DidYouMean(s, riskNames[ReadOnly:]), strings.Join(riskNames[ReadOnly:], ", "))
 }
 
 // UnmarshalJSON reads the name of a risk; numbers are refused.

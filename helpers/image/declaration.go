@@ -15,7 +15,8 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
-	"sigs.k8s.io/yaml"
+
+	"github.com/proving-ground/proving-ground/helpers/strictyaml"
 )
 
 // DeclarationFile is the name of the file that declares a component's images,
@@ -131,7 +132,7 @@ func (s *Set) add(file string) error {
 		return err
 	}
 	d := &Declaration{Component: filepath.Base(dir), Dir: dir}
-	if err := yaml.UnmarshalStrict(data, d); err != nil {
+	if err := strictyaml.Unmarshal(data, d); err != nil {
 		return err
 	}
 	if d.Go != nil && d.Go.Dir == "" {

@@ -1,0 +1,139 @@
+// Package strictyaml reads the files that people write: one YAML document, no
+// unknown and no doubled key, and an error that names the nearest right word.
+// It is a leaf: it imports no other room.
+package strictyaml
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+)
+
+// Unmarshal decodes one YAML document into v, a pointer to a struct with json
+// tags. Keys are compared exactly, where a decoder of JSON would take
+// riskceiling for riskCeiling. All unknown keys are said at once, each with its
+// place and the nearest key that there is. A type that decodes itself, and a
+// map, may hold any key.
+func Unmarshal(data []byte, v any) error {
+	if err := oneDocument(data); err != nil {
+		return err
+	}
+	var tree any
+	if err := yaml.UnmarshalStrict(data, &tree); err != nil {
+		return err
+	}
+	if err := knownKeys("", tree, reflect.TypeOf(v)); err != nil {
+		return err
+	}
+	return yaml.UnmarshalStrict(data, v)
+}
+
+// oneDocument refuses a second document, which the decoder would drop without a
+// word.
+func oneDocument(data []byte) error {
+	content := false
+	for line := range strings.Lines(string(data)) {
+		line = strings.TrimRight(line, " \t\r\n")
+		marker := line == "---" || line == "..." || strings.HasPrefix(line, "--- ")
+		if marker && content {
+			return errors.New("more than one YAML document; want one")
+		}
+		content = content || (line != "" && !marker && !strings.HasPrefix(line, "#"))
+	}
+	return nil
+}
+
+var decodesItself = reflect.TypeFor[json.Unmarshaler]()
+
+func knownKeys(at string, tree any, of reflect.Type) error {
+	for of.Kind() == reflect.Pointer {
+		of = of.Elem()
+	}
+	if of.Implements(decodesItself) || reflect.PointerTo(of).Implements(decodesItself) {
+		return nil
+	}
+	var errs []error
+	switch node := tree.(type) {
+	case []any:
+		if of.Kind() == reflect.Slice {
+			for i, item := range node {
+				errs = append(errs, knownKeys(fmt.Sprintf("%s[%d]", at, i), item, of.Elem()))
+			}
+		}
+	case map[string]any:
+		for _, key := range slices.Sorted(maps.Keys(node)) {
+			place := strings.TrimPrefix(at+"."+key, ".")
+			switch of.Kind() {
+			case reflect.Map:
+				errs = append(errs, knownKeys(place, node[key], of.Elem()))
+			case reflect.Struct:
+				fields := fieldsOf(of)
+				if field, ok := fields[key]; ok {
+					errs = append(errs, knownKeys(place, node[key], field))
+					continue
+				}
+				errs = append(errs, fmt.Errorf("unknown key %q%s", place, DidYouMean(key, slices.Sorted(maps.Keys(fields)))))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// fieldsOf are the keys of a struct, those of embedded ones too.
+func fieldsOf(of reflect.Type) map[string]reflect.Type {
+	fields := map[string]reflect.Type{}
+	for i := range of.NumField() {
+		f := of.Field(i)
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case name == "-" || !f.IsExported():
+		case name == "" && f.Anonymous && f.Type.Kind() == reflect.Struct:
+			maps.Copy(fields, fieldsOf(f.Type))
+		default:
+			fields[name] = f.Type
+		}
+	}
+	return fields
+}
+
+// DidYouMean is `, did you mean "x"?` for the word nearest to the given one, or
+// nothing when none is near.
+func DidYouMean(word string, words []string) string {
+	best, distance := "", len(word)/2+2
+	for _, w := range words {
+		if d := edits(strings.ToLower(word), strings.ToLower(w)); d < distance {
+			best, distance = w, d
+		}
+	}
+	if best == "" || word == "" {
+		return ""
+	}
+	return fmt.Sprintf(", did you mean %q?", best)
+}
+
+// edits is the Levenshtein distance, in bytes.
+func edits(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
