@@ -22,6 +22,9 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/filelock"
+	"github.com/proving-ground/proving-ground/helpers/image"
 )
 
 const (
@@ -43,9 +46,11 @@ type Environment struct {
 	ClusterUID string // UID of kube-system: tells a cluster from its namesake; empty if it may not be read
 	Config     *rest.Config
 
-	client client.WithWatch
-	cache  string
-	kind   *kindCluster // nil on a given cluster
+	client  client.WithWatch
+	cache   string
+	kind    *kindCluster   // nil on a given cluster
+	builder *image.Builder // set by Up
+	say     func(string)   // never nil
 }
 
 // Open connects to the cluster of a kubeconfig. That file must be named: neither
@@ -74,7 +79,7 @@ func Open(profile *Profile, cluster, kubeconfig, hash string) (*Environment, err
 	}
 	e := &Environment{
 		Profile: profile, Cluster: cluster, Kubeconfig: kubeconfig, Hash: hash,
-		RunID: RunID(), Root: root, cache: cache,
+		RunID: RunID(), Root: root, cache: cache, say: func(string) {},
 	}
 	if e.Config, err = loadConfig(kubeconfig); err != nil {
 		return nil, err
@@ -92,6 +97,23 @@ func Open(profile *Profile, cluster, kubeconfig, hash string) (*Environment, err
 // of new kinds by itself; a kind outside client-go and apiextensions is
 // addressed as unstructured.
 func (e *Environment) Client() client.WithWatch { return e.client }
+
+// Made says whether this project made the cluster, and so installs what is on
+// it. A given cluster has its components from others.
+func (e *Environment) Made() bool { return e.kind != nil }
+
+// Progress tells the one who brought the environment up what goes on.
+func (e *Environment) Progress(line string) { e.say(line) }
+
+// Lock has the processes of this machine take turns at something about this
+// cluster. onWait is called once if it is not to be had at once.
+func (e *Environment) Lock(ctx context.Context, what string, onWait func()) (unlock func(), err error) {
+	f, err := filelock.Acquire(ctx, filepath.Join(e.cache, "leases", labelSafe(e.Cluster)+"."+labelSafe(what)+".turn"), onWait)
+	if err != nil {
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}
 
 // Close forgets this process's ledger when all in it is undone. With anything
 // left it stays, for the reaper of the next run.

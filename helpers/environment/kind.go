@@ -73,15 +73,9 @@ func newKindCluster(ctx context.Context, p *Profile, o UpOptions) (*kindCluster,
 	if len(k.config.Nodes) == 0 || k.config.Nodes[0].Image == "" {
 		return nil, fmt.Errorf("%s: its nodes name no image", file)
 	}
-	set, err := image.Load(filepath.Join(root, "fixtures", "platform"), filepath.Join(root, "fixtures", "docuthinker"))
-	if err != nil {
+	if k.builder, err = newBuilder(root, k.cache, o); err != nil {
 		return nil, err
 	}
-	store, err := image.OpenStore(k.cache)
-	if err != nil {
-		return nil, err
-	}
-	k.builder = &image.Builder{Set: set, Store: store, CacheDir: k.cache, Pull: o.Pull, Progress: o.Progress}
 	if k.engine, err = engine.Ensure(ctx, root, k.cache, o.Progress); err != nil {
 		return nil, err
 	}
@@ -90,6 +84,27 @@ func newKindCluster(ctx context.Context, p *Profile, o UpOptions) (*kindCluster,
 	}
 	k.provider = cluster.NewProvider(cluster.ProviderWithDocker(), cluster.ProviderWithLogger(kindLog{o.Progress}))
 	return k, nil
+}
+
+// Builder makes the images of a project, apart from any environment.
+func Builder(root string, pull bool, progress func(string)) (*image.Builder, error) {
+	cache, err := CacheDir()
+	if err != nil {
+		return nil, err
+	}
+	return newBuilder(root, cache, UpOptions{Pull: pull, Progress: progress})
+}
+
+func newBuilder(root, cache string, o UpOptions) (*image.Builder, error) {
+	set, err := image.Load(filepath.Join(root, "fixtures", "platform"), filepath.Join(root, "fixtures", "docuthinker"))
+	if err != nil {
+		return nil, err
+	}
+	store, err := image.OpenStore(cache)
+	if err != nil {
+		return nil, err
+	}
+	return &image.Builder{Set: set, Store: store, CacheDir: cache, Pull: o.Pull, Progress: o.Progress}, nil
 }
 
 // images are those of the bare cluster.
@@ -102,6 +117,16 @@ func (k *kindCluster) images() []string {
 		for _, n := range k.builder.Set.Of(c) {
 			names = append(names, n)
 		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// imagesWith are those of the bare cluster and of components.
+func (k *kindCluster) imagesWith(components []string) []string {
+	names := k.images()
+	for _, c := range components {
+		names = append(names, k.builder.Set.Of(c)...)
 	}
 	slices.Sort(names)
 	return slices.Compact(names)

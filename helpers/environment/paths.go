@@ -9,9 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
+
+	"github.com/proving-ground/proving-ground/helpers/strictyaml"
 )
 
 const (
@@ -134,3 +138,31 @@ func labelSafe(s string) string {
 
 // RunDir is where a run leaves its journals and reports: root/reports/<run>.
 func RunDir(root, run string) string { return filepath.Join(root, "reports", run) }
+
+// FindRun is the directory of a run by its name, or of the latest one. An
+// unknown name is an error with the nearest right one.
+func FindRun(root, name string) (string, error) {
+	entries, err := os.ReadDir(filepath.Join(root, "reports"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	latest, at := "", time.Time{}
+	var names []string
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && e.IsDir() {
+			names = append(names, e.Name())
+			if info.ModTime().After(at) {
+				latest, at = e.Name(), info.ModTime()
+			}
+		}
+	}
+	switch {
+	case len(names) == 0:
+		return "", errors.New("there is no run yet in reports/: run ground verify")
+	case name == "":
+		name = latest
+	case !slices.Contains(names, name):
+		return "", fmt.Errorf("there is no run %q in reports/%s", name, strictyaml.DidYouMean(name, names))
+	}
+	return RunDir(root, name), nil
+}

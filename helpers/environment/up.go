@@ -43,7 +43,13 @@ func Up(ctx context.Context, p *Profile, o UpOptions) (*Environment, error) {
 		if file == "" {
 			return nil, fmt.Errorf("profile %s: its cluster is given by a kubeconfig: set $%s to the file; neither $KUBECONFIG nor ~/.kube/config is ever used", p.Name, KubeconfigVariable)
 		}
-		return Open(p, p.Name, file, "")
+		e, err := Open(p, p.Name, file, "")
+		if err != nil {
+			return nil, err
+		}
+		e.say = o.Progress
+		e.builder, err = newBuilder(e.Root, e.cache, o)
+		return e, err
 	}
 	k, err := newKindCluster(ctx, p, o)
 	if err != nil {
@@ -56,7 +62,7 @@ func Up(ctx context.Context, p *Profile, o UpOptions) (*Environment, error) {
 	defer lock.Close()
 	e, err := k.up(ctx)
 	if e != nil {
-		e.kind = k
+		e.kind, e.builder, e.say = k, k.builder, o.Progress
 	}
 	return e, err
 }
@@ -89,13 +95,28 @@ func (e *Environment) Built(ctx context.Context, components ...string) (map[stri
 	}
 	var names []string
 	for _, c := range components {
-		names = append(names, e.kind.builder.Set.Of(c)...)
+		names = append(names, e.builder.Set.Of(c)...)
 	}
-	built, err := e.kind.builder.Build(ctx, names...)
+	built, err := e.builder.Build(ctx, names...)
 	if err != nil {
 		return nil, err
 	}
-	return built, e.kind.builder.Store.Push(ctx, e.kind.registry, built)
+	return built, e.builder.Store.Push(ctx, e.kind.registry, built)
+}
+
+// Images are those of the cluster itself and of components, as they were built
+// or pulled, by name. Of a given cluster nothing is known.
+func (e *Environment) Images(ctx context.Context, components ...string) (map[string]*image.Built, error) {
+	if e.kind == nil {
+		return nil, nil
+	}
+	return e.builder.Build(ctx, e.kind.imagesWith(components)...)
+}
+
+// Source is a directory with the files below path of a module that a
+// component's go.mod pins.
+func (e *Environment) Source(ctx context.Context, component, module, path string) (string, error) {
+	return e.builder.Source(ctx, component, module, path)
 }
 
 // state is what is known of a kind cluster between runs. It is written before
@@ -146,10 +167,7 @@ func (k *kindCluster) hash(built map[string]*image.Built) string {
 }
 
 func (k *kindCluster) up(ctx context.Context) (*Environment, error) {
-	names := k.images()
-	for _, c := range k.options.Components {
-		names = append(names, k.builder.Set.Of(c)...)
-	}
+	names := k.imagesWith(k.options.Components)
 	before, err := k.readState()
 	if err != nil {
 		return nil, err

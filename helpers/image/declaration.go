@@ -254,11 +254,9 @@ func (s *Set) order(names []string) ([]string, error) {
 // Of returns the names of a component's images; none for an unknown component.
 func (s *Set) Of(component string) []string {
 	var out []string
-	for _, d := range s.Declarations {
-		if d.Component == component {
-			for _, im := range d.Images {
-				out = append(out, im.Name)
-			}
+	if d := s.of(component); d != nil {
+		for _, im := range d.Images {
+			out = append(out, im.Name)
 		}
 	}
 	return out

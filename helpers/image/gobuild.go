@@ -75,7 +75,7 @@ func (g *goTool) build(ctx context.Context, d *Declaration, binaries []string, o
 	}
 	files = map[string]string{}
 	var modules []string
-	lines := strings.Split(strings.TrimSpace(string(list)), "\n")
+	lines := strings.Split(strings.TrimRight(string(list), "\n"), "\n") // a tab may end a line: our own source has no version
 	if len(lines) != len(packages) {
 		return nil, "", fmt.Errorf("go list gives %d packages for %v", len(lines), packages)
 	}

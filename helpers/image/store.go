@@ -29,6 +29,15 @@ type Built struct {
 	Drift     string    `json:"drift,omitempty"` // how it differs from its lock; empty if it does not
 }
 
+// Sorted are images by name.
+func Sorted(images map[string]*Built) []*Built {
+	var out []*Built
+	for _, n := range sorted(images) {
+		out = append(out, images[n])
+	}
+	return out
+}
+
 // Store holds images by content in an OCI layout on disk, and a record of each.
 type Store struct {
 	dir    string

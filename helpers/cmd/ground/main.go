@@ -1,35 +1,93 @@
+// Command ground brings environments up, proves the platform on them and shows
+// what came of it. It is thin: all that it does is in the rooms of the house.
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
+	"os/signal"
+	"syscall"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/proving-ground/proving-ground/helpers/environment"
-	"github.com/proving-ground/proving-ground/helpers/image"
+)
+
+// Exit codes besides those of a report.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+	exitSignal = 130
 )
 
 func main() {
-	root, _ := environment.ProjectRoot()
-	cache, _ := environment.CacheDir()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:]))
+}
+
+func run(ctx context.Context, args []string) int {
+	root := rootCommand()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	var code exitCode
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &code):
+		return int(code)
+	case ctx.Err() != nil:
+		fmt.Fprintln(os.Stderr, "ground: cut short by a signal")
+		return exitSignal
+	}
+	fmt.Fprintln(os.Stderr, "ground:", err)
+	var u usageError
+	if errors.As(err, &u) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// exitCode ends the command with a code, when all has been said.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+// usageError is a mistake in the command line: nothing was touched.
+type usageError struct{ error }
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use: "ground", Short: "Proves what a Kubernetes platform promises, on an environment of its own",
+		SilenceUsage: true, SilenceErrors: true,
+		SuggestionsMinimumDistance: 2,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(upCommand(), downCommand(), statusCommand(), verifyCommand(), reportCommand(), imagesCommand(), engineCommand())
+	return root
+}
+
+// profileFlag adds -p/--profile to a command, and reads the profile.
+func profileFlag(c *cobra.Command) func() (root string, p *environment.Profile, err error) {
+	name := c.Flags().StringP("profile", "p", "kind", "profile of fixtures/environments")
+	return func() (string, *environment.Profile, error) {
+		root, err := environment.ProjectRoot()
+		if err != nil {
+			return "", nil, usageError{err}
+		}
+		p, err := environment.LoadProfile(root, *name)
+		if err != nil {
+			return "", nil, usageError{err}
+		}
+		return root, p, nil
+	}
+}
+
+// teller prints lines with the time since it was made.
+func teller() func(string) {
 	start := time.Now()
-	say := func(s string) { fmt.Printf("%6.1f %s\n", time.Since(start).Seconds(), s) }
-	set, err := image.Load(filepath.Join(root, "fixtures", "platform"))
-	if err != nil {
-		fmt.Println(err)
-		os.Exit(1)
-	}
-	store, err := image.OpenStore(cache)
-	if err != nil {
-		panic(err)
-	}
-	b := &image.Builder{Set: set, Store: store, CacheDir: cache, Progress: say}
-	names := set.Names()
-	if len(os.Args) > 1 {
-		names = os.Args[1:]
-	}
-	_, err = b.Build(context.Background(), names...)
-	say(fmt.Sprint(err))
+	return func(line string) { fmt.Fprintf(os.Stderr, "%7.1f s  %s\n", time.Since(start).Seconds(), line) }
 }

@@ -1,0 +1,175 @@
+// Package platform installs components: each is data in a folder of
+// fixtures/platform, with its pin, its images, its chart or manifests and its
+// values. It knows no component by name.
+package platform
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/proving-ground/proving-ground/helpers/strictyaml"
+)
+
+// definitionFile is the name of the file that says how a component is
+// installed, in the component's folder. A folder without one holds images only.
+const definitionFile = "component.yaml"
+
+// definition is one component.yaml.
+type definition struct {
+	name       string
+	dir        string                       // the folder, absolute
+	Base       bool                         `json:"base,omitempty"`       // part of every environment that is made, whatever a suite asks for
+	Needs      []string                     `json:"needs,omitempty"`      // components that are ready first
+	Namespaces map[string]map[string]string `json:"namespaces,omitempty"` // made first
+	Steps      []step                       `json:"steps"`                // each is ready before the next one
+}
+
+// step installs a chart or applies manifests, and waits: for workloads until
+// their controllers have rolled out the current generation, for kinds and APIs
+// until they are served, for jobs until they are complete.
+type step struct {
+	Chart     *chartRef  `json:"chart,omitempty"`
+	Manifests []string   `json:"manifests,omitempty"` // glob patterns, relative to the folder
+	Observers *Observers `json:"observers,omitempty"`
+}
+
+// chartRef is a chart of a pinned module, or of a folder of the project.
+type chartRef struct {
+	Module    string   `json:"module,omitempty"` // path of a module in the component's go.mod; empty: the project's
+	Path      string   `json:"path"`             // relative to the module or the component's folder
+	Release   string   `json:"release"`
+	Namespace string   `json:"namespace"`
+	Values    []string `json:"values,omitempty"` // files, relative to the folder; the later wins
+}
+
+// Observers are the pods that must each have reported, in an object's
+// status.byPod, that they have seen its current generation; for controllers
+// that report by pod, as Gatekeeper's do. An object that was applied is in
+// force only then.
+type Observers struct {
+	Namespace string `json:"namespace"`
+	Selector  string `json:"selector"`
+}
+
+// definitions are the components of a project, by name.
+type definitions map[string]*definition
+
+// load reads every component.yaml below root/fixtures/platform, strictly. All
+// that is wrong is said at once.
+func load(root string) (definitions, error) {
+	dir := filepath.Join(root, "fixtures", "platform")
+	files, err := filepath.Glob(filepath.Join(dir, "*", definitionFile))
+	if err != nil {
+		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("platform: no %s below %s", definitionFile, dir)
+	}
+	all := definitions{}
+	var errs []error
+	for _, file := range files {
+		d, err := read(file)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", file, err))
+			continue
+		}
+		all[d.name] = d
+	}
+	if len(errs) == 0 {
+		errs = append(errs, all.check()...)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("platform: %w", err)
+	}
+	return all, nil
+}
+
+func read(file string) (*definition, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Dir(file)
+	d := &definition{name: filepath.Base(dir), dir: dir}
+	if err := strictyaml.Unmarshal(data, d); err != nil {
+		return nil, err
+	}
+	if len(d.Steps) == 0 {
+		return nil, errors.New("it has no steps")
+	}
+	for i, s := range d.Steps {
+		switch c := s.Chart; {
+		case (c == nil) == (len(s.Manifests) == 0):
+			return nil, fmt.Errorf("steps[%d] wants either a chart or manifests", i)
+		case c != nil && (c.Path == "" || c.Release == "" || c.Namespace == ""):
+			return nil, fmt.Errorf("steps[%d].chart wants path, release and namespace", i)
+		}
+	}
+	return d, nil
+}
+
+func (all definitions) names() []string {
+	names := make([]string, 0, len(all))
+	for name := range all {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (all definitions) check() (errs []error) {
+	for _, name := range all.names() {
+		if _, err := all.closure(name); err != nil {
+			errs = append(errs, fmt.Errorf("component %s: %w", name, err))
+		}
+	}
+	return errs
+}
+
+// closure is the named components and all that they need, each behind what it
+// needs.
+func (all definitions) closure(names ...string) ([]*definition, error) {
+	var out []*definition
+	var trail []string
+	var visit func(string) error
+	visit = func(name string) error {
+		d, ok := all[name]
+		switch {
+		case !ok:
+			return fmt.Errorf("there is no component %q%s; there are %s", name, strictyaml.DidYouMean(name, all.names()), strings.Join(all.names(), ", "))
+		case slices.Contains(trail, name):
+			return fmt.Errorf("%s needs itself: %s", name, strings.Join(append(trail, name), " -> "))
+		case slices.Contains(out, d):
+			return nil
+		}
+		trail = append(trail, name)
+		for _, need := range d.Needs {
+			if err := visit(need); err != nil {
+				return err
+			}
+		}
+		trail = trail[:len(trail)-1]
+		out = append(out, d)
+		return nil
+	}
+	for _, name := range names {
+		if err := visit(name); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// base are the components of every environment that is made.
+func (all definitions) base() (names []string) {
+	for _, name := range all.names() {
+		if all[name].Base {
+			names = append(names, name)
+		}
+	}
+	return names
+}

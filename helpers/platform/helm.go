@@ -1,0 +1,173 @@
+package platform
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+
+	"helm.sh/helm/v4/pkg/action"
+	"helm.sh/helm/v4/pkg/chart/common"
+	"helm.sh/helm/v4/pkg/chart/common/util"
+	"helm.sh/helm/v4/pkg/chart/v2/loader"
+	"helm.sh/helm/v4/pkg/kube"
+	"helm.sh/helm/v4/pkg/release"
+	helmcommon "helm.sh/helm/v4/pkg/release/common"
+	"helm.sh/helm/v4/pkg/storage/driver"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+)
+
+// installChart installs or upgrades a release by server-side apply, and returns
+// the objects of its manifest. Nothing is waited for here. A release that an
+// earlier process left half done is removed first.
+func installChart(ctx context.Context, env *environment.Environment, dir string, c *chartRef, values map[string]any) ([]*unstructured.Unstructured, error) {
+	chart, err := loader.LoadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("chart %s: %w", c.Path, err)
+	}
+	config := action.NewConfiguration(action.ConfigurationSetLogger(slog.DiscardHandler))
+	if err := config.Init(&getter{config: env.Config}, c.Namespace, "secret"); err != nil {
+		return nil, fmt.Errorf("helm: %w", err)
+	}
+	stands, err := settle(config, c.Release)
+	if err != nil {
+		return nil, fmt.Errorf("release %s: %w", c.Release, err)
+	}
+	var released release.Releaser
+	if stands {
+		a := action.NewUpgrade(config)
+		a.Namespace, a.WaitStrategy = c.Namespace, kube.HookOnlyStrategy
+		a.ServerSideApply, a.ForceConflicts = "true", true
+		a.ResetValues = true
+		released, err = a.RunWithContext(ctx, c.Release, chart, values)
+	} else {
+		a := action.NewInstall(config)
+		a.ReleaseName, a.Namespace, a.WaitStrategy = c.Release, c.Namespace, kube.HookOnlyStrategy
+		a.ServerSideApply, a.ForceConflicts = true, true
+		released, err = a.RunWithContext(ctx, chart, values)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("release %s: %w", c.Release, err)
+	}
+	objects, err := manifestOf(released)
+	if err != nil {
+		return nil, err
+	}
+	return objects, intoNamespace(env.Client().RESTMapper(), objects, c.Namespace)
+}
+
+// renderChart gives the objects that a chart would make, and asks no cluster.
+func renderChart(ctx context.Context, dir string, c *chartRef, values map[string]any) ([]*unstructured.Unstructured, error) {
+	chart, err := loader.LoadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("chart %s: %w", c.Path, err)
+	}
+	a := action.NewInstall(action.NewConfiguration(action.ConfigurationSetLogger(slog.DiscardHandler)))
+	a.ReleaseName, a.Namespace, a.DryRunStrategy, a.Replace = c.Release, c.Namespace, action.DryRunClient, true
+	released, err := a.RunWithContext(ctx, chart, values)
+	if err != nil {
+		return nil, fmt.Errorf("chart %s: %w", c.Path, err)
+	}
+	return manifestOf(released)
+}
+
+func manifestOf(released release.Releaser) ([]*unstructured.Unstructured, error) {
+	accessor, err := release.NewAccessor(released)
+	if err != nil {
+		return nil, err
+	}
+	return parse([]byte(accessor.Manifest()))
+}
+
+// settle says whether a whole release stands, and removes one that is not.
+func settle(config *action.Configuration, name string) (stands bool, err error) {
+	last, err := config.Releases.Last(name)
+	if errors.Is(err, driver.ErrReleaseNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	accessor, err := release.NewAccessor(last)
+	if err != nil {
+		return false, err
+	}
+	if accessor.Status() == helmcommon.StatusDeployed.String() {
+		return true, nil
+	}
+	a := action.NewUninstall(config)
+	a.WaitStrategy, a.DisableHooks = kube.HookOnlyStrategy, true
+	_, err = a.Run(name)
+	return false, err
+}
+
+// values merges value files, the later over the earlier. Beside each one, the
+// file of the profile counts too, where there is one: values-kind.yaml.
+func (d *definition) values(files []string, profile string) (map[string]any, error) {
+	merged := map[string]any{}
+	for _, file := range d.valueFiles(files, profile) {
+		v, err := common.ReadValuesFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("values %s: %w", file, err)
+		}
+		merged = util.CoalesceTables(v, merged)
+	}
+	return merged, nil
+}
+
+func (d *definition) valueFiles(files []string, profile string) (paths []string) {
+	for _, file := range files {
+		path := filepath.Join(d.dir, file)
+		paths = append(paths, path)
+		ending := filepath.Ext(path)
+		if own := path[:len(path)-len(ending)] + "-" + profile + ending; exists(own) {
+			paths = append(paths, own)
+		}
+	}
+	return paths
+}
+
+// getter gives Helm the environment's own client configuration: no kubeconfig
+// is searched for, and no cache is kept in the user's home.
+type getter struct {
+	config *rest.Config
+
+	once   sync.Once
+	disco  discovery.CachedDiscoveryInterface
+	failed error
+}
+
+func (g *getter) ToRESTConfig() (*rest.Config, error) { return rest.CopyConfig(g.config), nil }
+
+func (g *getter) ToDiscoveryClient() (discovery.CachedDiscoveryInterface, error) {
+	g.once.Do(func() {
+		var plain *discovery.DiscoveryClient
+		if plain, g.failed = discovery.NewDiscoveryClientForConfig(g.config); g.failed == nil {
+			g.disco = memory.NewMemCacheClient(plain)
+		}
+	})
+	return g.disco, g.failed
+}
+
+func (g *getter) ToRESTMapper() (meta.RESTMapper, error) {
+	disco, err := g.ToDiscoveryClient()
+	if err != nil {
+		return nil, err
+	}
+	return restmapper.NewDeferredDiscoveryRESTMapper(disco), nil
+}
+
+func (g *getter) ToRawKubeConfigLoader() clientcmd.ClientConfig {
+	return clientcmd.NewDefaultClientConfig(*clientcmdapi.NewConfig(), &clientcmd.ConfigOverrides{})
+}

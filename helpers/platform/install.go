@@ -1,0 +1,217 @@
+package platform
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/image"
+)
+
+// installation is one component on its way into an environment.
+type installation struct {
+	env *environment.Environment
+	*definition
+}
+
+// ensure is quick when the component stands as it is declared: two reads and
+// the waits that find all ready.
+func (i *installation) ensure(ctx context.Context) error {
+	if !i.env.Made() {
+		given, err := i.rendered(ctx)
+		if err != nil {
+			return err
+		}
+		return i.ready(ctx, given)
+	}
+	built, err := i.env.Built(ctx, i.name)
+	if err != nil {
+		return err
+	}
+	want := record{Images: imagesHash(built)}
+	if want.Hash, err = i.hash(); err != nil {
+		return err
+	}
+	stands, err := i.recorded(ctx)
+	if err != nil {
+		return err
+	}
+	if stands.is(want) {
+		return i.ready(ctx, stands.Objects)
+	}
+	unlock, err := i.env.Lock(ctx, "install-"+i.name, func() { i.env.Progress(i.name + ": waiting for another process that installs it") })
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if stands, err = i.recorded(ctx); err != nil {
+		return err
+	}
+	if stands.is(want) {
+		return i.ready(ctx, stands.Objects)
+	}
+	return i.install(ctx, stands, want)
+}
+
+func (i *installation) install(ctx context.Context, before, want record) error {
+	i.env.Progress(i.name + ": installing")
+	for _, name := range slices.Sorted(maps.Keys(i.Namespaces)) {
+		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: i.Namespaces[name]}}
+		if err := i.apply(ctx, asUnstructured(ns, corev1.SchemeGroupVersion.WithKind("Namespace"))); err != nil {
+			return err
+		}
+	}
+	for n, s := range i.Steps {
+		objects, err := i.carryOut(ctx, s)
+		if err != nil {
+			return fmt.Errorf("step %d: %w", n+1, err)
+		}
+		refs := s.references(objects)
+		want.Objects = append(want.Objects, refs...)
+		if before.Hash != "" && before.Images != want.Images {
+			if err := i.restart(ctx, refs, want.Images); err != nil {
+				return err
+			}
+		}
+		if err := i.ready(ctx, refs); err != nil {
+			return err
+		}
+	}
+	if err := i.prune(ctx, before.Objects, want.Objects); err != nil {
+		return err
+	}
+	if err := i.write(ctx, want); err != nil {
+		return err
+	}
+	i.env.Progress(i.name + ": ready")
+	return nil
+}
+
+func (i *installation) carryOut(ctx context.Context, s step) ([]*unstructured.Unstructured, error) {
+	if s.Chart == nil {
+		objects, err := i.manifests(s.Manifests)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range objects {
+			if err := i.apply(ctx, o); err != nil {
+				return nil, err
+			}
+		}
+		return objects, nil
+	}
+	dir, err := i.chartDir(ctx, s.Chart)
+	if err != nil {
+		return nil, err
+	}
+	values, err := i.values(s.Chart.Values, i.env.Profile.Name)
+	if err != nil {
+		return nil, err
+	}
+	return installChart(ctx, i.env, dir, s.Chart, values)
+}
+
+func (i *installation) chartDir(ctx context.Context, c *chartRef) (string, error) {
+	if c.Module == "" {
+		return filepath.Join(i.dir, c.Path), nil
+	}
+	return i.env.Source(ctx, i.name, c.Module, c.Path)
+}
+
+// rendered is what the component consists of, for a cluster on which others
+// installed it.
+func (i *installation) rendered(ctx context.Context) ([]reference, error) {
+	var all []reference
+	for _, s := range i.Steps {
+		objects, err := i.manifests(s.Manifests)
+		if err != nil {
+			return nil, err
+		}
+		if s.Chart != nil {
+			dir, err := i.chartDir(ctx, s.Chart)
+			if err != nil {
+				return nil, err
+			}
+			values, err := i.values(s.Chart.Values, i.env.Profile.Name)
+			if err != nil {
+				return nil, err
+			}
+			if objects, err = renderChart(ctx, dir, s.Chart, values); err != nil {
+				return nil, err
+			}
+			if err := intoNamespace(i.env.Client().RESTMapper(), objects, s.Chart.Namespace); err != nil {
+				return nil, err
+			}
+		}
+		all = append(all, s.references(objects)...)
+	}
+	return all, nil
+}
+
+// hash is the fingerprint of all that the component is installed from. A
+// chart of a module is told by the component's go.sum.
+func (i *installation) hash() (string, error) {
+	h := sha256.New()
+	fmt.Fprintln(h, i.env.Profile.Name)
+	var paths []string
+	for _, s := range i.Steps {
+		if c := s.Chart; c != nil {
+			paths = append(paths, i.valueFiles(c.Values, i.env.Profile.Name)...)
+			if c.Module == "" {
+				paths = append(paths, filepath.Join(i.dir, c.Path))
+			}
+		}
+		files, err := i.files(s.Manifests)
+		if err != nil {
+			return "", err
+		}
+		paths = append(paths, files...)
+	}
+	for _, own := range []string{definitionFile, "go.sum"} {
+		if file := filepath.Join(i.dir, own); exists(file) {
+			paths = append(paths, file)
+		}
+	}
+	for _, path := range paths {
+		if err := hashBelow(h, path); err != nil {
+			return "", err
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))[:16], nil
+}
+
+func hashBelow(h io.Writer, path string) error {
+	return filepath.WalkDir(path, func(file string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(file)
+		fmt.Fprintf(h, "%s %x\n", filepath.Base(file), sha256.Sum256(data))
+		return err
+	})
+}
+
+func imagesHash(built map[string]*image.Built) string {
+	h := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(built)) {
+		fmt.Fprintln(h, name, built[name].Digest)
+	}
+	return hex.EncodeToString(h.Sum(nil))[:16]
+}
+
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
+}

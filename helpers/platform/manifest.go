@@ -1,0 +1,145 @@
+package platform
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// fieldOwner is whose fields the applied ones are.
+const fieldOwner = "proving-ground-platform"
+
+// files resolves patterns, in their order; one that finds nothing is an error.
+func (d *definition) files(patterns []string) ([]string, error) {
+	var files []string
+	for _, p := range patterns {
+		found, err := filepath.Glob(filepath.Join(d.dir, p))
+		if err != nil {
+			return nil, fmt.Errorf("manifests %q: %w", p, err)
+		}
+		if len(found) == 0 {
+			return nil, fmt.Errorf("manifests %q: there is no such file", p)
+		}
+		files = append(files, found...)
+	}
+	return files, nil
+}
+
+func (d *definition) manifests(patterns []string) ([]*unstructured.Unstructured, error) {
+	files, err := d.files(patterns)
+	if err != nil {
+		return nil, err
+	}
+	var all []*unstructured.Unstructured
+	for _, file := range files {
+		objects, err := ReadObjects(file)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, objects...)
+	}
+	return all, nil
+}
+
+// ReadObjects reads every object of a YAML file.
+func ReadObjects(file string) ([]*unstructured.Unstructured, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	objects, err := parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return objects, nil
+}
+
+// parse reads YAML documents, empty ones left out.
+func parse(data []byte) ([]*unstructured.Unstructured, error) {
+	decoder := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)
+	var out []*unstructured.Unstructured
+	for {
+		o := &unstructured.Unstructured{}
+		err := decoder.Decode(&o.Object)
+		if errors.Is(err, io.EOF) {
+			return out, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(o.Object) == 0 {
+			continue
+		}
+		if o.GetKind() == "" || o.GetAPIVersion() == "" || o.GetName()+o.GetGenerateName() == "" {
+			return nil, fmt.Errorf("document %d is no object: it wants apiVersion, kind and metadata.name", len(out)+1)
+		}
+		out = append(out, o)
+	}
+}
+
+// intoNamespace puts a release's namespace into objects that name none and whose kind
+// has one, as Helm does when it installs them.
+func intoNamespace(mapper meta.RESTMapper, objects []*unstructured.Unstructured, namespace string) error {
+	for _, o := range objects {
+		gvk := o.GroupVersionKind()
+		mapping, err := mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+		if err != nil {
+			return fmt.Errorf("%s %s: %w", o.GetKind(), o.GetName(), err)
+		}
+		if o.GetNamespace() == "" && mapping.Scope.Name() == meta.RESTScopeNameNamespace {
+			o.SetNamespace(namespace)
+		}
+	}
+	return nil
+}
+
+func asUnstructured(obj client.Object, gvk schema.GroupVersionKind) *unstructured.Unstructured {
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(obj)
+	if err != nil { // only of a type that is no API type
+		panic(err)
+	}
+	u := &unstructured.Unstructured{Object: content}
+	u.SetGroupVersionKind(gvk)
+	unstructured.RemoveNestedField(u.Object, "status")
+	return u
+}
+
+func (i *installation) apply(ctx context.Context, o *unstructured.Unstructured) error {
+	own := o.DeepCopy()
+	err := i.env.Client().Apply(ctx, client.ApplyConfigurationFromUnstructured(own), client.FieldOwner(fieldOwner), client.ForceOwnership)
+	if err != nil {
+		return fmt.Errorf("apply %s %s: %w", o.GetKind(), o.GetName(), err)
+	}
+	return nil
+}
+
+// prune deletes what an earlier installation made and this one does not.
+func (i *installation) prune(ctx context.Context, before, now []reference) error {
+	for _, r := range slices.Backward(before) {
+		if slices.ContainsFunc(now, r.same) {
+			continue
+		}
+		o := &unstructured.Unstructured{}
+		o.SetGroupVersionKind(r.kind())
+		o.SetNamespace(r.Namespace)
+		o.SetName(r.Name)
+		err := i.env.Client().Delete(ctx, o)
+		if err != nil && !apierrors.IsNotFound(err) && !meta.IsNoMatchError(err) {
+			return fmt.Errorf("prune %s %s: %w", r.Kind, r.Name, err)
+		}
+	}
+	return nil
+}

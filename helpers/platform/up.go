@@ -1,0 +1,99 @@
+package platform
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/image"
+	"github.com/proving-ground/proving-ground/helpers/journal"
+)
+
+// Options say what Up makes ready.
+type Options struct {
+	Components []Component  // besides those of every environment; their images are built with the cluster's
+	Install    bool         // have the components installed too, not only their images built
+	Pull       bool         // take upstream's images where a registry answers
+	Progress   func(string) // told a line whenever something that takes time begins or ends
+}
+
+// Up brings the environment of a profile up, with the components that every
+// environment has, and says what it is made of. An environment returned with an
+// error is to be closed all the same.
+func Up(ctx context.Context, p *environment.Profile, o Options) (*environment.Environment, journal.Platform, error) {
+	var platform journal.Platform
+	root, err := environment.ProjectRoot()
+	if err != nil {
+		return nil, platform, err
+	}
+	all, err := load(root)
+	if err != nil {
+		return nil, platform, err
+	}
+	base, err := all.closure(all.base()...)
+	if err != nil {
+		return nil, platform, err
+	}
+	asked, err := all.closure(namesOf(o.Components)...)
+	if err != nil {
+		return nil, platform, fmt.Errorf("platform: %w", err)
+	}
+	var names []string
+	for _, d := range append(slices.Clone(base), asked...) {
+		names = append(names, d.name)
+	}
+	env, err := environment.Up(ctx, p, environment.UpOptions{Components: names, Pull: o.Pull, Progress: o.Progress})
+	if err != nil {
+		return env, platform, err
+	}
+	if env.Made() {
+		if err := ensure(ctx, env, base); err != nil {
+			return env, platform, err
+		}
+	}
+	if o.Install {
+		if err := ensure(ctx, env, asked); err != nil {
+			return env, platform, err
+		}
+	}
+	platform, err = describe(ctx, env, names)
+	return env, platform, err
+}
+
+// For is Up with the components of a suite, as its TestMain wants it: their
+// images are built at once, and each is installed by the first specification
+// that needs it.
+func For(components ...Component) func(context.Context, *environment.Profile, func(string)) (*environment.Environment, journal.Platform, error) {
+	return func(ctx context.Context, p *environment.Profile, progress func(string)) (*environment.Environment, journal.Platform, error) {
+		return Up(ctx, p, Options{Components: components, Progress: progress})
+	}
+}
+
+func namesOf(components []Component) (names []string) {
+	for _, c := range components {
+		names = append(names, string(c))
+	}
+	return names
+}
+
+func describe(ctx context.Context, env *environment.Environment, components []string) (journal.Platform, error) {
+	p := journal.Platform{Cluster: env.Cluster, Hash: env.Hash, Kubernetes: env.Kubernetes}
+	var nodes corev1.NodeList
+	if err := env.Client().List(ctx, &nodes); err != nil {
+		return p, fmt.Errorf("nodes: %w", err)
+	}
+	for _, n := range nodes.Items {
+		p.Nodes = append(p.Nodes, journal.Node{Name: n.Name, Version: n.Status.NodeInfo.KubeletVersion, Zone: n.Labels[corev1.LabelTopologyZone]})
+	}
+	images, err := env.Images(ctx, components...)
+	if err != nil {
+		return p, err
+	}
+	for _, b := range image.Sorted(images) {
+		p.Images = append(p.Images, journal.Image{Name: b.Name, Digest: b.Digest, Source: b.Source, Pin: b.Pin})
+	}
+	return p, nil
+}

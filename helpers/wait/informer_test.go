@@ -1,0 +1,157 @@
+package wait
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
+	clienttesting "k8s.io/client-go/testing"
+)
+
+func TestOneInformerForAll(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t)
+		var waits []*pending
+		for i := range 20 {
+			target := Target{Kind: configMap, Namespace: "ns", Name: fmt.Sprint("c", i)}
+			waits = append(waits, begin(func() ([]*unstructured.Unstructured, error) { return c.Until(t.Context(), limit, target, ready) }))
+		}
+		for i, wait := range waits {
+			wait.on(t)
+			c.create(t, config(fmt.Sprint("c", i), "ready"))
+			require.NoError(t, wait.over(t))
+		}
+		require.Equal(t, []string{"list configmaps ns", "watch configmaps ns"}, c.requests())
+
+		other := Target{Kind: configMap, Namespace: "other"}
+		wait := begin(func() ([]*unstructured.Unstructured, error) { return c.Until(t.Context(), limit, other, Exists()) })
+		wait.on(t)
+		c.create(t, "{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: other}}")
+		require.NoError(t, wait.over(t))
+		require.Equal(t, []string{"list configmaps ns", "watch configmaps ns", "list configmaps other", "watch configmaps other"}, c.requests())
+	})
+}
+
+// A workload's wait looks at its pods too, and all of them at the same ones.
+func TestPodsAreWatchedOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t)
+		for _, target := range []Target{{Kind: deployment, Namespace: "ns"}, {Kind: statefulSet, Namespace: "ns"}, {Kind: podKind, Namespace: "ns"}} {
+			wait := begin(func() ([]*unstructured.Unstructured, error) { return c.Until(t.Context(), limit, target, Exists()) })
+			wait.on(t)
+		}
+		require.ElementsMatch(t, []string{
+			"list deployments ns", "watch deployments ns", "list statefulsets ns", "watch statefulsets ns", "list pods ns", "watch pods ns",
+		}, c.requests())
+	})
+}
+
+func TestInformerLingersAndEnds(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, config("a", "ready"))
+		look := func() int {
+			_, err := c.Until(t.Context(), limit, one, ready)
+			require.NoError(t, err)
+			return len(c.requests())
+		}
+		require.Equal(t, 2, look())
+		for range 5 { // each comes back in time
+			time.Sleep(linger - time.Second)
+			require.Equal(t, 2, look())
+		}
+		wait := beginErr(func() error { return c.Gone(t.Context(), Timeout{"long", time.Hour}, one) })
+		time.Sleep(10 * linger)
+		wait.on(t)
+		require.Equal(t, 2, look(), "it stays as long as somebody waits")
+		c.remove(t, configMap, "a")
+		require.NoError(t, wait.over(t))
+
+		time.Sleep(linger + time.Second)
+		synctest.Wait()
+		require.Empty(t, c.watches, "nobody came back")
+		c.create(t, config("a", "ready"))
+		require.Equal(t, 4, look(), "a new list and watch")
+	})
+}
+
+// A list that the API refuses is asked again, and a watch that it ends is taken
+// up again: the waiter needs to know of neither.
+func TestWatchIsTakenUpAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, config("a", "made"))
+		refusals := 2
+		c.api.PrependReactor("list", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
+			refusals--
+			return refusals >= 0, nil, apierrors.NewServiceUnavailable("starting")
+		})
+		broken := apiwatch.NewFake()
+		ended := false
+		c.api.PrependWatchReactor("configmaps", func(clienttesting.Action) (bool, apiwatch.Interface, error) {
+			return !ended, broken, nil
+		})
+		wait := begin(func() ([]*unstructured.Unstructured, error) { return c.Until(t.Context(), limit, one, ready) })
+		time.Sleep(limit.D / 4)
+		wait.on(t)
+		require.Equal(t, []string{"list configmaps ns", "list configmaps ns", "list configmaps ns", "watch configmaps ns"}, c.requests())
+		c.update(t, config("a", "ready"))
+		wait.on(t) // nobody told it
+		ended = true
+		broken.Stop()
+		time.Sleep(limit.D / 4)
+		require.NoError(t, wait.over(t))
+	})
+}
+
+func TestForbidden(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, config("a", "ready"))
+		c.api.PrependReactor("list", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
+			return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "configmaps"}, "", fmt.Errorf("user %q cannot list them", "jane"))
+		})
+		start := time.Now()
+		_, err := c.Until(t.Context(), limit, one, ready)
+		require.LessOrEqual(t, time.Since(start), limit.D)
+		require.True(t, apierrors.IsForbidden(err), "%v", err)
+		require.ErrorContains(t, err, "for ConfigMap ns/a to have data.state=ready: it could not be watched: ")
+		require.ErrorContains(t, err, `user "jane" cannot list them`)
+	})
+}
+
+// newKinds learns of a kind only when it is reset, as discovery does of a CRD
+// that was made meanwhile.
+type newKinds struct {
+	meta.RESTMapper
+	fresh meta.RESTMapper
+}
+
+func (m *newKinds) Reset() { m.RESTMapper = m.fresh }
+
+func TestKinds(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, config("a", "ready"))
+		unknown := Target{Kind: schema.GroupVersionKind{Group: "example.org", Version: "v1", Kind: "Gadget"}, Namespace: "ns"}
+		start := time.Now()
+		for _, err := range []error{
+			func() error { _, err := c.Until(t.Context(), limit, unknown, ready); return err }(),
+			c.Gone(t.Context(), limit, unknown),
+			c.Holds(t.Context(), time.Minute, unknown, ready),
+		} {
+			require.ErrorContains(t, err, "the cluster has no kind example.org/v1, Kind=Gadget")
+			require.True(t, meta.IsNoMatchError(err))
+		}
+		require.Equal(t, start, time.Now(), "at once")
+		require.Empty(t, c.requests())
+
+		c.mapper = &newKinds{RESTMapper: meta.NewDefaultRESTMapper(nil), fresh: c.mapper}
+		_, err := c.Until(t.Context(), limit, one, ready)
+		require.NoError(t, err, "a kind that is new")
+	})
+}
