@@ -1,0 +1,233 @@
+package policy
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilrand "k8s.io/apimachinery/pkg/util/rand"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+// declaredAudit is the platform's own interval.
+const declaredAudit = time.Hour
+
+// auditsAllowed is how many intervals may pass before a violation is counted:
+// the one under way does not know the constraint yet, the next one does, and an
+// audit takes some time itself.
+const auditsAllowed = 3
+
+// TestAudit proves that what was there before a constraint is found, and
+// counted, within the audit interval.
+func TestAudit(t *testing.T) {
+	spec.Run(t, spec.Specification{
+		ID:    "POL-019",
+		Risk:  spec.Namespaced,
+		Needs: []spec.Need{policies},
+		Keys:  []string{"audit"},
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+			ns, err := makeNamespace(ctx, env, t.Scope(), nil) // out of every constraint's reach
+			if err != nil {
+				t.Broken(err)
+			}
+			seeded, err := seedPods(ctx, env, ns)
+			if err != nil {
+				t.Broken(err)
+			}
+			constraint, err := requiredLabels(ctx, t.Scope(), ns, "before")
+			if err != nil {
+				t.Broken(err)
+			}
+			interval, err := auditInterval(ctx, env)
+			if err != nil {
+				t.Broken(err)
+			}
+			seen, elapsed, err := audited(ctx, env, constraint, len(seeded), interval)
+			if err != nil {
+				t.Broken(err)
+			}
+			assert.Equal(t, seeded, seen, "found by the audit within %d intervals of %s", auditsAllowed, interval)
+			t.Observe(fmt.Sprintf("%d violating pods of before the constraint, and not the compliant one, counted after %s; the interval is %s for %s, a factor of %.0f",
+				len(seen), elapsed.Round(100*time.Millisecond), interval, declaredAudit, declaredAudit.Seconds()/interval.Seconds()), seen)
+		},
+		CounterProofs: []spec.Sabotage{
+			noAudit(`found by the audit`),
+			auditConfig("the namespaces exempted from the audit", false, "policy-*"),
+			auditConfig("other namespaces exempted from the audit", true, "elsewhere-*"),
+		},
+	})
+}
+
+// seedPods makes violating pods and a compliant one, and returns the names of
+// those that violate, sorted.
+func seedPods(ctx context.Context, env *environment.Environment, ns string) ([]string, error) {
+	var violating []string
+	for _, file := range []string{"bad/pod.yaml", "bad/no-labels.yaml", "good/pod.yaml"} {
+		o, err := read(env, "constraints", "07-required-labels", file)
+		if err != nil {
+			return nil, err
+		}
+		o.SetNamespace(ns)
+		if err := env.Client().Create(ctx, o); err != nil {
+			return nil, err
+		}
+		if strings.HasPrefix(file, "bad/") {
+			violating = append(violating, o.GetName())
+		}
+	}
+	slices.Sort(violating)
+	return violating, nil
+}
+
+// requiredLabels makes a constraint for one namespace.
+func requiredLabels(ctx context.Context, s *environment.Scope, ns, why string) (*unstructured.Unstructured, error) {
+	c := object(constraintVersion.WithKind("K8sRequiredLabels"), "", "policy-"+why+"-"+utilrand.String(5))
+	c.Object["spec"] = map[string]any{
+		"enforcementAction": "deny",
+		"match": map[string]any{
+			"kinds":      []any{map[string]any{"apiGroups": []any{""}, "kinds": []any{"Pod"}}},
+			"namespaces": []any{ns},
+		},
+		"parameters": map[string]any{"labels": []any{"app", "version", "environment", "team"}},
+	}
+	return c, s.Create(ctx, c)
+}
+
+// auditInterval is what the audit pod was told, as it runs.
+func auditInterval(ctx context.Context, env *environment.Environment) (time.Duration, error) {
+	d := object(deploymentKind, gatekeeperNamespace, "gatekeeper-audit")
+	if err := env.Client().Get(ctx, client.ObjectKeyFromObject(d), d); err != nil {
+		return 0, err
+	}
+	containers, _, err := unstructured.NestedSlice(d.Object, "spec", "template", "spec", "containers")
+	if err != nil {
+		return 0, err
+	}
+	for _, c := range containers {
+		args, _, _ := unstructured.NestedStringSlice(c.(map[string]any), "args")
+		for _, a := range args {
+			if value, ok := strings.CutPrefix(a, "--audit-interval="); ok {
+				seconds, err := strconv.Atoi(value)
+				return time.Duration(seconds) * time.Second, err
+			}
+		}
+	}
+	return 0, fmt.Errorf("the audit has no --audit-interval")
+}
+
+// audited waits until a constraint counts so many violations, or its time is
+// over, and returns the names that it has then. Time that is over is no error.
+func audited(ctx context.Context, env *environment.Environment, constraint *unstructured.Unstructured, count int, interval time.Duration) ([]string, time.Duration, error) {
+	start := time.Now()
+	w, err := wait.On(env.Config)
+	if err != nil {
+		return nil, 0, err
+	}
+	limit := wait.Timeout{Name: "auditsAllowed", D: auditsAllowed*interval + 2*time.Second}
+	_, err = w.Until(ctx, limit, wait.Target{Kind: constraint.GroupVersionKind(), Name: constraint.GetName()},
+		wait.Field("status.totalViolations", strconv.Itoa(count)))
+	if err != nil && ctx.Err() != nil {
+		return nil, 0, err
+	}
+	elapsed := time.Since(start)
+	if err := env.Client().Get(ctx, client.ObjectKeyFromObject(constraint), constraint); err != nil {
+		return nil, 0, err
+	}
+	violations, _, err := unstructured.NestedSlice(constraint.Object, "status", "violations")
+	if err != nil {
+		return nil, 0, err
+	}
+	names := []string{}
+	for _, v := range violations {
+		names = append(names, fmt.Sprint(v.(map[string]any)["name"]))
+	}
+	slices.Sort(names)
+	return names, elapsed, nil
+}
+
+var podsTimeout = wait.Timeout{Name: "gatekeeperPods", D: 90 * time.Second}
+
+// noAudit ends the audit's pod.
+func noAudit(kills string) spec.Sabotage {
+	return spec.Sabotage{
+		Name: "no audit", Kills: kills,
+		Apply: func(ctx context.Context, env *environment.Environment, s *environment.Scope) error {
+			return stop(ctx, env, s, "gatekeeper-audit", auditPods)
+		},
+		Applied: func(ctx context.Context, env *environment.Environment) error { return podsGone(ctx, env, auditPods) },
+		Restored: func(ctx context.Context, env *environment.Environment) error {
+			return rolledOut(ctx, env, "gatekeeper-audit")
+		},
+	}
+}
+
+// stop scales a deployment of Gatekeeper's to nothing, and kills its pods as a
+// crash would: their ten seconds of grace prove nothing.
+func stop(ctx context.Context, env *environment.Environment, s *environment.Scope, deployment, pods string) error {
+	d := object(deploymentKind, gatekeeperNamespace, deployment)
+	if err := s.Update(ctx, d, func() error { return unstructured.SetNestedField(d.Object, int64(0), "spec", "replicas") }); err != nil {
+		return err
+	}
+	selector, err := labels.Parse(pods)
+	if err != nil {
+		return err
+	}
+	return env.Client().DeleteAllOf(ctx, object(podKind, "", ""), client.InNamespace(gatekeeperNamespace),
+		client.MatchingLabelsSelector{Selector: selector}, client.GracePeriodSeconds(0))
+}
+
+func podsGone(ctx context.Context, env *environment.Environment, pods string) error {
+	w, err := wait.On(env.Config)
+	if err != nil {
+		return err
+	}
+	selector, err := labels.Parse(pods)
+	if err != nil {
+		return err
+	}
+	return w.Gone(ctx, podsTimeout, wait.Target{Kind: podKind, Namespace: gatekeeperNamespace, Selector: selector})
+}
+
+func rolledOut(ctx context.Context, env *environment.Environment, deployment string) error {
+	w, err := wait.On(env.Config)
+	if err != nil {
+		return err
+	}
+	_, err = w.Until(ctx, podsTimeout, wait.Target{Kind: deploymentKind, Namespace: gatekeeperNamespace, Name: deployment}, wait.RolledOut())
+	return err
+}
+
+// auditConfig tells Gatekeeper by its Config to leave namespaces out of the
+// audit.
+func auditConfig(name string, harmless bool, pattern string) spec.Sabotage {
+	kind := schema.GroupVersionKind{Group: "config.gatekeeper.sh", Version: "v1alpha1", Kind: "Config"}
+	s := spec.Sabotage{
+		Name: name, Harmless: harmless,
+		Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
+			c := object(kind, gatekeeperNamespace, "config")
+			c.Object["spec"] = map[string]any{"match": []any{map[string]any{
+				"excludedNamespaces": []any{pattern}, "processes": []any{"audit"},
+			}}}
+			return s.Create(ctx, c)
+		},
+		Applied: func(ctx context.Context, env *environment.Environment) error {
+			return byAudit.Observed(ctx, env, object(kind, gatekeeperNamespace, "config"))
+		},
+	}
+	if !harmless {
+		s.Kills = `found by the audit`
+	}
+	return s
+}

@@ -1,0 +1,115 @@
+package policy
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/strictyaml"
+)
+
+// atOnce bounds the requests of one proof that are under way together.
+const atOnce = 6
+
+// constraintCase is one file of good/ or bad/.
+type constraintCase struct {
+	File   string // such as bad/deployment.yaml
+	Bad    bool
+	object *unstructured.Unstructured
+	want   verdict
+}
+
+// constraintPolicy is one folder of fixtures/policies/constraints.
+type constraintPolicy struct {
+	folder     string
+	constraint *unstructured.Unstructured
+	template   *unstructured.Unstructured
+	cases      []constraintCase
+}
+
+// loadConstraint reads a folder. A bad file without messages, messages without a
+// bad file, and a folder without both kinds of case are errors.
+func loadConstraint(env *environment.Environment, folder string) (*constraintPolicy, error) {
+	p := &constraintPolicy{folder: folder}
+	var err error
+	if p.constraint, err = read(env, "constraints", folder, "constraint.yaml"); err != nil {
+		return nil, err
+	}
+	if p.template, err = read(env, "constraints", folder, "template.yaml"); err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(env.Root, "fixtures", "policies", "constraints", folder)
+	data, err := os.ReadFile(filepath.Join(dir, "messages.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	var messages map[string][]string
+	if err := strictyaml.Unmarshal(data, &messages); err != nil {
+		return nil, fmt.Errorf("%s/messages.yaml: %w", folder, err)
+	}
+	for _, kind := range []string{"bad", "good"} {
+		files, err := filepath.Glob(filepath.Join(dir, kind, "*.yaml"))
+		if err != nil {
+			return nil, err
+		}
+		if len(files) == 0 {
+			return nil, fmt.Errorf("%s: it has no %s objects, so it would prove nothing", folder, kind)
+		}
+		for _, file := range files {
+			base := filepath.Base(file)
+			c := constraintCase{File: kind + "/" + base, Bad: kind == "bad", want: verdict{Admitted: true}}
+			if c.object, err = read(env, "constraints", folder, kind, base); err != nil {
+				return nil, err
+			}
+			if c.Bad {
+				c.want = verdict{}
+				for _, m := range messages[base] {
+					c.want.Messages = append(c.want.Messages, fmt.Sprintf("[%s] %s", p.constraint.GetName(), m))
+				}
+				if len(c.want.Messages) == 0 {
+					return nil, fmt.Errorf("%s: messages.yaml says nothing of %s", folder, c.File)
+				}
+				slices.Sort(c.want.Messages)
+				delete(messages, base)
+			}
+			p.cases = append(p.cases, c)
+		}
+	}
+	if len(messages) > 0 {
+		return nil, fmt.Errorf("%s: messages.yaml has entries without a file in bad/: %v", folder, messages)
+	}
+	return p, nil
+}
+
+// finding is one case and what admission said to it.
+type finding struct {
+	File  string  `json:"file"`
+	Want  verdict `json:"want"`
+	Got   verdict `json:"got"`
+	equal bool
+}
+
+// try submits cases to a namespace, some at once, and says what came of each,
+// in their order.
+func try(ctx context.Context, env *environment.Environment, namespace string, cases []constraintCase, dryRun func(constraintCase) bool) ([]finding, error) {
+	found := make([]finding, len(cases))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(atOnce)
+	for i, c := range cases {
+		group.Go(func() error {
+			got, err := submit(ctx, env.Client(), c.object, namespace, dryRun(c))
+			if err != nil {
+				return fmt.Errorf("%s: %w", c.File, err)
+			}
+			found[i] = finding{File: c.File, Want: c.want, Got: got, equal: got.String() == c.want.String()}
+			return nil
+		})
+	}
+	return found, group.Wait()
+}

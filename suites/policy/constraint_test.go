@@ -1,0 +1,66 @@
+package policy
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+)
+
+// The folders of fixtures/policies/constraints, which prove POL-001 to POL-010.
+var constraintFolders = []string{
+	"01-privileged-containers", "02-non-root-users", "03-resource-limits", "04-no-latest-tag", "05-trusted-registries",
+	"06-host-namespaces", "07-required-labels", "08-read-only-root-filesystem", "09-production-replicas", "10-image-pull-policy",
+}
+
+// TestConstraints proves that each policy denies the violating object by its
+// name and with its reason, and admits the twin that differs in that one thing,
+// for every kind of container and every kind of workload.
+func TestConstraints(t *testing.T) {
+	for i, folder := range constraintFolders {
+		t.Run(folder, func(t *testing.T) {
+			spec.Run(t, spec.Specification{
+				ID:    fmt.Sprintf("POL-%03d", i+1),
+				Risk:  spec.Namespaced,
+				Needs: []spec.Need{policies},
+				Keys:  []string{"constraint/" + folder},
+				Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+					proveConstraint(ctx, t, env, folder)
+				},
+				CounterProofs: constraintFaults(folder),
+			})
+		})
+	}
+}
+
+func proveConstraint(ctx context.Context, t spec.T, env *environment.Environment, folder string) {
+	p, err := loadConstraint(env, folder)
+	if err != nil {
+		t.Broken(err)
+	}
+	ns, err := makeNamespace(ctx, env, t.Scope(), map[string]string{environmentLabel: "production"})
+	if err != nil {
+		t.Broken(err)
+	}
+	// What is to be denied is really asked for, and so is one pod that is not;
+	// that dry runs of workloads tell the same as the real thing is POL-022.
+	found, err := try(ctx, env, ns, p.cases, func(c constraintCase) bool { return !c.Bad && c.File != "good/pod.yaml" })
+	if err != nil {
+		t.Broken(err)
+	}
+	denied, admitted := 0, 0
+	for _, f := range found {
+		assert.Equal(t, f.Want.String(), f.Got.String(), f.File)
+		if f.Want.Admitted {
+			admitted++
+		} else {
+			denied++
+		}
+	}
+	t.Observe(fmt.Sprintf("%s: %d violating objects denied by it alone with its reason, %d compliant ones admitted",
+		p.constraint.GetName(), denied, admitted), found)
+}

@@ -1,0 +1,228 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+// fault changes one object of Gatekeeper's that its pods report on by status.
+type fault struct {
+	name     string
+	harmless bool
+	kills    string
+	file     []string // below fixtures/policies; its object, or the first of them, is changed
+	change   func(o *unstructured.Unstructured) error
+}
+
+// sabotage is in force, and undone, once every webhook pod has reported that it
+// has seen the object as it is then.
+func (f fault) sabotage() spec.Sabotage {
+	observed := func(ctx context.Context, env *environment.Environment) error {
+		o, err := f.target(env)
+		if err != nil {
+			return err
+		}
+		return byWebhook.Observed(ctx, env, o)
+	}
+	return spec.Sabotage{
+		Name: f.name, Harmless: f.harmless, Kills: f.kills,
+		Apply: func(ctx context.Context, env *environment.Environment, s *environment.Scope) error {
+			o, err := f.target(env)
+			if err != nil {
+				return err
+			}
+			return s.Update(ctx, o, func() error { return f.change(o) })
+		},
+		Applied: observed, Restored: observed,
+	}
+}
+
+func (f fault) target(env *environment.Environment) (*unstructured.Unstructured, error) {
+	objects, err := readAll(env, f.file...)
+	if err != nil {
+		return nil, err
+	}
+	return objects[0], nil
+}
+
+// set puts a value at a path of an object.
+func set(value any, path ...string) func(*unstructured.Unstructured) error {
+	return func(o *unstructured.Unstructured) error { return unstructured.SetNestedField(o.Object, value, path...) }
+}
+
+// annotated is the harmless change: it means nothing to anybody.
+var annotated = set("yes", "metadata", "annotations", "docuthinker.dev/harmless")
+
+// notDenied is how a proof of a constraint fails when an object slips through.
+const notDenied = `bad/[a-z-]+\.yaml: Not equal: (?s:.*)actual *: "admitted"`
+
+func constraintFaults(folder string) []spec.Sabotage {
+	constraint := []string{"constraints", folder, "constraint.yaml"}
+	template := []string{"constraints", folder, "template.yaml"}
+	out := []spec.Sabotage{
+		fault{name: "enforcementAction dryrun", kills: notDenied, file: constraint, change: set("dryrun", "spec", "enforcementAction")}.sabotage(),
+		fault{name: "matches a kind that is not meant", kills: notDenied, file: constraint, change: set([]any{
+			map[string]any{"apiGroups": []any{""}, "kinds": []any{"ConfigMap"}},
+		}, "spec", "match", "kinds")}.sabotage(),
+		fault{name: "excluded namespaces widened", kills: notDenied, file: constraint, change: set([]any{"policy-*"}, "spec", "match", "excludedNamespaces")}.sabotage(),
+		fault{name: "namespace selector with a misspelt label", kills: notDenied, file: constraint, change: set([]any{
+			map[string]any{"key": "docuthinker.dev/enviroment", "operator": "Exists"},
+		}, "spec", "match", "namespaceSelector", "matchExpressions")}.sabotage(),
+		fault{name: "an annotation", harmless: true, file: constraint, change: annotated}.sabotage(),
+	}
+	for _, kind := range []string{"initContainers", "ephemeralContainers"} {
+		if !looksAt(folder, kind) {
+			continue
+		}
+		out = append(out, fault{
+			name: kind + " forgotten in the template", kills: notDenied, file: template, change: without("spec." + kind),
+		}.sabotage())
+	}
+	if folder == constraintFolders[0] {
+		out = append(out, webhookFaults()...)
+	}
+	return out
+}
+
+// looksAt says which kinds of container a policy's template knows; its README
+// tells why some know none, or not the ephemeral ones.
+func looksAt(folder, kind string) bool {
+	switch folder {
+	case "06-host-namespaces", "07-required-labels", "09-production-replicas":
+		return false
+	case "03-resource-limits":
+		return kind == "initContainers"
+	}
+	return true
+}
+
+// without takes the lines of a template's Rego that hold a text; none is an
+// error.
+func without(text string) func(*unstructured.Unstructured) error {
+	return func(o *unstructured.Unstructured) error {
+		return edit(o, func(rego string) string {
+			lines := slices.DeleteFunc(strings.Split(rego, "\n"), func(l string) bool { return strings.Contains(l, text) })
+			return strings.Join(lines, "\n")
+		})
+	}
+}
+
+// edit changes the Rego of a template; to leave it as it was is an error.
+func edit(o *unstructured.Unstructured, change func(string) string) error {
+	targets, _, err := unstructured.NestedSlice(o.Object, "spec", "targets")
+	if err != nil || len(targets) != 1 {
+		return errors.Join(err, fmt.Errorf("template %s has %d targets, want one", o.GetName(), len(targets)))
+	}
+	target := targets[0].(map[string]any)
+	code, _, err := unstructured.NestedSlice(target, "code")
+	if err != nil || len(code) != 1 {
+		return errors.Join(err, fmt.Errorf("template %s has %d codes, want one", o.GetName(), len(code)))
+	}
+	engine := code[0].(map[string]any)
+	rego, _, err := unstructured.NestedString(engine, "source", "rego")
+	if err != nil {
+		return err
+	}
+	changed := change(rego)
+	if changed == rego {
+		return fmt.Errorf("template %s: the fault changes nothing in it", o.GetName())
+	}
+	if err := unstructured.SetNestedField(engine, changed, "source", "rego"); err != nil {
+		return err
+	}
+	target["code"] = []any{engine}
+	return unstructured.SetNestedSlice(o.Object, []any{target}, "spec", "targets")
+}
+
+// webhookFaults change the webhook's configuration, which every constraint
+// depends on, so they are alone. They are tried on the first policy.
+func webhookFaults() []spec.Sabotage {
+	onUpdate := webhookChange("webhook without UPDATE", func(w map[string]any) error {
+		rules := w["rules"].([]any)
+		return unstructured.SetNestedStringSlice(rules[0].(map[string]any), []string{"CREATE"}, "operations")
+	})
+	onUpdate.Kills = `bad/ephemeral-container\.yaml: Not equal: (?s:.*)actual *: "admitted"`
+	onUpdate.Applied, onUpdate.Restored = inForce("ephemeral-container.yaml", true), inForce("ephemeral-container.yaml", false)
+	deleted := spec.Sabotage{
+		Name: "webhook deleted", Alone: true, Kills: notDenied,
+		Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
+			return s.Delete(ctx, object(webhookKind, "", webhookName))
+		},
+		Applied: inForce("pod.yaml", true), Restored: inForce("pod.yaml", false),
+	}
+	expansion := fault{
+		name: "a workload's kind forgotten in the expansion", kills: `bad/daemonset\.yaml: Not equal: (?s:.*)actual *: "admitted"`,
+		file: []string{"expansion.yaml"}, change: func(o *unstructured.Unstructured) error {
+			applyTo, _, err := unstructured.NestedSlice(o.Object, "spec", "applyTo")
+			if err != nil {
+				return err
+			}
+			if err := unstructured.SetNestedStringSlice(applyTo[0].(map[string]any), []string{"Deployment", "ReplicaSet", "StatefulSet"}, "kinds"); err != nil {
+				return err
+			}
+			return unstructured.SetNestedSlice(o.Object, applyTo, "spec", "applyTo")
+		},
+	}.sabotage()
+	expansion.Alone = true // all constraints go by it
+	return []spec.Sabotage{onUpdate, deleted, expansion}
+}
+
+// webhookChange changes the part of the validating webhook that admits objects.
+func webhookChange(name string, change func(webhook map[string]any) error) spec.Sabotage {
+	return spec.Sabotage{
+		Name: name, Alone: true,
+		Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
+			o := object(webhookKind, "", webhookName)
+			return s.Update(ctx, o, func() error {
+				webhooks, _, err := unstructured.NestedSlice(o.Object, "webhooks")
+				if err != nil {
+					return err
+				}
+				if err := change(webhooks[0].(map[string]any)); err != nil {
+					return err
+				}
+				return unstructured.SetNestedSlice(o.Object, webhooks, "webhooks")
+			})
+		},
+	}
+}
+
+var webhookTimeout = wait.Timeout{Name: "webhookConfigurationInForce", D: 20 * time.Second}
+
+// inForce asks the API server until it admits, or denies, a violating object of
+// the first policy: it tells nobody when it has taken up a webhook's new
+// configuration. Nothing but a pod that violates nothing is made.
+func inForce(file string, admits bool) func(context.Context, *environment.Environment) error {
+	return func(ctx context.Context, env *environment.Environment) error {
+		bad, err := read(env, filepath.Join("constraints", constraintFolders[0], "bad", file))
+		if err != nil {
+			return err
+		}
+		s := env.Scope("webhook in force")
+		ns, err := makeNamespace(ctx, env, s, map[string]string{environmentLabel: "production"})
+		if err == nil {
+			err = wait.Answers(ctx, webhookTimeout, "the API server to take up the webhook's configuration", func(ctx context.Context) (string, error) {
+				once := bad.DeepCopy()
+				once.SetName("")
+				once.SetGenerateName(bad.GetName() + "-")
+				v, err := submit(ctx, env.Client(), once, ns, true)
+				if err != nil || v.Admitted != admits {
+					return fmt.Sprintf("%v %v", v, err), nil
+				}
+				return "", nil
+			})
+		}
+		return errors.Join(err, s.Close(context.WithoutCancel(ctx)))
+	}
+}

@@ -1,0 +1,270 @@
+package policy
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/json"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/helpers/strictyaml"
+)
+
+// The folders of fixtures/policies/mutations, which prove POL-011 to POL-018.
+var mutationFolders = []string{
+	"01-seccomp-profile", "02-drop-capabilities", "03-no-privilege-escalation", "04-read-only-root-filesystem",
+	"05-run-as-non-root", "06-default-limits", "07-team-label", "08-environment-label",
+}
+
+// TestMutations proves that each mutation sets its default where nothing is
+// said, leaves what is said alone, and does nothing to what it has seen before.
+func TestMutations(t *testing.T) {
+	for i, folder := range mutationFolders {
+		t.Run(folder, func(t *testing.T) {
+			spec.Run(t, spec.Specification{
+				ID:    fmt.Sprintf("POL-%03d", i+11),
+				Risk:  spec.Namespaced,
+				Needs: []spec.Need{policies},
+				Keys:  []string{"mutation/" + folder},
+				Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+					proveMutation(ctx, t, env, folder)
+				},
+				CounterProofs: mutationFaults(folder),
+			})
+		})
+	}
+}
+
+// expected is a folder's expect.yaml: fixtures/policies/README.md.
+type expected struct {
+	Cases []struct {
+		NamespaceLabels map[string]string `json:"namespaceLabels"`
+		Unset           []field           `json:"unset"`
+		Explicit        []field           `json:"explicit"`
+	} `json:"cases"`
+}
+
+type field struct {
+	Path  string `json:"path"`
+	Value any    `json:"value"`
+}
+
+func proveMutation(ctx context.Context, t spec.T, env *environment.Environment, folder string) {
+	want, unset, explicit, err := loadMutation(env, folder)
+	if err != nil {
+		t.Broken(err)
+	}
+	for _, c := range want.Cases {
+		ns, err := makeNamespace(ctx, env, t.Scope(), c.NamespaceLabels)
+		if err != nil {
+			t.Broken(err)
+		}
+		admitted := map[string]any{}
+		for _, tried := range []struct {
+			what   string
+			object *unstructured.Unstructured
+			fields []field
+		}{{"unset", unset, c.Unset}, {"explicit", explicit, c.Explicit}} {
+			o, err := admit(ctx, env.Client(), tried.object, ns)
+			if err != nil {
+				t.Broken(fmt.Errorf("%s: %w", tried.what, err))
+			}
+			for _, f := range tried.fields {
+				got, _ := at(o.Object, f.Path)
+				assert.Equal(t, f.Value, got, "%s: %s", tried.what, f.Path)
+				admitted[tried.what+" "+f.Path] = got
+			}
+			again, err := again(ctx, env.Client(), o)
+			if err != nil {
+				t.Broken(fmt.Errorf("%s, once more: %w", tried.what, err))
+			}
+			assert.Equal(t, content(o), content(again), "%s: a second admission changed it", tried.what)
+		}
+		t.Observe(fmt.Sprintf("in a namespace with %v: %d defaults set, %d explicit values left alone, a second admission changed nothing",
+			c.NamespaceLabels, len(c.Unset), len(c.Explicit)), admitted)
+	}
+}
+
+// loadMutation makes sure that the objects are what expect.yaml says of them as
+// written, so that a default is told from what was there before.
+func loadMutation(env *environment.Environment, folder string) (*expected, *unstructured.Unstructured, *unstructured.Unstructured, error) {
+	data, err := os.ReadFile(filepath.Join(env.Root, "fixtures", "policies", "mutations", folder, "expect.yaml"))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	want := &expected{}
+	if err := strictyaml.Unmarshal(data, want); err != nil {
+		return nil, nil, nil, fmt.Errorf("%s/expect.yaml: %w", folder, err)
+	}
+	// Whole numbers as unstructured objects have them.
+	if data, err = yaml.YAMLToJSON(data); err != nil {
+		return nil, nil, nil, err
+	}
+	if err := json.Unmarshal(data, want); err != nil {
+		return nil, nil, nil, err
+	}
+	unset, err := read(env, "mutations", folder, "unset.yaml")
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	explicit, err := read(env, "mutations", folder, "explicit.yaml")
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if len(want.Cases) == 0 {
+		return nil, nil, nil, fmt.Errorf("%s: expect.yaml has no cases, so it would prove nothing", folder)
+	}
+	for _, c := range want.Cases {
+		if len(c.Unset) == 0 || len(c.Explicit) == 0 {
+			return nil, nil, nil, fmt.Errorf("%s: expect.yaml has a case without unset or explicit fields", folder)
+		}
+		for _, f := range c.Unset {
+			if got, there := at(unset.Object, f.Path); there {
+				return nil, nil, nil, fmt.Errorf("%s: unset.yaml has %s: %v", folder, f.Path, got)
+			}
+		}
+		for _, f := range c.Explicit {
+			if got, _ := at(explicit.Object, f.Path); !reflect.DeepEqual(got, f.Value) {
+				return nil, nil, nil, fmt.Errorf("%s: explicit.yaml has %s: %v, want %v", folder, f.Path, got, f.Value)
+			}
+		}
+	}
+	return want, unset, explicit, nil
+}
+
+// admit creates a pod, then adds its ephemeral containers, and returns it as it
+// was admitted.
+func admit(ctx context.Context, c client.Client, o *unstructured.Unstructured, namespace string) (*unstructured.Unstructured, error) {
+	admitted := o.DeepCopy()
+	admitted.SetNamespace(namespace)
+	ephemeral, has, err := unstructured.NestedSlice(admitted.Object, "spec", "ephemeralContainers")
+	if err != nil {
+		return nil, err
+	}
+	unstructured.RemoveNestedField(admitted.Object, "spec", "ephemeralContainers")
+	if err := c.Create(ctx, admitted); err != nil || !has {
+		return admitted, err
+	}
+	return admitted, addEphemeral(ctx, c, admitted, ephemeral)
+}
+
+// again submits what was admitted once more, as another pod and for show only.
+func again(ctx context.Context, c client.Client, o *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	fresh := &unstructured.Unstructured{Object: content(o)}
+	fresh.SetGroupVersionKind(podKind)
+	fresh.SetNamespace(o.GetNamespace())
+	fresh.SetName(o.GetName() + "-again")
+	ephemeral, _, err := unstructured.NestedSlice(fresh.Object, "spec", "ephemeralContainers")
+	if err != nil {
+		return nil, err
+	}
+	unstructured.RemoveNestedField(fresh.Object, "spec", "ephemeralContainers")
+	if err := c.Create(ctx, fresh, client.DryRunAll); err != nil || len(ephemeral) == 0 {
+		return fresh, err
+	}
+	return fresh, unstructured.SetNestedSlice(fresh.Object, ephemeral, "spec", "ephemeralContainers")
+}
+
+// content is what a person would have written: labels and specification.
+func content(o *unstructured.Unstructured) map[string]any {
+	spec, _, _ := unstructured.NestedMap(o.Object, "spec")
+	labels, _, _ := unstructured.NestedMap(o.Object, "metadata", "labels")
+	for _, ofScheduler := range []string{"nodeName", "tolerations"} {
+		delete(spec, ofScheduler)
+	}
+	return map[string]any{"metadata": map[string]any{"labels": labels}, "spec": spec}
+}
+
+var element = regexp.MustCompile(`^([A-Za-z]+)\[name: ([^\]]+)\]$`)
+
+// at finds a field by the grammar of fixtures/policies/README.md.
+func at(tree any, path string) (any, bool) {
+	for _, part := range strings.Split(path, ".") {
+		name, item := part, ""
+		if m := element.FindStringSubmatch(part); m != nil {
+			name, item = m[1], m[2]
+		}
+		node, ok := tree.(map[string]any)
+		if !ok {
+			return nil, false
+		}
+		if tree, ok = node[name]; !ok {
+			return nil, false
+		}
+		if item == "" {
+			continue
+		}
+		if tree, ok = named(tree, item); !ok {
+			return nil, false
+		}
+	}
+	return tree, true
+}
+
+func named(list any, name string) (any, bool) {
+	items, _ := list.([]any)
+	for _, i := range items {
+		if m, ok := i.(map[string]any); ok && m["name"] == name {
+			return m, true
+		}
+	}
+	return nil, false
+}
+
+func mutationFaults(folder string) []spec.Sabotage {
+	file := []string{"mutations", folder, "mutation.yaml"}
+	const unset, explicit = `^unset: .*: Not equal`, `^explicit: .*: Not equal`
+	faults := []spec.Sabotage{
+		fault{name: "a location that misses", kills: unset, file: file, change: missing}.sabotage(),
+		fault{name: "a namespace selector that nothing has", kills: unset, file: file, change: set(map[string]any{
+			"matchLabels": map[string]any{defaultsLabel: "enable"},
+		}, "spec", "match", "namespaceSelector")}.sabotage(),
+		fault{name: "an annotation", harmless: true, file: file, change: annotated}.sabotage(),
+	}
+	if !strings.HasSuffix(folder, "-label") { // AssignMetadata never overwrites
+		faults = append(faults, fault{name: "explicit values overwritten", kills: explicit, file: file, change: func(o *unstructured.Unstructured) error {
+			unstructured.RemoveNestedField(o.Object, "spec", "parameters", "pathTests")
+			return nil
+		}}.sabotage())
+	}
+	return faults
+}
+
+// misspelt are the ways by which a location misses what it is meant for, and is
+// a location all the same.
+var misspelt = strings.NewReplacer("[name: *]", "[name: nobody]", "metadata.labels.", "metadata.annotations.", "spec.securityContext", "spec.securityContexts")
+
+// missing has the mutation write beside its target.
+func missing(o *unstructured.Unstructured) error {
+	location, _, err := unstructured.NestedString(o.Object, "spec", "location")
+	if err != nil {
+		return err
+	}
+	miss := misspelt.Replace(location)
+	if miss == location {
+		return fmt.Errorf("%s: no way is known to misspell the location %s", o.GetName(), location)
+	}
+	if err := set(miss, "spec", "location")(o); err != nil {
+		return err
+	}
+	tests, has, err := unstructured.NestedSlice(o.Object, "spec", "parameters", "pathTests")
+	if err != nil || !has {
+		return err
+	}
+	for _, test := range tests {
+		t := test.(map[string]any)
+		t["subPath"] = misspelt.Replace(fmt.Sprint(t["subPath"]))
+	}
+	return unstructured.SetNestedSlice(o.Object, tests, "spec", "parameters", "pathTests")
+}
