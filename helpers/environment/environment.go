@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -22,6 +23,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/proving-ground/proving-ground/helpers/filelock"
 	"github.com/proving-ground/proving-ground/helpers/image"
@@ -157,6 +159,7 @@ func connect(config *rest.Config, kubeconfig string) (client.WithWatch, string, 
 	case err != nil:
 		return nil, "", fmt.Errorf("environment: the API at %s (%s) does not answer; is the cluster up, and the network to it? %w", config.Host, kubeconfig, err)
 	}
+	ctrllog.SetLogger(logr.Discard()) // else it complains on standard error that nobody did
 	c, err := client.NewWithWatch(config, client.Options{Scheme: newScheme()})
 	if err != nil {
 		return nil, "", fmt.Errorf("environment: client for %s: %w", config.Host, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -276,4 +277,18 @@ func inParallel[V any](items []V, each func(V) error) error {
 	}
 	all.Wait()
 	return errors.Join(errs...)
+}
+
+// RegistryAddress is host:port of the local registry on the cluster's network:
+// a server outside of the cluster that is there for sure.
+func (e *Environment) RegistryAddress(ctx context.Context) (string, error) {
+	if e.kind == nil {
+		return "", errors.New("a given cluster has no local registry")
+	}
+	address, err := e.kind.engine.Docker(ctx, "inspect", "--format",
+		`{{(index .NetworkSettings.Networks "`+network+`").IPAddress}}`, image.RegistryContainer)
+	if err != nil {
+		return "", err
+	}
+	return net.JoinHostPort(address, "5000"), nil
 }

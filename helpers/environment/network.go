@@ -8,7 +8,9 @@ import (
 	"text/template"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/kind/pkg/cluster/nodes"
@@ -19,11 +21,13 @@ import (
 var (
 	podRangeTimeout  = wait.Timeout{Name: "nodeHasPodRange", D: time.Minute}
 	nodeReadyTimeout = wait.Timeout{Name: "nodeReady", D: 2 * time.Minute}
+	proxyTimeout     = wait.Timeout{Name: "kubeProxyRolledOut", D: 2 * time.Minute}
 )
 
 // networkScript makes a node's part of the pod network: the CNI configuration
-// (ptp, addresses of its own range), a route to every other node's range, and
-// masquerading of what leaves the cluster. The node's proving-ground-network
+// (ptp, addresses of its own range), a route to every other node's range,
+// masquerading of what leaves the cluster, and a refusal of service addresses
+// that kube-proxy has not translated, which would leave it. The node's proving-ground-network
 // service runs it again after a restart, which loses routes.
 var networkScript = template.Must(template.New("network").Parse(`#!/bin/sh
 set -e
@@ -37,6 +41,8 @@ CNI
 {{end -}}
 iptables -t nat -C POSTROUTING -s {{.Own.Pods}} ! -d {{.All}} -j MASQUERADE 2>/dev/null ||
 iptables -t nat -A POSTROUTING -s {{.Own.Pods}} ! -d {{.All}} -j MASQUERADE
+iptables -C FORWARD -d {{.Services}} -j REJECT 2>/dev/null ||
+iptables -I FORWARD -d {{.Services}} -j REJECT
 mv /etc/cni/net.d/10-ptp.conflist.new /etc/cni/net.d/10-ptp.conflist
 `))
 
@@ -76,7 +82,13 @@ func (k *kindCluster) connectNodes(ctx context.Context, e *Environment) error {
 	if err := inParallel(machines, func(m nodes.Node) error { return k.connect(m, ranges) }); err != nil {
 		return err
 	}
-	_, err = w.Converges(ctx, nodeReadyTimeout, len(k.config.Nodes), target, wait.HasCondition("Ready", "True"))
+	if _, err = w.Converges(ctx, nodeReadyTimeout, len(k.config.Nodes), target, wait.HasCondition("Ready", "True")); err != nil {
+		return err
+	}
+	// Before it runs everywhere, a pod's first request to the API may find nobody.
+	_, err = w.Until(ctx, proxyTimeout, wait.Target{
+		Kind: appsv1.SchemeGroupVersion.WithKind("DaemonSet"), Namespace: metav1.NamespaceSystem, Name: "kube-proxy",
+	}, wait.RolledOut())
 	return err
 }
 
@@ -106,7 +118,7 @@ func (k *kindCluster) connect(m nodes.Node, ranges map[string]nodeRange) error {
 		}
 	}
 	var script, said bytes.Buffer
-	if err := networkScript.Execute(&script, map[string]any{"Own": own, "Others": others, "All": k.config.Networking.PodSubnet}); err != nil {
+	if err := networkScript.Execute(&script, map[string]any{"Own": own, "Others": others, "All": k.config.Networking.PodSubnet, "Services": k.config.Networking.ServiceSubnet}); err != nil {
 		return err
 	}
 	cmd := m.Command("sh", "-c", "cat > /kind/network.sh && sh /kind/network.sh").SetStdin(&script).SetStdout(&said).SetStderr(&said)

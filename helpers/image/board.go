@@ -12,6 +12,10 @@ import (
 // sayEvery is how often a long build says how far it is.
 const sayEvery = 15 * time.Second
 
+// resumed is the part of its declared time that a compilation takes at least,
+// unless it goes on with what an earlier one has left: its time says nothing.
+const resumed = 4
+
 // board shows a build: what goes on, for how long, and how long still.
 type board struct {
 	say    func(string)
@@ -47,7 +51,9 @@ func (b *board) end(j *job) {
 	j.took = time.Since(b.began[j])
 	delete(b.began, j)
 	b.ended++
-	b.store.keepTiming(j.label, j.took)
+	if j.took > time.Duration(j.in.Seconds)*time.Second/resumed { // else a build that was cut short went on
+		b.store.keepTiming(j.label, j.took)
+	}
 	b.say(fmt.Sprintf("images: %s built in %s (%d of %d)", j.label, round(j.took), b.ended, len(b.jobs)))
 	if j.drift != "" {
 		b.say(fmt.Sprintf("images: WARNING: %s: %s", j.label, j.drift))

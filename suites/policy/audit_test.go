@@ -54,11 +54,11 @@ func TestAudit(t *testing.T) {
 			if err != nil {
 				t.Broken(err)
 			}
-			seen, elapsed, err := audited(ctx, env, constraint, len(seeded), interval)
+			seen, elapsed, err := audited(ctx, env, constraint, seeded, interval)
 			if err != nil {
 				t.Broken(err)
 			}
-			assert.Equal(t, seeded, seen, "found by the audit within %d intervals of %s", auditsAllowed, interval)
+			assert.Equal(t, seeded, seen, "what is found by the audit within %d intervals of %s", auditsAllowed, interval)
 			t.Observe(fmt.Sprintf("%d violating pods of before the constraint, and not the compliant one, counted after %s; the interval is %s for %s, a factor of %.0f",
 				len(seen), elapsed.Round(100*time.Millisecond), interval, declaredAudit, declaredAudit.Seconds()/interval.Seconds()), seen)
 		},
@@ -71,10 +71,10 @@ func TestAudit(t *testing.T) {
 }
 
 // seedPods makes violating pods and a compliant one, and returns the names of
-// those that violate, sorted.
+// those that violate with their namespace, sorted.
 func seedPods(ctx context.Context, env *environment.Environment, ns string) ([]string, error) {
 	var violating []string
-	for _, file := range []string{"bad/pod.yaml", "bad/no-labels.yaml", "good/pod.yaml"} {
+	for _, file := range []string{"bad/pod.yaml", "bad/no-app.yaml", "good/pod.yaml"} {
 		o, err := read(env, "constraints", "07-required-labels", file)
 		if err != nil {
 			return nil, err
@@ -84,7 +84,7 @@ func seedPods(ctx context.Context, env *environment.Environment, ns string) ([]s
 			return nil, err
 		}
 		if strings.HasPrefix(file, "bad/") {
-			violating = append(violating, o.GetName())
+			violating = append(violating, ns+"/"+o.GetName())
 		}
 	}
 	slices.Sort(violating)
@@ -127,34 +127,44 @@ func auditInterval(ctx context.Context, env *environment.Environment) (time.Dura
 	return 0, fmt.Errorf("the audit has no --audit-interval")
 }
 
-// audited waits until a constraint counts so many violations, or its time is
-// over, and returns the names that it has then. Time that is over is no error.
-func audited(ctx context.Context, env *environment.Environment, constraint *unstructured.Unstructured, count int, interval time.Duration) ([]string, time.Duration, error) {
+// audited waits until a constraint counts all that is wanted (namespace/name),
+// or its time is over, and returns what it counts then, sorted. Time that is
+// over is no error.
+func audited(ctx context.Context, env *environment.Environment, constraint *unstructured.Unstructured, wanted []string, interval time.Duration) ([]string, time.Duration, error) {
 	start := time.Now()
 	w, err := wait.On(env.Config)
 	if err != nil {
 		return nil, 0, err
 	}
 	limit := wait.Timeout{Name: "auditsAllowed", D: auditsAllowed*interval + 2*time.Second}
-	_, err = w.Until(ctx, limit, wait.Target{Kind: constraint.GroupVersionKind(), Name: constraint.GetName()},
-		wait.Field("status.totalViolations", strconv.Itoa(count)))
-	if err != nil && ctx.Err() != nil {
+	last, err := w.Until(ctx, limit, wait.Target{Kind: constraint.GroupVersionKind(), Name: constraint.GetName()}, wait.Condition{
+		What: "count the violations",
+		Missing: func(o *unstructured.Unstructured) string {
+			found := violations(o)
+			for _, want := range wanted {
+				if !slices.Contains(found, want) {
+					return want
+				}
+			}
+			return ""
+		},
+	})
+	if len(last) != 1 || ctx.Err() != nil {
 		return nil, 0, err
 	}
-	elapsed := time.Since(start)
-	if err := env.Client().Get(ctx, client.ObjectKeyFromObject(constraint), constraint); err != nil {
-		return nil, 0, err
+	return violations(last[0]), time.Since(start), nil
+}
+
+// violations are those of the last audit, as namespace/name.
+func violations(constraint *unstructured.Unstructured) []string {
+	listed, _, _ := unstructured.NestedSlice(constraint.Object, "status", "violations")
+	found := []string{}
+	for _, v := range listed {
+		m, _ := v.(map[string]any)
+		found = append(found, fmt.Sprintf("%v/%v", m["namespace"], m["name"]))
 	}
-	violations, _, err := unstructured.NestedSlice(constraint.Object, "status", "violations")
-	if err != nil {
-		return nil, 0, err
-	}
-	names := []string{}
-	for _, v := range violations {
-		names = append(names, fmt.Sprint(v.(map[string]any)["name"]))
-	}
-	slices.Sort(names)
-	return names, elapsed, nil
+	slices.Sort(found)
+	return found
 }
 
 var podsTimeout = wait.Timeout{Name: "gatekeeperPods", D: 90 * time.Second}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -178,6 +177,11 @@ func webhookFaults() []spec.Sabotage {
 	return []spec.Sabotage{onUpdate, deleted, expansion}
 }
 
+// changedName begins the name of a webhook whose configuration a fault changed.
+// The API server takes up a configuration whole and tells nobody, but the name
+// stands in every denial.
+const changedName = "changed."
+
 // webhookChange changes the part of the validating webhook that admits objects.
 func webhookChange(name string, change func(webhook map[string]any) error) spec.Sabotage {
 	return spec.Sabotage{
@@ -189,23 +193,39 @@ func webhookChange(name string, change func(webhook map[string]any) error) spec.
 				if err != nil {
 					return err
 				}
-				if err := change(webhooks[0].(map[string]any)); err != nil {
+				w := webhooks[0].(map[string]any)
+				w["name"] = changedName + fmt.Sprint(w["name"])
+				if err := change(w); err != nil {
 					return err
 				}
 				return unstructured.SetNestedSlice(o.Object, webhooks, "webhooks")
 			})
 		},
+		Applied:  denies(changedName),
+		Restored: denies(""),
 	}
+}
+
+// denies waits until a violating pod is denied by the webhook whose name has
+// the prefix, or by the one that was there before.
+func denies(prefix string) func(context.Context, *environment.Environment) error {
+	return asked("pod.yaml", func(v verdict) bool { return !v.Admitted && strings.HasPrefix(v.By, changedName) == (prefix != "") })
 }
 
 var webhookTimeout = wait.Timeout{Name: "webhookConfigurationInForce", D: 20 * time.Second}
 
-// inForce asks the API server until it admits, or denies, a violating object of
-// the first policy: it tells nobody when it has taken up a webhook's new
-// configuration. Nothing but a pod that violates nothing is made.
+// inForce waits until the API server admits, or denies, a violating object of
+// the first policy.
 func inForce(file string, admits bool) func(context.Context, *environment.Environment) error {
+	return asked(file, func(v verdict) bool { return v.Admitted == admits })
+}
+
+// asked asks the API server until its verdict on a violating object of the first
+// policy is the one: it tells nobody when it has taken up a webhook's new
+// configuration. Nothing but a pod that violates nothing is made.
+func asked(file string, is func(verdict) bool) func(context.Context, *environment.Environment) error {
 	return func(ctx context.Context, env *environment.Environment) error {
-		bad, err := read(env, filepath.Join("constraints", constraintFolders[0], "bad", file))
+		bad, err := read(env, "constraints", constraintFolders[0], "bad", file)
 		if err != nil {
 			return err
 		}
@@ -217,7 +237,7 @@ func inForce(file string, admits bool) func(context.Context, *environment.Enviro
 				once.SetName("")
 				once.SetGenerateName(bad.GetName() + "-")
 				v, err := submit(ctx, env.Client(), once, ns, true)
-				if err != nil || v.Admitted != admits {
+				if err != nil || !is(v) {
 					return fmt.Sprintf("%v %v", v, err), nil
 				}
 				return "", nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -88,7 +89,8 @@ func makeNamespace(ctx context.Context, env *environment.Environment, s *environ
 // verdict is what admission said to one request.
 type verdict struct {
 	Admitted bool
-	Messages []string // of the denial, sorted
+	Messages []string `json:",omitempty"` // of the denial, sorted
+	By       string   `json:",omitempty"` // name of the webhook that denied it
 }
 
 func (v verdict) String() string {
@@ -148,7 +150,7 @@ func addEphemeral(ctx context.Context, c client.Client, pod *unstructured.Unstru
 }
 
 // denial is how the API server begins the refusal of the validating webhook.
-const denial = `admission webhook "validation.gatekeeper.sh" denied the request: `
+var denial = regexp.MustCompile(`(?s)admission webhook "([a-z.]*validation\.gatekeeper\.sh)" denied the request: (.*)`)
 
 func judged(err error) (verdict, error) {
 	if err == nil {
@@ -156,10 +158,10 @@ func judged(err error) (verdict, error) {
 	}
 	var status apierrors.APIStatus
 	if errors.As(err, &status) {
-		if _, said, ok := strings.Cut(status.Status().Message, denial); ok {
-			messages := strings.Split(said, "\n")
+		if m := denial.FindStringSubmatch(status.Status().Message); m != nil {
+			messages := strings.Split(m[2], "\n")
 			slices.Sort(messages)
-			return verdict{Messages: messages}, nil
+			return verdict{Messages: messages, By: m[1]}, nil
 		}
 	}
 	return verdict{}, err
