@@ -36,7 +36,7 @@ func TestAudit(t *testing.T) {
 		ID:    "POL-019",
 		Risk:  spec.Namespaced,
 		Needs: []spec.Need{policies},
-		Keys:  []string{"audit"},
+		Keys:  []string{"audit", constraintKey("07-required-labels")},
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 			ns, err := makeNamespace(ctx, env, t.Scope(), nil) // out of every constraint's reach
 			if err != nil {

@@ -17,6 +17,17 @@ var constraintFolders = []string{
 	"06-host-namespaces", "07-required-labels", "08-read-only-root-filesystem", "09-production-replicas", "10-image-pull-policy",
 }
 
+// constraintKey is what the faults of one policy change.
+func constraintKey(folder string) string { return "constraint/" + folder }
+
+// allConstraints are the keys of a proof that depends on every policy.
+func allConstraints(own ...string) []string {
+	for _, folder := range constraintFolders {
+		own = append(own, constraintKey(folder))
+	}
+	return own
+}
+
 // TestConstraints proves that each policy denies the violating object by its
 // name and with its reason, and admits the twin that differs in that one thing,
 // for every kind of container and every kind of workload.
@@ -27,7 +38,7 @@ func TestConstraints(t *testing.T) {
 				ID:    fmt.Sprintf("POL-%03d", i+1),
 				Risk:  spec.Namespaced,
 				Needs: []spec.Need{policies},
-				Keys:  []string{"constraint/" + folder},
+				Keys:  []string{constraintKey(folder)},
 				Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 					proveConstraint(ctx, t, env, folder)
 				},

@@ -19,7 +19,7 @@ func TestDryRun(t *testing.T) {
 		ID:    "POL-022",
 		Risk:  spec.Namespaced,
 		Needs: []spec.Need{policies},
-		Keys:  []string{"webhook"},
+		Keys:  allConstraints(),
 		Prove: proveDryRun,
 		CounterProofs: []spec.Sabotage{
 			matchCondition("a webhook that does not look at dry runs", `dry run of bad/`, "!request.dryRun", inForce("pod.yaml", true)),

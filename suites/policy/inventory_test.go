@@ -29,7 +29,7 @@ func TestInventory(t *testing.T) {
 		ID:    "POL-020",
 		Risk:  spec.ReadOnly,
 		Needs: []spec.Need{policies, docuthinker},
-		Keys:  []string{"inventory"},
+		Keys:  allConstraints("inventory"),
 		Prove: proveInventory,
 		CounterProofs: []spec.Sabotage{
 			idleConstraint("a selector that no namespace has", `matches nothing: no namespace`, map[string]any{
