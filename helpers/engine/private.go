@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -174,16 +175,34 @@ func (p private) stop(ctx context.Context) (bool, error) {
 	if err := unix.PidfdSendSignal(handle, unix.SIGTERM, nil, 0); err != nil {
 		return false, fmt.Errorf("container engine: process %d: %w", pid, err)
 	}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return false, fmt.Errorf("container engine: %w", err)
+	}
+	defer unix.Close(wake)
+	woken := make(chan struct{})
+	calledOff := context.AfterFunc(ctx, func() {
+		defer close(woken)
+		_, _ = unix.Write(wake, binary.NativeEndian.AppendUint64(nil, 1))
+	})
+	defer func() { // before wake is closed
+		if !calledOff() {
+			<-woken
+		}
+	}()
 	for deadline := time.Now().Add(stopTimeout); ; {
 		left := time.Until(deadline)
-		if left <= 0 || ctx.Err() != nil {
+		if ctx.Err() != nil {
+			return false, fmt.Errorf("container engine: process %d has not ended yet, it was sent SIGTERM: %w; see %s", pid, context.Cause(ctx), p.log())
+		}
+		if left <= 0 {
 			return false, fmt.Errorf("container engine: process %d has not ended %v after SIGTERM; see %s", pid, stopTimeout, p.log())
 		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(handle), Events: unix.POLLIN}}, int(left.Milliseconds()))
-		if err != nil && !errors.Is(err, unix.EINTR) {
+		fds := []unix.PollFd{{Fd: int32(handle), Events: unix.POLLIN}, {Fd: int32(wake), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, int(left.Milliseconds())+1); err != nil && !errors.Is(err, unix.EINTR) {
 			return false, fmt.Errorf("container engine: process %d: %w", pid, err)
 		}
-		if n > 0 {
+		if fds[0].Revents != 0 {
 			return true, nil
 		}
 	}

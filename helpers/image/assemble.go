@@ -5,6 +5,8 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -17,7 +19,7 @@ type parts struct {
 	base     v1.Image          // nil for none
 	stack    []v1.Image        // whose layers come on top, in this order
 	rootfs   string            // tar file of a root file system; empty for none
-	binaries map[string]string // name -> file
+	binaries v1.Layer          // nil for none
 	modules  map[string]string // module path -> directory
 	scratch  string            // directory for layers, kept until the image is stored
 }
@@ -50,7 +52,10 @@ func (im declared) assemble(p parts) (v1.Image, error) {
 		}
 		layers = append(layers, ls...)
 	}
-	own, err := im.entriesOf(im.in.Dir, p.binaries, p.modules)
+	if p.binaries != nil {
+		layers = append(layers, p.binaries)
+	}
+	own, err := im.entriesOf(im.in.Dir, p.modules)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +86,11 @@ func (im declared) assemble(p parts) (v1.Image, error) {
 
 // configure overrides what a base has said.
 func (im *Image) configure(c *v1.Config) {
-	c.Env = append(c.Env, im.Env...)
+	for _, v := range im.Env {
+		name, _, _ := strings.Cut(v, "=")
+		c.Env = slices.DeleteFunc(c.Env, func(old string) bool { return strings.HasPrefix(old, name+"=") })
+		c.Env = append(c.Env, v)
+	}
 	if im.Entrypoint != nil {
 		c.Entrypoint, c.Cmd = im.Entrypoint, nil
 	}

@@ -103,7 +103,7 @@ func (b *board) sayWhere() {
 		return
 	}
 	var now []string
-	var left time.Duration
+	var left, longest time.Duration
 	for _, j := range b.jobs {
 		since, running := b.began[j]
 		switch {
@@ -113,14 +113,15 @@ func (b *board) sayWhere() {
 				text += " of about " + round(j.estimate)
 			}
 			now = append(now, text)
-			left += max(0, j.estimate-time.Since(since))
+			rest := max(0, j.estimate-time.Since(since))
+			left, longest = left+rest, max(longest, rest)
 		case j.took == 0:
-			left += j.estimate
+			left, longest = left+j.estimate, max(longest, j.estimate)
 		}
 	}
 	slices.Sort(now)
 	b.say(fmt.Sprintf("images: %d of %d built, %s gone, about %s left; now %s",
-		b.ended, len(b.jobs), round(time.Since(b.start)), round(left/atOnce), strings.Join(now, ", ")))
+		b.ended, len(b.jobs), round(time.Since(b.start)), round(max(longest, left/atOnce)), strings.Join(now, ", ")))
 }
 
 func round(d time.Duration) string { return d.Round(time.Second).String() }

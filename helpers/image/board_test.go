@@ -14,7 +14,9 @@ func TestBoard(t *testing.T) {
 	store := openStore(t, t.TempDir())
 	synctest.Test(t, func(t *testing.T) {
 		var said []string
-		long, short, unknown := &job{label: "long", estimate: time.Minute}, &job{label: "short", estimate: 20 * time.Second}, &job{label: "unknown"}
+		d := &Declaration{Seconds: 40}
+		long, short := &job{label: "long", in: d, estimate: time.Minute}, &job{label: "short", in: d, estimate: 20 * time.Second}
+		unknown := &job{label: "unknown", in: &Declaration{}}
 		b := newBoard(func(line string) { said = append(said, line) }, store, []*job{long, short, unknown}, 2)
 		next := func() string {
 			t.Helper()
@@ -52,11 +54,15 @@ func TestBoard(t *testing.T) {
 		time.Sleep(sayEvery)
 		synctest.Wait()
 		require.Contains(t, next(), "images: 1 of 3 built, 30s gone, about ")
+		b.begin(short)
+		time.Sleep(9 * time.Second) // less than a quarter of what was declared
+		b.end(short)
+		said = nil
 		stop()
 		time.Sleep(10 * sayEvery)
 		require.Empty(t, said, "after stop")
 	})
-	require.Equal(t, map[string]time.Duration{"unknown": 15 * time.Second}, store.timings())
+	require.Equal(t, map[string]time.Duration{"unknown": 15 * time.Second}, store.timings(), "one that went on with another's work tells nothing")
 }
 
 func TestJobsWithEstimates(t *testing.T) {

@@ -69,7 +69,12 @@ func (b *Builder) Build(ctx context.Context, names ...string) (map[string]*Built
 	if err != nil || len(missing) == 0 {
 		return built, err
 	}
-	r := &building{Builder: b, gotool: gotool, keys: keys, built: built, done: map[string]chan struct{}{}}
+	r := &building{Builder: b, gotool: gotool, keys: keys, binaryKeys: map[string]string{}, built: built, done: map[string]chan struct{}{}}
+	for _, n := range missing {
+		if r.binaryKeys[n], err = b.Set.images[n].binaryKey(goVersion); err != nil {
+			return nil, fmt.Errorf("images: %w", err)
+		}
+	}
 	if err := r.all(ctx, missing); err != nil {
 		return nil, fmt.Errorf("images: %w", err)
 	}
@@ -111,9 +116,10 @@ func pulledKey(key string) string { return key + "-pulled" }
 // building is one Build on its way.
 type building struct {
 	*Builder
-	gotool *goTool
-	keys   map[string]string
-	board  *board
+	gotool     *goTool
+	keys       map[string]string
+	binaryKeys map[string]string
+	board      *board
 
 	mu    sync.Mutex
 	built map[string]*Built
@@ -203,6 +209,7 @@ func (r *building) finish(ctx context.Context, full string, jobs []*job, scratch
 	im := r.Set.images[full]
 	var seconds float64
 	var pin, drift string
+	var binaries map[string]string // name -> file
 	p := parts{scratch: scratch}
 	for _, j := range jobs {
 		if !j.serves(im) {
@@ -215,12 +222,19 @@ func (r *building) finish(ctx context.Context, full string, jobs []*job, scratch
 		if j.pin != "" {
 			pin, drift = j.pin, j.drift
 		}
-		if j.binaries != nil || j.modules != nil {
-			p.binaries, p.modules = j.binaries, j.modules
+		if j.modules != nil {
+			p.modules = j.modules
+		}
+		if j.binaries != nil {
+			binaries = j.binaries
 		}
 		if j.rootfs != "" {
 			p.rootfs = j.rootfs
 		}
+	}
+	fresh, err := r.binariesOf(im, binaries, &p, &pin)
+	if err != nil {
+		return fmt.Errorf("%s: %w", full, err)
 	}
 	for _, need := range im.needs() {
 		if done, missing := r.done[need]; missing {
@@ -246,10 +260,30 @@ func (r *building) finish(ctx context.Context, full string, jobs []*job, scratch
 	if err := r.Store.put(img, b); err != nil {
 		return fmt.Errorf("%s: %w", full, err)
 	}
+	if fresh {
+		if err := r.Store.putLayer(r.binaryKeys[full], pin, p.binaries); err != nil {
+			return fmt.Errorf("%s: %w", full, err)
+		}
+	}
 	r.keep(b)
 	r.board.stands(b)
 	close(r.done[full])
 	return nil
+}
+
+// binariesOf has the layer of an image's binaries in p: that of the store, or a
+// fresh one of what was compiled.
+func (r *building) binariesOf(im declared, binaries map[string]string, p *parts, pin *string) (fresh bool, err error) {
+	if len(im.Binaries) == 0 {
+		return false, nil
+	}
+	if stored := r.Store.findLayer(r.binaryKeys[im.Name]); stored != nil {
+		*pin = stored.Pin
+		p.binaries, err = stored.layer()
+		return false, err
+	}
+	p.binaries, err = layer(im.binaryEntries(binaries), p.scratch)
+	return true, err
 }
 
 func (r *building) of(n string) *Built {

@@ -67,7 +67,8 @@ func (d *Debian) rootfs(ctx context.Context, dir, scratch, keep string, log io.W
 	cmd := exec.CommandContext(ctx, debootstrap, args...)
 	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH="+strconv.FormatInt(epoch.Unix(), 10), "DEBIAN_FRONTEND=noninteractive")
 	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = io.MultiWriter(log, &out), io.MultiWriter(log, &out)
+	both := io.MultiWriter(log, &out) // one writer, which exec then writes to from one goroutine
+	cmd.Stdout, cmd.Stderr = both, both
 	if err := cmd.Run(); err != nil {
 		return "", "", "", fmt.Errorf("%s: %w:\n%s", debootstrap, err, lastLines(out.Bytes()))
 	}
@@ -89,7 +90,8 @@ func packageList(file string) (map[string]string, error) {
 	}
 	defer f.Close()
 	list := map[string]string{}
-	for lines := bufio.NewScanner(f); lines.Scan(); {
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
 		switch field := strings.Fields(lines.Text()); {
 		case len(field) == 0 || strings.HasPrefix(field[0], "#"):
 		case len(field) != 2 || !strings.Contains(field[0], "="):
@@ -97,6 +99,9 @@ func packageList(file string) (map[string]string, error) {
 		default:
 			list[field[0]] = field[1]
 		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	return list, nil
 }

@@ -103,7 +103,7 @@ for a in "$@"; do
 	esac
 done
 echo "at $SOURCE_DATE_EPOCH"
-[ -e "$FAIL" ] && { seq 1 30; echo 'E: no such suite'; exit 25; }
+[ -e "$FAIL" ] && { seq 1 30; echo 'E: no such suite' >&2; exit 25; }
 printf 'a=1 s1\nb=2 s2\n' > "$keep"
 { for a in "$@"; do echo "$a"; done; cat "$pins"; } > "$tar"
 `})

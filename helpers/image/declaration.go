@@ -139,9 +139,16 @@ func (s *Set) add(file string) error {
 		d.Go.Dir = "."
 	}
 	s.Declarations = append(s.Declarations, d)
-	var errs []error
+	errs := []error{d.checkGo()}
+	rootfs := ""
 	for i := range d.Images {
 		im := &d.Images[i]
+		if im.Debian != nil && rootfs != "" {
+			errs = append(errs, fmt.Errorf("%s: %s has debian too; one a component", im.Name, rootfs))
+		}
+		if im.Debian != nil {
+			rootfs = im.Name
+		}
 		if other, twice := s.images[im.Name]; twice {
 			errs = append(errs, fmt.Errorf("%s: declared by %s already", im.Name, other.in.Component))
 			continue
@@ -150,6 +157,23 @@ func (s *Set) add(file string) error {
 		errs = append(errs, d.checkImage(im))
 	}
 	return errors.Join(errs...)
+}
+
+// checkGo refuses two binaries of one file name, for one would overwrite the
+// other.
+func (d *Declaration) checkGo() error {
+	if d.Go == nil {
+		return nil
+	}
+	files := map[string]string{}
+	for _, binary := range sorted(d.Go.Binaries) {
+		file := path.Base(d.Go.Binaries[binary])
+		if other, twice := files[file]; twice && d.Go.Binaries[other] != d.Go.Binaries[binary] {
+			return fmt.Errorf("go.binaries: %s and %s are both compiled to %s", other, binary, file)
+		}
+		files[file] = binary
+	}
+	return nil
 }
 
 func (d *Declaration) checkImage(im *Image) error {
@@ -175,8 +199,21 @@ func (d *Declaration) checkImage(im *Image) error {
 		if f.From == "" || !path.IsAbs(f.To) {
 			wrong("file %q: from is empty or to %q not absolute", f.From, f.To)
 		}
+		if !filepath.IsLocal(f.From) {
+			wrong("file %q: from is not inside the component's folder or the module", f.From)
+		}
 		if _, err := f.mode(); err != nil {
 			wrong("file %q: %v", f.From, err)
+		}
+	}
+	for _, link := range sorted(im.Links) {
+		if path.Clean(link) != link || !path.IsAbs(link) {
+			wrong("link %q is not an absolute, clean path", link)
+		}
+	}
+	for _, dir := range im.Dirs {
+		if path.Clean(dir) != dir || !path.IsAbs(dir) {
+			wrong("dir %q is not an absolute, clean path", dir)
 		}
 	}
 	if im.Debian != nil && (im.Debian.Suite == "" || im.Debian.Lock == "") {

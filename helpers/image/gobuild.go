@@ -37,12 +37,16 @@ func newGoTool(ctx context.Context, dir string) (*goTool, string, error) {
 		return strings.HasPrefix(name, "GO") && name != "GOPATH" && name != "GOROOT" && name != "GOSUMDB" && name != "GOAUTH" && !strings.HasPrefix(name, "GOOGLE")
 	})
 	env = append(env, "CGO_ENABLED=0", "GOFLAGS=-modcacherw -mod=readonly", "GOTOOLCHAIN=local", "GOWORK=off",
-		"GOCACHE="+filepath.Join(dir, "gocache"), "GOMODCACHE="+filepath.Join(dir, "gomod"),
+		"GOTMPDIR="+filepath.Join(dir, "tmp"), "GOCACHE="+filepath.Join(dir, "gocache"), "GOMODCACHE="+filepath.Join(dir, "gomod"),
 		"GOPROXY=file://"+filepath.Join(user.GOMODCACHE, "cache", "download")+","+user.GOPROXY)
 	return &goTool{dir: dir, env: env}, user.GOVERSION, nil
 }
 
 func (g *goTool) run(ctx context.Context, dir string, log io.Writer, args ...string) ([]byte, error) {
+	// A go that is killed leaves its work directory: it goes with the caches.
+	if err := os.MkdirAll(filepath.Join(g.dir, "tmp"), 0o755); err != nil {
+		return nil, err
+	}
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir, cmd.Env = dir, g.env
 	var stdout, stderr bytes.Buffer
@@ -116,10 +120,14 @@ func withSums(goSum string, modules []string) (string, error) {
 	}
 	defer f.Close()
 	sums := map[string]string{}
-	for lines := bufio.NewScanner(f); lines.Scan(); {
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
 		if field := strings.Fields(lines.Text()); len(field) == 3 {
 			sums[field[0]+"@"+field[1]] = field[2]
 		}
+	}
+	if err := lines.Err(); err != nil {
+		return "", fmt.Errorf("%s: %w", goSum, err)
 	}
 	for i, m := range modules {
 		if sums[m] == "" {

@@ -65,10 +65,11 @@ func withModule(sums string) map[string]string {
 	return map[string]string{
 		"m/go.mod": "module example.org/pin\n\ngo 1.26\n\nrequire " + pinned + " " + version + "\n",
 		"m/go.sum": sums,
+		"m/conf":   "1",
 		"m/images.yaml": `
 go: {binaries: {tool: example.org/m/cmd/tool}}
 images:
-- {name: 'r.example/tool:1', binaries: {tool: /own}}
+- {name: 'r.example/tool:1', binaries: {tool: /own}, files: [{from: conf, to: /conf}]}
 - {name: 'r.example/files:1', files: [{module: example.org/m, from: charts, to: /charts}]}
 `,
 	}
@@ -92,6 +93,16 @@ func TestBuildOfAModule(t *testing.T) {
 	files := unpack(t, mustLayers(t, img)[0])
 	require.Equal(t, "charts/m/Chart.yaml", files[len(files)-1].Name)
 	require.Equal(t, "good", files[len(files)-1].text)
+
+	log := filepath.Join(w.CacheDir, "logs", "image-m.log")
+	require.NoError(t, os.Remove(log))
+	put(t, filepath.Join(w.dir, "m/conf"), "2")
+	again, err := w.build(t, "r.example/tool:1")
+	require.NoError(t, err)
+	require.NoFileExists(t, log, "a file beside a binary compiles nothing again")
+	require.NotEqual(t, built["r.example/tool:1"].Digest, again["r.example/tool:1"].Digest)
+	require.Equal(t, built["r.example/tool:1"].Pin, again["r.example/tool:1"].Pin)
+	require.Equal(t, "good\n", w.output(t, again["r.example/tool:1"]))
 
 	publish(t, proxy, "evil")
 	w = newWorkshop(t, withModule(sums))

@@ -45,7 +45,9 @@ func (r *building) jobs(missing []string, scratch string) []*job {
 			if im.in != d {
 				continue
 			}
-			binaries = append(binaries, sorted(im.Binaries)...)
+			if r.Store.findLayer(r.binaryKeys[n]) == nil {
+				binaries = append(binaries, sorted(im.Binaries)...)
+			}
 			for _, f := range im.Files {
 				if f.Module != "" {
 					modules = append(modules, f.Module)
@@ -97,7 +99,7 @@ func (r *building) goJob(d *Declaration, binaries, modules []string, scratch str
 			j.binaries = files
 			pins = append(pins, pin)
 		}
-		j.pin = strings.Join(slices.DeleteFunc(pins, func(p string) bool { return p == "" }), ", ")
+		j.pin = strings.Join(distinct(slices.DeleteFunc(pins, func(p string) bool { return p == "" })), ", ")
 		return nil
 	}
 	return j

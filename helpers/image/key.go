@@ -10,12 +10,11 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 )
 
 // builderVersion is part of every key: raise it when the same declaration
 // comes to give another image.
-const builderVersion = 1
+const builderVersion = 2
 
 // keys are the content addresses of images: a digest of all that goes into
 // each, so that the same key means the same image.
@@ -43,24 +42,17 @@ func (im declared) key(goVersion string, keys map[string]string) (string, error)
 	if err := put("image", im.Image); err != nil {
 		return "", err
 	}
-	fmt.Fprintln(h, builderVersion, runtime.GOARCH)
+	fmt.Fprintln(h, builderVersion, runtime.GOARCH, im.Entrypoint != nil, im.Cmd != nil) // [] takes the base's away
 	for _, need := range im.needs() {
 		fmt.Fprintln(h, "need", keys[need])
 	}
 	var files []string
-	if len(im.Binaries) > 0 {
-		used := map[string]string{}
-		for binary := range im.Binaries {
-			used[binary] = im.in.Go.Binaries[binary]
-			if own := used[binary]; strings.HasPrefix(own, ".") {
-				files = append(files, im.in.Go.Dir)
-			}
-		}
-		if err := put("go", []any{goVersion, im.in.Go.LDFlags, im.in.Go.Tags, used}); err != nil {
-			return "", err
-		}
+	binaries, err := im.binaryKey(goVersion)
+	if err != nil {
+		return "", err
 	}
-	if len(im.Binaries) > 0 || usesModules(im.Files) {
+	fmt.Fprintln(h, "binaries", binaries)
+	if usesModules(im.Files) {
 		files = append(files, filepath.Join(im.goDir(), "go.mod"), filepath.Join(im.goDir(), "go.sum"))
 	}
 	for _, f := range im.Files {
@@ -104,7 +96,7 @@ func hashFiles(h io.Writer, dir, rel string) error {
 		return nil
 	}
 	return filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
+		if err != nil || d.IsDir() || d.Name() == DeclarationFile { // what matters in it has been put already
 			return err
 		}
 		data, err := os.ReadFile(file)

@@ -36,9 +36,9 @@ func (f File) mode() (fs.FileMode, error) {
 	if f.Mode == "" {
 		return 0o644, nil
 	}
-	m, err := strconv.ParseUint(f.Mode, 8, 12)
+	m, err := strconv.ParseUint(f.Mode, 8, 9)
 	if err != nil {
-		return 0, fmt.Errorf("mode %q is not an octal number", f.Mode)
+		return 0, fmt.Errorf("mode %q is not an octal number up to 0777", f.Mode)
 	}
 	return fs.FileMode(m), nil
 }
@@ -144,9 +144,19 @@ func compressed(scratch string, write func(io.Writer) error) (v1.Layer, error) {
 	return tarball.LayerFromFile(f.Name(), tarball.WithMediaType(types.OCILayer))
 }
 
-// entriesOf puts together an image's own layer. binaries maps names to built
-// files, modules a module's path to its directory.
-func (im *Image) entriesOf(dir string, binaries map[string]string, modules map[string]string) ([]entry, error) {
+// binaryEntries puts together the layer of an image's binaries, which maps names
+// to built files.
+func (im *Image) binaryEntries(binaries map[string]string) []entry {
+	var out []entry
+	for _, binary := range sorted(im.Binaries) {
+		out = append(out, entry{to: im.Binaries[binary], from: binaries[binary], mode: 0o755})
+	}
+	return out
+}
+
+// entriesOf puts together what else an image has of its own. modules maps a
+// module's path to its directory.
+func (im *Image) entriesOf(dir string, modules map[string]string) ([]entry, error) {
 	var out []entry
 	for _, f := range im.Files {
 		from := dir
@@ -158,9 +168,6 @@ func (im *Image) entriesOf(dir string, binaries map[string]string, modules map[s
 			return nil, err
 		}
 		out = append(out, found...)
-	}
-	for _, binary := range sorted(im.Binaries) {
-		out = append(out, entry{to: im.Binaries[binary], from: binaries[binary], mode: 0o755})
 	}
 	for _, to := range sorted(im.Links) {
 		out = append(out, entry{to: to, link: im.Links[to]})

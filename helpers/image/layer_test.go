@@ -135,7 +135,7 @@ func TestEntriesOfAnImage(t *testing.T) {
 		Links:    map[string]string{"/bin/t": "tool"},
 		Dirs:     []string{"/data", "/tmp", "/var/tmp"},
 	}
-	got, err := im.entriesOf(dir, map[string]string{"tool": "/scratch/tool"}, map[string]string{"example.org/m": module})
+	got, err := im.entriesOf(dir, map[string]string{"example.org/m": module})
 	require.NoError(t, err)
 	sticky := fs.ModeDir | fs.ModeSticky | 0o777
 	require.Equal(t, []entry{
@@ -143,15 +143,15 @@ func TestEntriesOfAnImage(t *testing.T) {
 		{to: "/etc/conf/below/b", from: filepath.Join(dir, "conf/below/b"), mode: 0o640},
 		{to: "/etc/one", from: filepath.Join(dir, "one"), mode: 0o644},
 		{to: "/m", from: filepath.Join(module, "files/m"), mode: 0o644},
-		{to: "/bin/tool", from: "/scratch/tool", mode: 0o755},
 		{to: "/bin/t", link: "tool"},
 		{to: "/data", mode: fs.ModeDir | 0o755},
 		{to: "/tmp", mode: sticky},
 		{to: "/var/tmp", mode: sticky},
 	}, got)
+	require.Equal(t, []entry{{to: "/bin/tool", from: "/scratch/tool", mode: 0o755}}, im.binaryEntries(map[string]string{"tool": "/scratch/tool"}))
 
 	for from, want := range map[string]string{"empty": "holds no file", "nothing": "no such file"} {
-		_, err := (&Image{Files: []File{{From: from, To: "/x"}}}).entriesOf(dir, nil, nil)
+		_, err := (&Image{Files: []File{{From: from, To: "/x"}}}).entriesOf(dir, nil)
 		require.ErrorContains(t, err, want)
 		require.ErrorContains(t, err, filepath.Join(dir, from))
 	}
@@ -178,7 +178,9 @@ func TestAssemble(t *testing.T) {
 	}, parts{rootfs: filepath.Join(dir, "root.tar")})
 	beside := assemble(Image{Files: []File{{From: "a", To: "/a"}}, Env: []string{"NOT=taken"}}, parts{})
 	im := Image{Files: []File{{From: "b", To: "/b"}}, Cmd: []string{"other"}, Env: []string{"B=2"}, User: "2"}
-	img := assemble(im, parts{base: base, stack: []v1.Image{beside}})
+	binaries := layerOf(t, entry{to: "/tool", from: filepath.Join(dir, "a"), mode: 0o755})
+	all := parts{base: base, stack: []v1.Image{beside}, binaries: binaries}
+	img := assemble(im, all)
 
 	layers, err := img.Layers()
 	require.NoError(t, err)
@@ -188,7 +190,7 @@ func TestAssemble(t *testing.T) {
 			names = append(names, p.Name)
 		}
 	}
-	require.Equal(t, []string{"bin/", "a", "b"}, names, "the base's, the stack's, its own")
+	require.Equal(t, []string{"bin/", "a", "tool", "b"}, names, "the base's, the stack's, its binaries, its own")
 
 	config, err := img.ConfigFile()
 	require.NoError(t, err)
@@ -199,14 +201,14 @@ func TestAssemble(t *testing.T) {
 	require.Equal(t, goarch, config.Architecture)
 	require.True(t, config.Created.Equal(epoch))
 	require.Empty(t, config.History)
-	require.Len(t, config.RootFS.DiffIDs, 3)
+	require.Len(t, config.RootFS.DiffIDs, 4)
 
 	baseConfig, err := base.ConfigFile()
 	require.NoError(t, err)
 	require.Equal(t, []string{"A=1"}, baseConfig.Config.Env, "the base stays as it was")
-	require.Equal(t, digest(t, img), digest(t, assemble(im, parts{base: base, stack: []v1.Image{beside}})))
+	require.Equal(t, digest(t, img), digest(t, assemble(im, all)))
 	im.User = "3"
-	require.NotEqual(t, digest(t, img), digest(t, assemble(im, parts{base: base, stack: []v1.Image{beside}})))
+	require.NotEqual(t, digest(t, img), digest(t, assemble(im, all)))
 }
 
 func TestConfigure(t *testing.T) {

@@ -52,7 +52,15 @@ func OpenStore(cacheDir string) (*Store, error) {
 		return nil, fmt.Errorf("image store: %w", err)
 	}
 	var err error
-	if s.layout, err = layout.FromPath(s.layoutDir()); err != nil {
+	s.layout, err = layout.FromPath(s.layoutDir())
+	if err == nil {
+		if index, indexErr := s.layout.ImageIndex(); indexErr == nil {
+			_, err = index.IndexManifest()
+		} else {
+			err = indexErr
+		}
+	}
+	if err != nil { // none yet, or cut short by a kill: blobs stay, and what is missing from it is built again
 		if s.layout, err = layout.Write(s.layoutDir(), empty.Index); err != nil {
 			return nil, fmt.Errorf("image store: %w", err)
 		}
@@ -138,10 +146,42 @@ func (s *Store) put(img v1.Image, b *Built) error {
 	b.Digest, b.At = hash.String(), time.Now().UTC().Truncate(time.Second)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.dropBroken(img, hash); err != nil {
+		return fmt.Errorf("image store: %w", err)
+	}
 	if err := s.layout.ReplaceImage(img, match.Digests(hash)); err != nil {
 		return fmt.Errorf("image store: %w", err)
 	}
 	return writeJSON(s.record(b.Key), b)
+}
+
+// dropBroken removes a configuration or manifest that a kill has cut short: the
+// layout never writes one again whose file is there.
+func (s *Store) dropBroken(img v1.Image, manifest v1.Hash) error {
+	config, err := img.ConfigName()
+	if err != nil {
+		return err
+	}
+	for _, h := range []v1.Hash{config, manifest} {
+		file, err := os.Open(s.blobOf(h))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		got, _, err := v1.SHA256(file)
+		file.Close()
+		if err != nil {
+			return err
+		}
+		if got != h {
+			if err := os.Remove(s.blobOf(h)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // writeJSON replaces a file in one step.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -109,7 +110,7 @@ func (w *Waiter) podsOf(ctx context.Context, t Target, c Condition) (*view, erro
 		if c.Missing == nil || t.Namespace == "" {
 			return noView, nil
 		}
-		return w.watch(ctx, Target{Kind: podKind, Namespace: t.Namespace})
+		return w.watch(ctx, Target{Kind: podKind, Namespace: t.Namespace}, false, nil)
 	}
 	return noView, nil
 }
@@ -120,23 +121,76 @@ func (w *Waiter) terminal(ctx context.Context, t Target, objects []*unstructured
 	for _, o := range objects {
 		if t.Kind.Kind == "Job" {
 			if c := condition(o, "Failed"); c["status"] == "True" {
-				return w.describe(ctx, t.Namespace, "Job "+o.GetName(), fmt.Sprint(c["reason"]), fmt.Sprint(c["message"]), nil)
+				return w.describe(ctx, t.Namespace, "Job "+t.Namespace+"/"+o.GetName(), text(c["reason"]), text(c["message"]), failedPod(o, t, pods))
 			}
 		}
 	}
 	for _, o := range pods.objects() {
-		if !belongs(o, t, objects) {
+		if !belongs(o, t, objects) || superseded(o, objects, pods) {
 			continue
 		}
 		var pod corev1.Pod
 		if runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &pod) != nil || pod.DeletionTimestamp != nil {
 			continue
 		}
-		if reason, detail, container := hopeless(&pod); reason != "" {
+		reason, detail, container := hopeless(&pod)
+		if reason == "Failed" && t.Kind.Kind == "Job" { // it tries again, or says itself that it does not
+			continue
+		}
+		if reason != "" {
 			return w.describe(ctx, pod.Namespace, pod.Namespace+"/"+pod.Name, reason, detail, &failing{pod.Name, container})
 		}
 	}
 	return nil
+}
+
+// revisionLabels tell which revision of its workload a pod is of.
+var revisionLabels = []string{"pod-template-hash", "controller-revision-hash"}
+
+// superseded says that a pod is not of its workload's latest revision, or that
+// the controller has made no pod of that yet: its failure is being mended.
+func superseded(pod *unstructured.Unstructured, workloads []*unstructured.Unstructured, pods *view) bool {
+	for _, label := range revisionLabels {
+		own := pod.GetLabels()[label]
+		if own == "" {
+			continue
+		}
+		for _, w := range workloads {
+			if !selectsPod(w, pod) {
+				continue
+			}
+			if observed(w) != "" || number(w, "updatedReplicas")+number(w, "updatedNumberScheduled") == 0 {
+				return true
+			}
+			latest := pod
+			for _, other := range pods.objects() {
+				if selectsPod(w, other) && latest.GetCreationTimestamp().Time.Before(other.GetCreationTimestamp().Time) {
+					latest = other
+				}
+			}
+			return latest.GetLabels()[label] != own
+		}
+	}
+	return false
+}
+
+// failedPod is the pod of a Job that failed last, or nil.
+func failedPod(o *unstructured.Unstructured, t Target, pods *view) *failing {
+	var last *corev1.Pod
+	for _, p := range pods.objects() {
+		var pod corev1.Pod
+		if !belongs(p, t, []*unstructured.Unstructured{o}) || runtime.DefaultUnstructuredConverter.FromUnstructured(p.Object, &pod) != nil {
+			continue
+		}
+		if pod.Status.Phase == corev1.PodFailed && (last == nil || last.CreationTimestamp.Before(&pod.CreationTimestamp)) {
+			last = &pod
+		}
+	}
+	if last == nil {
+		return nil
+	}
+	_, _, container := hopeless(last)
+	return &failing{last.Name, container}
 }
 
 // belongs says whether a pod is of the target: itself, or by the selector of
@@ -145,21 +199,21 @@ func belongs(pod *unstructured.Unstructured, t Target, objects []*unstructured.U
 	if t.Kind.Kind == "Pod" {
 		return t.selects(pod)
 	}
-	for _, o := range objects {
-		raw, ok, _ := unstructured.NestedMap(o.Object, "spec", "selector")
-		if !ok {
-			continue
-		}
-		var ls metav1.LabelSelector
-		if runtime.DefaultUnstructuredConverter.FromUnstructured(raw, &ls) != nil {
-			continue
-		}
-		selector, err := metav1.LabelSelectorAsSelector(&ls)
-		if err == nil && selector.Matches(labels.Set(pod.GetLabels())) {
-			return true
-		}
+	return slices.ContainsFunc(objects, func(o *unstructured.Unstructured) bool { return selectsPod(o, pod) })
+}
+
+// selectsPod reads a workload's selector.
+func selectsPod(workload, pod *unstructured.Unstructured) bool {
+	raw, ok, _ := unstructured.NestedMap(workload.Object, "spec", "selector")
+	if !ok {
+		return false
 	}
-	return false
+	var ls metav1.LabelSelector
+	if runtime.DefaultUnstructuredConverter.FromUnstructured(raw, &ls) != nil {
+		return false
+	}
+	selector, err := metav1.LabelSelectorAsSelector(&ls)
+	return err == nil && selector.Matches(labels.Set(pod.GetLabels()))
 }
 
 // forGood are the reasons of a waiting container that only a change of its

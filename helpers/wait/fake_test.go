@@ -1,6 +1,7 @@
 package wait
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -45,6 +46,8 @@ type cluster struct {
 	mu    sync.Mutex
 	asked []string          // requests of the typed client: path?query
 	says  map[string]string // its answers: path -> body; others are 404
+
+	versions map[schema.GroupVersionResource]int
 }
 
 // RoundTrip is the server of the typed client.
@@ -72,7 +75,7 @@ func newCluster(t *testing.T, objects ...string) *cluster {
 		resource, _ := meta.UnsafeGuessKindToResource(kind)
 		kinds[resource] = kind.Kind + "List"
 	}
-	c := &cluster{api: dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), kinds), says: map[string]string{}}
+	c := &cluster{api: dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), kinds), says: map[string]string{}, versions: map[schema.GroupVersionResource]int{}}
 	for _, o := range objects {
 		c.create(t, o)
 	}
@@ -96,17 +99,30 @@ func object(t *testing.T, text string) *unstructured.Unstructured {
 	return o
 }
 
+// stamp gives an object the resource version that the fake counts but does not
+// write.
+func (c *cluster) stamp(o *unstructured.Unstructured) schema.GroupVersionResource {
+	resource, _ := meta.UnsafeGuessKindToResource(o.GroupVersionKind())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.versions[resource]++
+	if o.GetResourceVersion() == "" {
+		o.SetResourceVersion(fmt.Sprint(c.versions[resource] + 1))
+	}
+	return resource
+}
+
 func (c *cluster) create(t *testing.T, text string) {
 	t.Helper()
 	o := object(t, text)
-	resource, _ := meta.UnsafeGuessKindToResource(o.GroupVersionKind())
+	resource := c.stamp(o)
 	require.NoError(t, c.api.Tracker().Create(resource, o, o.GetNamespace()))
 }
 
 func (c *cluster) update(t *testing.T, text string) {
 	t.Helper()
 	o := object(t, text)
-	resource, _ := meta.UnsafeGuessKindToResource(o.GroupVersionKind())
+	resource := c.stamp(o)
 	require.NoError(t, c.api.Tracker().Update(resource, o, o.GetNamespace()))
 }
 
@@ -123,6 +139,15 @@ func (c *cluster) requests() []string {
 		out = append(out, a.GetVerb()+" "+a.GetResource().Resource+" "+a.GetNamespace())
 	}
 	return out
+}
+
+func (c *cluster) count(request string) (n int) {
+	for _, r := range c.requests() {
+		if r == request {
+			n++
+		}
+	}
+	return n
 }
 
 // bubble runs a test in which time stands still but for what passes by itself

@@ -8,9 +8,13 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/tools/cache"
 )
@@ -29,7 +33,8 @@ type watch struct {
 
 	mu      sync.Mutex
 	views   map[*view]bool
-	refused error // of the last list or watch; nil once one succeeded
+	refused error         // of the last list or watch; nil once one succeeded
+	denied  chan struct{} // closed when we may not look, which time does not mend
 }
 
 // view is one waiter's look through a watch. changed gets a value at each
@@ -38,6 +43,7 @@ type view struct {
 	target  Target
 	from    *watch
 	changed chan struct{}
+	each    func(o *unstructured.Unstructured, gone bool) // told of every change, in order; may be nil
 	leave   func()
 }
 
@@ -66,25 +72,94 @@ func (v *view) wake() {
 }
 
 // watch opens a view of a target on the informer of its kind and namespace, and
-// waits until that has its first list.
-func (w *Waiter) watch(ctx context.Context, t Target) (*view, error) {
+// waits until that has its first list; with fresh, until it is as new as the
+// API's own answer.
+func (w *Waiter) watch(ctx context.Context, t Target, fresh bool, each func(*unstructured.Unstructured, bool)) (*view, error) {
 	resource, err := w.resource(t.Kind)
 	if err != nil {
 		return nil, err
 	}
-	v := &view{target: t, changed: make(chan struct{}, 1)}
-	v.from = w.join(watchKey{resource, t.Namespace}, v)
+	v := &view{target: t, changed: make(chan struct{}, 1), each: each}
+	from, ran := w.join(watchKey{resource, t.Namespace}, v)
+	v.from = from
 	v.leave = sync.OnceFunc(func() { w.part(v) })
-	if !cache.WaitForCacheSync(ctx.Done(), v.from.informer.HasSynced) {
-		v.leave()
-		v.from.mu.Lock()
-		defer v.from.mu.Unlock()
-		if v.from.refused != nil {
-			return nil, v.from.refused
+	select {
+	case <-from.informer.HasSyncedChecker().Done():
+		if !ran || !fresh {
+			return v, nil
 		}
-		return nil, context.Cause(ctx)
+		if err := w.catchUp(ctx, v); err != nil {
+			v.leave()
+			return nil, err
+		}
+		return v, nil
+	case <-from.denied:
+		w.end(from) // the next one may be allowed to
+	case <-ctx.Done():
 	}
-	return v, nil
+	v.leave()
+	from.mu.Lock()
+	defer from.mu.Unlock()
+	if from.refused != nil {
+		return nil, from.refused
+	}
+	return nil, context.Cause(ctx)
+}
+
+// catchUp waits until an informer that ran already knows what the API knows
+// now: else a wait after a change could be met by the state before it.
+func (w *Waiter) catchUp(ctx context.Context, v *view) error {
+	options := metav1.ListOptions{}
+	if v.target.Name != "" {
+		options.FieldSelector = fields.OneTermEqualSelector("metadata.name", v.target.Name).String()
+	}
+	if v.target.Selector != nil {
+		options.LabelSelector = v.target.Selector.String()
+	}
+	list, err := w.dynamic.Resource(v.from.key.resource).Namespace(v.target.Namespace).List(ctx, options)
+	if err != nil {
+		return err
+	}
+	for !v.knows(list) {
+		select {
+		case <-v.changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// knows says that each listed object has been seen, and none that went before.
+func (v *view) knows(list *unstructured.UnstructuredList) bool {
+	have, there := map[string]string{}, map[string]bool{}
+	for _, o := range v.objects() {
+		have[o.GetNamespace()+"/"+o.GetName()] = o.GetResourceVersion()
+	}
+	seen := v.from.informer.GetStore().LastStoreSyncResourceVersion()
+	for _, o := range list.Items {
+		name := o.GetNamespace() + "/" + o.GetName()
+		there[name] = true
+		version, ok := have[name]
+		if !ok { // not yet, or not any more
+			version = seen
+		}
+		if older(version, o.GetResourceVersion()) {
+			return false
+		}
+	}
+	for name, version := range have {
+		if !there[name] && older(version, list.GetResourceVersion()) {
+			return false
+		}
+	}
+	return true
+}
+
+// older compares resource versions; false for what is none.
+func older(a, b string) bool {
+	order, err := resourceversion.CompareResourceVersion(a, b)
+	return err == nil && order < 0
 }
 
 func (w *Waiter) resource(kind schema.GroupVersionKind) (schema.GroupVersionResource, error) {
@@ -101,11 +176,11 @@ func (w *Waiter) resource(kind schema.GroupVersionKind) (schema.GroupVersionReso
 	return mapping.Resource, nil
 }
 
-func (w *Waiter) join(key watchKey, v *view) *watch {
+func (w *Waiter) join(key watchKey, v *view) (from *watch, ran bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	from := w.watches[key]
-	if from == nil {
+	from, ran = w.watches[key], w.watches[key] != nil
+	if !ran {
 		from = w.start(key)
 		w.watches[key] = from
 	}
@@ -116,30 +191,53 @@ func (w *Waiter) join(key watchKey, v *view) *watch {
 		from.expiry = nil
 	}
 	from.views[v] = true
-	return from
+	return from, ran
+}
+
+// end ends a watch, even if somebody looks at it still.
+func (w *Waiter) end(from *watch) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.watches[from.key] == from {
+		delete(w.watches, from.key)
+	}
+	from.stop()
 }
 
 func (w *Waiter) start(key watchKey) *watch {
 	ctx, stop := context.WithCancel(context.Background())
 	factory := dynamicinformer.NewFilteredDynamicSharedInformerFactory(w.dynamic, 0, key.namespace, nil)
-	from := &watch{key: key, informer: factory.ForResource(key.resource).Informer(), stop: stop, views: map[*view]bool{}}
-	wake := func() {
+	from := &watch{key: key, informer: factory.ForResource(key.resource).Informer(), stop: stop, views: map[*view]bool{}, denied: make(chan struct{})}
+	deny := sync.OnceFunc(func() { close(from.denied) })
+	wake := func(changed any, gone bool) {
+		if unknown, ok := changed.(cache.DeletedFinalStateUnknown); ok {
+			changed = unknown.Obj
+		}
+		o, _ := changed.(*unstructured.Unstructured)
 		from.mu.Lock()
 		defer from.mu.Unlock()
 		from.refused = nil
 		for v := range from.views {
+			if v.each != nil && o != nil && v.target.selects(o) {
+				v.each(o, gone)
+			}
 			v.wake()
 		}
 	}
 	// Both fail only on an informer that has been started already.
 	_, _ = from.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { wake() }, UpdateFunc: func(any, any) { wake() }, DeleteFunc: func(any) { wake() },
+		AddFunc:    func(o any) { wake(o, false) },
+		UpdateFunc: func(_, o any) { wake(o, false) },
+		DeleteFunc: func(o any) { wake(o, true) },
 	})
 	_ = from.informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, r *cache.Reflector, err error) {
 		cache.DefaultWatchErrorHandler(ctx, r, err)
 		from.mu.Lock()
 		defer from.mu.Unlock()
 		from.refused = err
+		if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+			deny()
+		}
 	})
 	go from.informer.RunWithContext(ctx)
 	return from

@@ -155,7 +155,8 @@ func (w *Waiter) Gone(ctx context.Context, limit Timeout, t Target) error {
 // whole of d, each change that the API tells of included; the first one that
 // does not is an error, and so is a target without objects.
 func (w *Waiter) Holds(ctx context.Context, d time.Duration, t Target, c Condition) error {
-	view, err := w.watch(ctx, t)
+	seen := &history{condition: c, names: map[string]bool{}}
+	view, err := w.watch(ctx, t, true, seen.add)
 	if err != nil {
 		return fmt.Errorf("holding that %s does %s: %w", t, c.What, err)
 	}
@@ -163,9 +164,10 @@ func (w *Waiter) Holds(ctx context.Context, d time.Duration, t Target, c Conditi
 	over := time.NewTimer(d)
 	defer over.Stop()
 	start := time.Now()
+	seen.begin(view)
 	for {
 		objects := view.objects()
-		lack := missing(objects, c)
+		lack := seen.lacked()
 		if len(objects) == 0 {
 			lack = "there is none"
 		}
@@ -182,11 +184,59 @@ func (w *Waiter) Holds(ctx context.Context, d time.Duration, t Target, c Conditi
 	}
 }
 
+// history judges each change of a target: a waiter that looked at the last
+// state only would miss what was bad for a moment.
+type history struct {
+	condition Condition
+
+	mu    sync.Mutex
+	since string // resource version from which on changes count; empty before begin
+	names map[string]bool
+	lack  string // the first one
+}
+
+// begin starts with what is there; changes that led to it are of no interest.
+func (h *history) begin(v *view) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.since = v.from.informer.GetStore().LastStoreSyncResourceVersion()
+	objects := v.objects()
+	for _, o := range objects {
+		h.names[o.GetNamespace()+"/"+o.GetName()] = true
+	}
+	if h.lack = missing(objects, h.condition); len(objects) == 0 {
+		h.lack = "there is none"
+	}
+}
+
+func (h *history) add(o *unstructured.Unstructured, gone bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.since == "" || !older(h.since, o.GetResourceVersion()) || h.lack != "" {
+		return
+	}
+	name := o.GetNamespace() + "/" + o.GetName()
+	if !gone {
+		h.names[name] = true
+		h.lack = missing([]*unstructured.Unstructured{o}, h.condition)
+		return
+	}
+	if delete(h.names, name); len(h.names) == 0 {
+		h.lack = "there is none"
+	}
+}
+
+func (h *history) lacked() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.lack
+}
+
 func (w *Waiter) wait(ctx context.Context, limit Timeout, t Target, c Condition, lacking func([]*unstructured.Unstructured) string) ([]*unstructured.Unstructured, error) {
 	start := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, limit.D, errOver)
 	defer cancel()
-	view, err := w.watch(ctx, t)
+	view, err := w.watch(ctx, t, true, nil)
 	if err != nil {
 		return nil, w.failed(t, c, limit, start, nil, "it could not be watched", err)
 	}
