@@ -279,3 +279,15 @@ func (l *lease) describe() string {
 	}
 	return strings.Join(all, "; ")
 }
+
+// sweepNotes removes the notes of processes that were killed.
+func sweepNotes(cache string) {
+	paths, _ := filepath.Glob(filepath.Join(cache, "leases", "*.holder.json"))
+	for _, path := range paths {
+		var h holding
+		data, err := os.ReadFile(path)
+		if err == nil && json.Unmarshal(data, &h) == nil && errors.Is(syscall.Kill(h.PID, 0), syscall.ESRCH) {
+			os.Remove(path)
+		}
+	}
+}

@@ -88,6 +88,7 @@ func reap(ctx context.Context, cacheDir string, log func(string), connect connec
 		}
 	}
 	sweepLocks(dir)
+	sweepNotes(cacheDir)
 	return all, errors.Join(errs...)
 }
 

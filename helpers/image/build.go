@@ -174,7 +174,7 @@ func (r *building) all(ctx context.Context, missing []string) (err error) {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return os.RemoveAll(r.gotool.dir)
+	return errors.Join(os.RemoveAll(r.gotool.dir), r.Store.trim(r.keys, storeLimit))
 }
 
 // carryOut runs one heavy job with a log file of its own.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
@@ -61,8 +62,15 @@ func (c *clause) challenge(ctx context.Context) journal.Result {
 				c.say("NOT RESTORED after %q: %v", fault.Name, err)
 			}
 			// On a platform that is not as it was, no further fault tells anything.
-			if err != nil || ctx.Err() != nil {
+			if err != nil {
 				return found.verdict()
+			}
+			// What was not tried, or not proved to be back, is not proved.
+			if ctx.Err() != nil {
+				if r := found.verdict(); r.Outcome != journal.Proved {
+					return r
+				}
+				return inconclusive(reasonCut, "")
 			}
 		}
 	}
@@ -111,7 +119,7 @@ func (c *clause) try(ctx context.Context, f *Sabotage, last bool, found *finding
 
 	defer c.record.phase(c.spec.ID, "restore", "")()
 	var errs []error
-	for _, s := range scopes {
+	for _, s := range slices.Backward(scopes) { // the proof may have changed what the fault had changed
 		errs = append(errs, c.close(s))
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -86,8 +86,9 @@ func (u *turnstile) has(who string) bool {
 
 func (u *turnstile) release(who string) {
 	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.got[who]()
+	release := u.got[who]
+	u.mu.Unlock()
+	release()
 	synctest.Wait()
 }
 

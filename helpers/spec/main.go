@@ -236,7 +236,8 @@ type site struct {
 	cache string
 
 	opening sync.Once
-	ground  ground // nil with opened
+	ground  ground                   // nil with opened
+	ready   *environment.Environment // likewise
 	opened  error
 
 	mu  sync.Mutex
@@ -249,10 +250,10 @@ func (s *site) once() (ground, *environment.Environment, error) {
 	s.opening.Do(func() {
 		env, err := s.open()
 		if s.opened = err; err == nil {
-			s.ground = env
+			s.ground, s.ready = env, env
 		}
 	})
-	return s.ground, s.env, s.opened
+	return s.ground, s.ready, s.opened
 }
 
 // open undoes what dead runs left and brings the environment up.

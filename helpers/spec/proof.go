@@ -83,9 +83,9 @@ func (p *proof) ending(err error) ending {
 	case errors.As(err, &panicked):
 		p.log("%v\n%s", panicked, panicked.stack)
 		return ending{how: broken, text: with(panicked.Error())}
-	case err == nil && p.stopped == 0 && len(p.failures) == 0:
+	case err == nil && p.stopped == 0 && len(p.failures) == 0 && p.ctx.Err() == nil:
 		return ending{how: held}
-	case p.ctx.Err() != nil:
+	case p.ctx.Err() != nil: // even when it returned in peace: it may not have looked
 		text := context.Cause(p.ctx).Error()
 		if errors.Is(err, errDeaf) {
 			text = err.Error()

@@ -10,7 +10,7 @@ const blank = "[redacted]"
 
 // secretKey is the name of a member whose value is a secret; a reference to one,
 // such as secretName, is not.
-var secretKey = regexp.MustCompile(`(?i)(?:passwd|password|passphrase|token|secret|private[-_]?key|api[-_]?key)$`)
+var secretKey = regexp.MustCompile(`(?i)(?:passwd|password|passphrase|token|secret|private[-_]?key|api[-_]?key|^authorization|cookie)$`)
 
 // secretTexts are what secrets look like inside a text.
 var secretTexts = []struct {
@@ -18,10 +18,11 @@ var secretTexts = []struct {
 	with    string
 }{
 	{regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)`), blank},
-	{regexp.MustCompile(`(?i)(\bbearer\s+)[A-Za-z0-9._~+/=-]+`), "${1}" + blank},
-	{regexp.MustCompile(`(?i)(\bauthorization\W{1,4}basic\s+)[A-Za-z0-9+/=]+`), "${1}" + blank},
+	{regexp.MustCompile(`(?i)(\bauthorization\W{1,4}(?:basic|bearer)\s+)[A-Za-z0-9._~+/=-]+`), "${1}" + blank},
+	{regexp.MustCompile(`(?i)(\bbearer\s+)[A-Za-z0-9._~+/=-]{16,}`), "${1}" + blank}, // shorter is a word, as in "invalid bearer token"
 	{regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*`), blank},
 	{regexp.MustCompile(`(://[^/\s:@]*:)[^/\s@]+@`), "${1}" + blank + "@"},
+	{regexp.MustCompile(`(://)[^/\s:@]+@`), "${1}" + blank + "@"},
 	{regexp.MustCompile(`(?i)((?:passwd|password|passphrase|token|secret|private[-_]?key|api[-_]?key)\\*["']?\s*[:=]\s*)(?:\\*"[^"\\]*|'[^']*|[^\s"',;&\\]+)`), "${1}" + blank},
 }
 
@@ -29,6 +30,8 @@ var secretTexts = []struct {
 // that stays JSON, its members in the same order.
 func redact(line []byte) []byte {
 	var out bytes.Buffer
+	ofSecret := bytes.Contains(line, []byte(`"kind":"Secret"`))
+	named := "" // of the member before: {"name":"DB_PASSWORD","value":"…"}
 	for len(line) > 0 {
 		start := bytes.IndexByte(line, '"')
 		if start < 0 {
@@ -45,13 +48,37 @@ func redact(line []byte) []byte {
 		out.WriteByte(':')
 		line = rest[1:]
 		var key string
-		if json.Unmarshal(literal, &key) == nil && secretKey.MatchString(key) {
-			_, line = take(line)
-			out.WriteString(`"` + blank + `"`)
+		if json.Unmarshal(literal, &key) != nil {
+			continue
+		}
+		value, behind := take(line)
+		isReference := bytes.HasPrefix(value, []byte("{")) && bytes.Contains(value, []byte(`"secretName":`)) // a volume's
+		switch {
+		case ofSecret && (key == "data" || key == "stringData"),
+			key == "value" && secretKey.MatchString(named),
+			secretKey.MatchString(key) && !isReference:
+			if line = behind; !isPlain(value) {
+				value = []byte(`"` + blank + `"`)
+			}
+			out.Write(value)
+		}
+		named = ""
+		if key == "name" {
+			_ = json.Unmarshal(value, &named) // else it is no name
 		}
 	}
 	out.Write(line)
 	return out.Bytes()
+}
+
+// isPlain: neither true nor false nor null is a secret, as of
+// automountServiceAccountToken.
+func isPlain(value []byte) bool {
+	switch string(bytes.TrimSpace(value)) {
+	case "true", "false", "null":
+		return true
+	}
+	return false
 }
 
 // take splits the first JSON value off. What is no JSON is taken whole, so that

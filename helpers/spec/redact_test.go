@@ -16,19 +16,26 @@ const (
 
 func TestRedactKeys(t *testing.T) {
 	for in, want := range map[string]string{
-		`{"password":"hunter2"}`:                          `{"password":"[redacted]"}`,
-		`{"dbPassword":"hunter2","user":"jo"}`:            `{"dbPassword":"[redacted]","user":"jo"}`,
-		`{"b":1,"TOKEN":"x","a":2}`:                       `{"b":1,"TOKEN":"[redacted]","a":2}`,
-		`{"passwd":"","passphrase":"x"}`:                  `{"passwd":"[redacted]","passphrase":"[redacted]"}`,
-		`{"apiKey":"x","api_key":"x","api-key":"x"}`:      `{"apiKey":"[redacted]","api_key":"[redacted]","api-key":"[redacted]"}`,
-		`{"privateKey":"x","private-key":["x","y"]}`:      `{"privateKey":"[redacted]","private-key":"[redacted]"}`,
-		`{"clientSecret":{"a":{"b":"x"}},"then":"kept"}`:  `{"clientSecret":"[redacted]","then":"kept"}`,
-		`[{"token":"x"},{"token":"y"}]`:                   `[{"token":"[redacted]"},{"token":"[redacted]"}]`,
+		`{"password":"hunter2"}`:                           `{"password":"[redacted]"}`,
+		`{"dbPassword":"hunter2","user":"jo"}`:             `{"dbPassword":"[redacted]","user":"jo"}`,
+		`{"b":1,"TOKEN":"x","a":2}`:                        `{"b":1,"TOKEN":"[redacted]","a":2}`,
+		`{"passwd":"","passphrase":"x"}`:                   `{"passwd":"[redacted]","passphrase":"[redacted]"}`,
+		`{"apiKey":"x","api_key":"x","api-key":"x"}`:       `{"apiKey":"[redacted]","api_key":"[redacted]","api-key":"[redacted]"}`,
+		`{"privateKey":"x","private-key":["x","y"]}`:       `{"privateKey":"[redacted]","private-key":"[redacted]"}`,
+		`{"clientSecret":{"a":{"b":"x"}},"then":"kept"}`:   `{"clientSecret":"[redacted]","then":"kept"}`,
+		`[{"token":"x"},{"token":"y"}]`:                    `[{"token":"[redacted]"},{"token":"[redacted]"}]`,
 		`{"a":{"token":"x","z":[1,{"secret":"y"}]},"b":3}`: `{"a":{"token":"[redacted]","z":[1,{"secret":"[redacted]"}]},"b":3}`,
-		`{"pass\u0077ord":"escaped","é\"token":"x"}`:      `{"pass\u0077ord":"[redacted]","é\"token":"[redacted]"}`,
-		`{"token":"a \"quoted\" one","after":"kept"}`:     `{"token":"[redacted]","after":"kept"}`,
+		`{"pass\u0077ord":"escaped","é\"token":"x"}`:       `{"pass\u0077ord":"[redacted]","é\"token":"[redacted]"}`,
+		`{"token":"a \"quoted\" one","after":"kept"}`:      `{"token":"[redacted]","after":"kept"}`,
+		`[{"name":"DB_PASSWORD","value":"x"}]`:             `[{"name":"DB_PASSWORD","value":"[redacted]"}]`,
+		`[{"name":"DB_USER","value":"jo"}]`:                `[{"name":"DB_USER","value":"jo"}]`,
+		`{"kind":"Secret","data":{"a":"x"},"type":"t"}`:    `{"kind":"Secret","data":"[redacted]","type":"t"}`,
+		`{"stringData":{"a":"x"},"kind":"Secret"}`:         `{"stringData":"[redacted]","kind":"Secret"}`,
+		`{"kind":"ConfigMap","data":{"a":"x"}}`:            `{"kind":"ConfigMap","data":{"a":"x"}}`,
+		`{"Authorization":["Basic x"],"Set-Cookie":["y"]}`: `{"Authorization":"[redacted]","Set-Cookie":"[redacted]"}`,
+		`{"secret":{"secretName":"tls","optional":true}}`:  `{"secret":{"secretName":"tls","optional":true}}`,
 	} {
-		require.Equal(t, want, string(redact([]byte(in))))
+		t.Run(in, func(t *testing.T) { require.Equal(t, want, string(redact([]byte(in)))) })
 	}
 }
 
@@ -42,6 +49,7 @@ func TestRedactTexts(t *testing.T) {
 		"two " + pem + " and " + pem + " keys":              "two [redacted] and [redacted] keys",
 		"a cookie of " + jwt + " here":                      "a cookie of [redacted] here",
 		"postgres://doc:hunter2@db:5432/doc?sslmode=off":    "postgres://doc:[redacted]@db:5432/doc?sslmode=off",
+		"https://ghp_x@host/path":                           "https://[redacted]@host/path",
 		"redis://:hunter2@redis:6379":                       "redis://:[redacted]@redis:6379",
 		"password=hunter2 user=jo":                          "password=[redacted] user=jo",
 		"PGPASSWORD='hun ter2' psql":                        "PGPASSWORD=[redacted]' psql",
@@ -51,11 +59,7 @@ func TestRedactTexts(t *testing.T) {
 		"-profile=kind --token=abc --api-key xyz":           "-profile=kind --token=[redacted] --api-key xyz",
 		"https://host/path?user=jo&token=abc&then=kept#end": "https://host/path?user=jo&token=[redacted]&then=kept#end",
 	} {
-		got := roundTrip(t, text)
-		require.Equal(t, want, got)
-		for _, secret := range []string{"hunter2", "hun ter2", "MIIEow", "c2lnbmF0dXJl", "dXNlcjpwYXNz", "abc"} {
-			require.NotContains(t, got, secret)
-		}
+		t.Run(text, func(t *testing.T) { require.Equal(t, want, roundTrip(t, text)) })
 	}
 }
 
@@ -95,7 +99,7 @@ func TestNothingHarmlessIsBlanked(t *testing.T) {
 		`{"text":"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----"}`,
 		`{"text":"eyJ is how it begins"}`,
 	} {
-		require.Equal(t, line, string(redact([]byte(line))))
+		t.Run(line, func(t *testing.T) { require.Equal(t, line, string(redact([]byte(line)))) })
 	}
 }
 

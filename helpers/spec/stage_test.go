@@ -172,7 +172,7 @@ func (s *stage) run(t *testing.T, spec *Specification) journal.Result {
 	return s.h.carryOut(spec, t.Name(), t.Logf)
 }
 
-// of a kind, the journal's entries in order.
+// journalled are the journal's entries of a kind, in order.
 func (s *stage) journalled(kind journal.Kind) (found []journal.Entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

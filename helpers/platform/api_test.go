@@ -1,0 +1,125 @@
+package platform
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+)
+
+// api keeps objects by the path of their requests: as much of an API server as
+// reading, applying, patching and deleting by name want.
+type api struct {
+	mu       sync.Mutex
+	objects  map[string]map[string]any
+	requests []string // those that write: method, path
+	refuse   string   // a path that is answered with 403
+}
+
+// served are the kinds that there are, by the path of their version.
+var served = map[string][]metav1.APIResource{
+	"/api/v1": {
+		{Name: "namespaces", Kind: "Namespace"},
+		{Name: "configmaps", Kind: "ConfigMap", Namespaced: true},
+		{Name: "services", Kind: "Service", Namespaced: true},
+	},
+	"/apis/apps/v1": {
+		{Name: "deployments", Kind: "Deployment", Namespaced: true},
+		{Name: "replicasets", Kind: "ReplicaSet", Namespaced: true},
+	},
+}
+
+func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	path := r.URL.Path
+	switch {
+	case path == "/version":
+		fmt.Fprint(w, `{"gitVersion": "v1.37.2"}`)
+	case path == "/api":
+		fmt.Fprint(w, `{"kind": "APIVersions", "versions": ["v1"]}`)
+	case path == "/apis":
+		fmt.Fprint(w, `{"kind": "APIGroupList", "apiVersion": "v1", "groups": [{"name": "apps",
+			"versions": [{"groupVersion": "apps/v1", "version": "v1"}], "preferredVersion": {"groupVersion": "apps/v1", "version": "v1"}}]}`)
+	case served[path] != nil:
+		_, version, _ := strings.Cut(strings.TrimPrefix(path, "/apis"), "/")
+		answer(w, metav1.APIResourceList{
+			TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: strings.TrimPrefix(version, "api/"), APIResources: served[path],
+		})
+	default:
+		a.object(w, r, path)
+	}
+}
+
+func (a *api) object(w http.ResponseWriter, r *http.Request, path string) {
+	if r.Method != http.MethodGet {
+		a.requests = append(a.requests, r.Method+" "+path)
+	}
+	if a.refuse != "" && path == a.refuse {
+		status(w, http.StatusForbidden, metav1.StatusReasonForbidden)
+		return
+	}
+	is := a.objects[path]
+	if is == nil && r.Method == http.MethodPatch && strings.Contains(r.Header.Get("Content-Type"), "apply") {
+		is = map[string]any{}
+		a.objects[path] = is
+	}
+	if is == nil {
+		status(w, http.StatusNotFound, metav1.StatusReasonNotFound)
+		return
+	}
+	switch r.Method {
+	case http.MethodPatch:
+		body, err := io.ReadAll(r.Body)
+		if err == nil {
+			err = yaml.Unmarshal(body, &is)
+		}
+		if err != nil {
+			status(w, http.StatusBadRequest, metav1.StatusReasonBadRequest)
+			return
+		}
+	case http.MethodDelete:
+		delete(a.objects, path)
+	}
+	answer(w, is)
+}
+
+func status(w http.ResponseWriter, code int, reason metav1.StatusReason) {
+	w.WriteHeader(code)
+	answer(w, metav1.Status{
+		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Code: int32(code), Reason: reason, Message: string(reason),
+	})
+}
+
+func answer(w http.ResponseWriter, v any) { _ = json.NewEncoder(w).Encode(v) }
+
+// on opens an environment on an API with the given objects.
+func on(t *testing.T, objects map[string]map[string]any) (*api, *environment.Environment) {
+	t.Helper()
+	a := &api{objects: objects}
+	if objects == nil {
+		a.objects = map[string]map[string]any{}
+	}
+	server := httptest.NewServer(a)
+	t.Cleanup(server.Close)
+	t.Setenv("GROUND_CACHE", t.TempDir())
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	require.NoError(t, os.WriteFile(kubeconfig, []byte(`{apiVersion: v1, kind: Config, current-context: c,
+		clusters: [{name: c, cluster: {server: "`+server.URL+`"}}], contexts: [{name: c, context: {cluster: c}}]}`), 0o600))
+	env, err := environment.Open(&environment.Profile{Name: "kind"}, "test", kubeconfig, "")
+	require.NoError(t, err)
+	return a, env
+}

@@ -1,0 +1,147 @@
+package platform
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+)
+
+// project makes a root with components, by name.
+func project(t *testing.T, components map[string]string) string {
+	t.Helper()
+	root := t.TempDir()
+	for name, text := range components {
+		dir := filepath.Join(root, "fixtures", "platform", name)
+		require.NoError(t, os.MkdirAll(dir, 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, definitionFile), []byte(text), 0o600))
+	}
+	return root
+}
+
+const plain = "steps: [{manifests: [x.yaml]}]\n"
+
+func TestLoadRefuses(t *testing.T) {
+	for name, c := range map[string]struct {
+		text string
+		says []string
+	}{
+		"an unknown key":                   {"nedes: [b]\n" + plain, []string{`unknown key "nedes", did you mean "needs"?`}},
+		"an unknown key of a chart":        {"steps: [{chart: {path: p, relaese: r, namespace: n}}]", []string{`"steps[0].chart.relaese", did you mean "release"?`}},
+		"no steps":                         {"needs: [b]", []string{"it has no steps"}},
+		"nothing":                          {"", []string{"it has no steps"}},
+		"a step of neither":                {"steps: [{observers: {namespace: n, selector: s}}]", []string{"steps[0] wants either a chart or manifests"}},
+		"a step of both":                   {"steps: [{manifests: [x], chart: {path: p, release: r, namespace: n}}]", []string{"steps[0] wants either"}},
+		"a chart that is half said":        {"steps: [{manifests: [x]}, {chart: {path: p, namespace: n}}]", []string{"steps[1].chart wants path, release and namespace"}},
+		"a need that there is not":         {"needs: [bb]\n" + plain, []string{"component a: ", `there is no component "bb", did you mean "b"?`, "there are a, b"}},
+		"a need of itself":                 {"needs: [a]\n" + plain, []string{"a needs itself: a -> a"}},
+		"a namespace's labels as a string": {"namespaces: {x: y}\n" + plain, []string{"cannot unmarshal"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := project(t, map[string]string{"a": c.text, "b": plain})
+			_, err := load(root)
+			for _, want := range c.says {
+				require.ErrorContains(t, err, want)
+			}
+			require.ErrorContains(t, err, "platform: ")
+		})
+	}
+}
+
+func TestLoadSaysAllAtOnceWithTheFile(t *testing.T) {
+	root := project(t, map[string]string{"a": "x: 1", "b": "y: 1", "c": plain})
+	_, err := load(root)
+	require.ErrorContains(t, err, filepath.Join(root, "fixtures", "platform", "a", definitionFile))
+	require.ErrorContains(t, err, filepath.Join("b", definitionFile))
+	require.NotContains(t, err.Error(), filepath.Join("c", definitionFile))
+
+	_, err = load(t.TempDir())
+	require.ErrorContains(t, err, "no component.yaml below")
+}
+
+func TestClosure(t *testing.T) {
+	all, err := load(project(t, map[string]string{
+		"app": "needs: [mesh, policies]\n" + plain, "mesh": "needs: [network]\n" + plain,
+		"policies": "needs: [gatekeeper]\n" + plain, "gatekeeper": plain,
+		"network": "base: true\n" + plain, "storage": "base: true\n" + plain,
+	}))
+	require.NoError(t, err)
+	for name, c := range map[string]struct{ asked, order []string }{
+		"each behind what it needs": {[]string{"app"}, []string{"network", "mesh", "gatekeeper", "policies", "app"}},
+		"nothing twice":             {[]string{"mesh", "network", "mesh"}, []string{"network", "mesh"}},
+		"none":                      {nil, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			order, err := all.closure(c.asked...)
+			require.NoError(t, err)
+			var names []string
+			for _, d := range order {
+				names = append(names, d.name)
+			}
+			assert.Equal(t, c.order, names)
+		})
+	}
+	assert.Equal(t, []string{"network", "storage"}, all.base())
+
+	all["gatekeeper"].Needs = []string{"app"}
+	_, err = all.closure("app")
+	require.ErrorContains(t, err, "app needs itself: app -> policies -> gatekeeper -> app")
+}
+
+func TestSelect(t *testing.T) {
+	root := project(t, map[string]string{"gatekeeper": plain, "policies": "needs: [gatekeeper]\n" + plain})
+	for name, c := range map[string]struct {
+		names []string
+		want  []Component
+		err   string
+	}{
+		"named":      {[]string{"policies"}, []Component{"policies"}, ""},
+		"none":       {nil, nil, ""},
+		"all":        {[]string{"all"}, []Component{"gatekeeper", "policies"}, ""},
+		"misspelt":   {[]string{"gatekeper"}, nil, `there is no component "gatekeper", did you mean "gatekeeper"?; there are gatekeeper, policies`},
+		"far away":   {[]string{"x"}, nil, `there is no component "x"; there are`},
+		"one of two": {[]string{"policies", "polices"}, nil, `did you mean "policies"?`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := Select(root, c.names)
+			if c.err != "" {
+				require.ErrorContains(t, err, c.err)
+				return
+			}
+			require.NoError(t, err)
+			assert.Equal(t, c.want, got)
+		})
+	}
+	assert.Equal(t, "policies", Component("policies").Name())
+}
+
+// The project's own: every file reads, and names only what is there.
+func TestProjectsComponents(t *testing.T) {
+	root, err := environment.ProjectRoot()
+	require.NoError(t, err)
+	all, err := load(root)
+	require.NoError(t, err)
+	require.Subset(t, all.names(), []string{"docuthinker", "gatekeeper", "kube-router", "local-path-provisioner", "policies"})
+	require.Equal(t, []string{"kube-router", "local-path-provisioner"}, all.base())
+	for _, name := range all.names() {
+		d := all[name]
+		for _, s := range d.Steps {
+			_, err := d.manifests(s.Manifests)
+			assert.NoError(t, err, name)
+			if s.Chart == nil {
+				continue
+			}
+			for _, file := range d.valueFiles(s.Chart.Values, "kind") {
+				assert.FileExists(t, file, name)
+			}
+			if s.Chart.Module == "" {
+				assert.FileExists(t, filepath.Join(d.dir, s.Chart.Path, "Chart.yaml"), name)
+			}
+			assert.Contains(t, d.Namespaces, s.Chart.Namespace, "%s: the namespace of its release is made first", name)
+		}
+	}
+}

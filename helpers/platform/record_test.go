@@ -1,0 +1,123 @@
+package platform
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestRecord(t *testing.T) {
+	a, env := on(t, nil)
+	i := &installation{env: env, definition: &definition{name: "gatekeeper"}}
+	none, err := i.recorded(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, record{}, none, "what was never installed has no record")
+
+	want := record{Hash: "h", Images: "i", Objects: []reference{
+		{Group: "apps", Version: "v1", Kind: "Deployment", Namespace: "ns", Name: "d"},
+		{Group: "constraints.gatekeeper.sh", Version: "v1beta1", Kind: "K8sX", Name: "x", Observers: &Observers{Namespace: "ns", Selector: "a=b"}},
+	}}
+	require.NoError(t, i.write(t.Context(), want))
+	assert.Equal(t, []string{
+		"PATCH /api/v1/namespaces/proving-ground", "PATCH /api/v1/namespaces/proving-ground/configmaps/gatekeeper",
+	}, a.requests, "the namespace comes first")
+	got, err := i.recorded(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, want, got)
+
+	other, err := (&installation{env: env, definition: &definition{name: "policies"}}).recorded(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, record{}, other, "each component has a record of its own")
+}
+
+func TestRecordThatCannotBeRead(t *testing.T) {
+	const path = "/api/v1/namespaces/proving-ground/configmaps/gatekeeper"
+	a, env := on(t, map[string]map[string]any{path: {
+		"apiVersion": "v1", "kind": "ConfigMap", "data": map[string]any{"record": `{"hash": 7`},
+	}})
+	i := &installation{env: env, definition: &definition{name: "gatekeeper"}}
+	got, err := i.recorded(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, record{}, got, "one that somebody spoilt counts as none: it is installed again")
+
+	a.refuse = path
+	_, err = i.recorded(t.Context())
+	assert.ErrorContains(t, err, "record: ", "but a refusal is not taken for no record, which would install over what stands")
+}
+
+func TestRecordIsCompared(t *testing.T) {
+	is := record{Hash: "h", Images: "i", Objects: []reference{{Kind: "X"}}}
+	assert.True(t, is.is(record{Hash: "h", Images: "i"}), "what it made is not compared")
+	assert.False(t, is.is(record{Hash: "other", Images: "i"}))
+	assert.False(t, is.is(record{Hash: "h", Images: "other"}), "new images under the same names")
+	assert.False(t, record{}.is(record{Hash: "h"}))
+
+	r := reference{Group: "apps", Version: "v1", Kind: "Deployment", Namespace: "ns", Name: "d"}
+	another := r
+	another.Version = "v1beta1"
+	another.Observers = &Observers{Namespace: "x"}
+	assert.True(t, r.same(another), "the same object by another version: to prune it would delete the new one")
+	for _, change := range []func(*reference){
+		func(r *reference) { r.Group = "" }, func(r *reference) { r.Kind = "DaemonSet" },
+		func(r *reference) { r.Namespace = "" }, func(r *reference) { r.Name = "e" },
+	} {
+		another := r
+		change(&another)
+		assert.False(t, r.same(another), "%+v", another)
+	}
+}
+
+func TestPrune(t *testing.T) {
+	const below = "/api/v1/namespaces/ns/"
+	a, env := on(t, map[string]map[string]any{
+		below + "configmaps/old":  {"apiVersion": "v1", "kind": "ConfigMap"},
+		below + "configmaps/kept": {"apiVersion": "v1", "kind": "ConfigMap"},
+		below + "services/old":    {"apiVersion": "v1", "kind": "Service"},
+	})
+	i := &installation{env: env, definition: &definition{name: "x"}}
+	of := func(kind, name string) reference {
+		return reference{Version: "v1", Kind: kind, Namespace: "ns", Name: name}
+	}
+	before := []reference{
+		of("ConfigMap", "old"), of("ConfigMap", "kept"), of("ConfigMap", "gone already"), of("Service", "old"),
+		{Group: "gone.example", Version: "v1", Kind: "KindThatIsNoMore", Name: "x"},
+	}
+	require.NoError(t, i.prune(t.Context(), before, []reference{of("ConfigMap", "kept"), of("ConfigMap", "new")}))
+	assert.Equal(t, []string{
+		"DELETE " + below + "services/old", "DELETE " + below + "configmaps/gone already", "DELETE " + below + "configmaps/old",
+	}, a.requests, "the last made is the first deleted, and what is not there is no error")
+	assert.Contains(t, a.objects, below+"configmaps/kept")
+
+	a.refuse = below + "configmaps/kept"
+	assert.ErrorContains(t, i.prune(t.Context(), before[1:2], nil), "prune ConfigMap kept: ")
+}
+
+func TestRestart(t *testing.T) {
+	const path = "/apis/apps/v1/namespaces/ns/deployments/d"
+	a, env := on(t, map[string]map[string]any{path: {"apiVersion": "apps/v1", "kind": "Deployment"}})
+	i := &installation{env: env, definition: &definition{name: "x"}}
+	refs := []reference{
+		{Group: "apps", Version: "v1", Kind: "Deployment", Namespace: "ns", Name: "d"},
+		{Group: "apps", Version: "v1", Kind: "ReplicaSet", Namespace: "ns", Name: "of somebody"},
+		{Version: "v1", Kind: "ConfigMap", Namespace: "ns", Name: "c"},
+	}
+	require.NoError(t, i.restart(t.Context(), refs, "digests"))
+	assert.Equal(t, []string{"PATCH " + path}, a.requests, "only workloads")
+	template := a.objects[path]["spec"].(map[string]any)["template"].(map[string]any)
+	assert.Equal(t, map[string]any{"proving-ground.dev/images": "digests"}, template["metadata"].(map[string]any)["annotations"])
+}
+
+func TestApplyLeavesTheGivenObjectAlone(t *testing.T) {
+	a, env := on(t, nil)
+	i := &installation{env: env, definition: &definition{name: "x"}}
+	objects, err := parse([]byte("{apiVersion: v1, kind: ConfigMap, metadata: {name: c, namespace: ns}, data: {a: b}}"))
+	require.NoError(t, err)
+	given := objects[0].DeepCopy()
+	require.NoError(t, i.apply(t.Context(), objects[0]))
+	assert.Equal(t, given, objects[0])
+	assert.Equal(t, map[string]any{"a": "b"}, a.objects["/api/v1/namespaces/ns/configmaps/c"]["data"])
+
+	a.refuse = "/api/v1/namespaces/ns/configmaps/c"
+	assert.ErrorContains(t, i.apply(t.Context(), objects[0]), "apply ConfigMap c: ")
+}

@@ -1,0 +1,151 @@
+package spec
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/journal"
+)
+
+// What a suite process of these tests is told by its environment.
+const (
+	playVariable       = "SPEC_TEST_PLAY"
+	kubeconfigVariable = "SPEC_TEST_KUBECONFIG"
+)
+
+// TestMain makes a suite process of this binary when a test has started it as
+// such.
+func TestMain(m *testing.M) {
+	if os.Getenv(playVariable) != "" {
+		Main(m, "policy", func(_ context.Context, p *environment.Profile, _ func(string)) (*environment.Environment, journal.Platform, error) {
+			env, err := environment.Open(p, "test", os.Getenv(kubeconfigVariable), "hash")
+			return env, journal.Platform{Cluster: "test", Hash: "hash"}, err
+		})
+	}
+	os.Exit(m.Run())
+}
+
+// TestPlay is the suite of such a process.
+func TestPlay(t *testing.T) {
+	play := plays[os.Getenv(playVariable)]
+	if play == nil {
+		t.Skip("the suite of a process that other tests start")
+	}
+	play(t)
+}
+
+var plays = map[string]func(*testing.T){
+	"sound": func(t *testing.T) { Run(t, played("POL-001", func(context.Context, T, int) {})) },
+	// Stops in the middle of its first proof until the run is cut short.
+	"waits": func(t *testing.T) {
+		Run(t, played("POL-001", func(ctx context.Context, t T, _ int) {
+			ready()
+			<-ctx.Done()
+			require.NoError(t, ctx.Err())
+		}))
+	},
+	// Stops under its fault.
+	"waits under its fault": func(t *testing.T) {
+		Run(t, played("POL-001", func(ctx context.Context, _ T, time int) {
+			if time == 2 {
+				ready()
+				<-ctx.Done()
+			}
+		}))
+	},
+	// Does not even heed that the run is cut short.
+	"deaf": func(t *testing.T) {
+		Run(t, played("POL-001", func(context.Context, T, int) {
+			ready()
+			select {}
+		}))
+	},
+	"every verdict": everyVerdict,
+}
+
+// ready tells the test that started this process to go on.
+func ready() {
+	if _, err := os.NewFile(3, "ready").WriteString("ready\n"); err != nil {
+		panic(err)
+	}
+}
+
+// played is a specification that makes a ConfigMap in its proof and another one
+// for its fault, which the proof notices. middle is what it does in the middle.
+func played(id string, middle func(ctx context.Context, t T, time int)) Specification {
+	var times atomic.Int32
+	var fault atomic.Bool
+	return Specification{
+		ID: id, Risk: Namespaced,
+		Prove: func(ctx context.Context, t T, _ *environment.Environment) {
+			time := int(times.Add(1))
+			require.NoError(t, t.Scope().Create(ctx, configMap(fmt.Sprintf("%s-proof-%d", id, time))))
+			t.Observe(fmt.Sprintf("proof %d has begun", time), map[string]string{"password": "hunter2"})
+			middle(ctx, t, time)
+			if fault.Load() {
+				t.Errorf("the door is open")
+			}
+		},
+		CounterProofs: []Sabotage{{
+			Name: "the door is opened",
+			Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
+				fault.Store(true)
+				return errors.Join(s.Create(ctx, configMap(id+"-fault")),
+					s.Defer("shut the door", func(context.Context) error { fault.Store(false); return nil }))
+			},
+			Applied: func(context.Context, *environment.Environment) error { return nil },
+		}},
+	}
+}
+
+// configMap is unstructured, so that it travels as JSON.
+func configMap(name string) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"namespace": "default", "name": strings.ToLower(name)},
+	}}
+}
+
+// everyVerdict has a sub-test for each way in which a Go test may end.
+func everyVerdict(t *testing.T) {
+	run := func(name, id string, change func(*Specification)) {
+		t.Run(name, func(t *testing.T) {
+			s := played(id, func(context.Context, T, int) {})
+			change(&s)
+			Run(t, s)
+		})
+	}
+	run("proved", "POL-001", func(*Specification) {})
+	run("refuted", "POL-002", func(s *Specification) {
+		s.Prove = func(_ context.Context, t T, _ *environment.Environment) { require.Fail(t, "the window is open") }
+	})
+	run("unmeasured", "POL-003", func(s *Specification) {
+		s.Prove = func(_ context.Context, t T, _ *environment.Environment) { t.Inconclusive("no samples", "0 of 9") }
+	})
+	run("survived", "POL-004", func(s *Specification) {
+		s.Prove = func(_ context.Context, t T, _ *environment.Environment) { t.Observe("there is a house", nil) }
+	})
+	run("void", "POL-005", func(s *Specification) {
+		s.CounterProofs[0].Applied = func(context.Context, *environment.Environment) error { return errors.New("the door is shut") }
+	})
+	run("invalid", "POL-006", func(s *Specification) { s.CounterProofs = nil })
+	run("waived", "POL-007", func(*Specification) {})
+	run("unknown", "POL-099", func(*Specification) {})
+	run("twice", "POL-001", func(*Specification) {})
+	cannot := func(name, id, reason string) {
+		t.Run(name, func(t *testing.T) {
+			Unavailable(t, played(id, nil), reason, "no /sys/kernel/btf")
+		})
+	}
+	cannot("unavailable", "POL-008", "no Falco engine")
+	cannot("unavailable for a reason of its own", "PIP-001", "no time")
+	NotBuiltYet(t, "POL-009", "POL-098")
+}
