@@ -115,9 +115,7 @@ func (k *kindCluster) images() []string {
 		names = append(names, n.Image)
 	}
 	for _, c := range clusterComponents {
-		for _, n := range k.builder.Set.Of(c) {
-			names = append(names, n)
-		}
+		names = append(names, k.builder.Set.Of(c)...)
 	}
 	slices.Sort(names)
 	return slices.Compact(names)

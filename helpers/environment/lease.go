@@ -252,7 +252,7 @@ func (l *lease) note() {
 		return
 	}
 	if os.WriteFile(l.notePath()+".new", data, 0o600) == nil {
-		os.Rename(l.notePath()+".new", l.notePath())
+		_ = os.Rename(l.notePath()+".new", l.notePath())
 	}
 }
 

@@ -251,6 +251,9 @@ func Look(ctx context.Context, p *Profile) (Status, error) {
 	if err != nil {
 		return s, err
 	}
+	if p.Provider == ProviderGiven {
+		return s, fmt.Errorf("profile %s: its cluster is given, and not looked after here; see it with kubectl and the file in $%s", p.Name, KubeconfigVariable)
+	}
 	if s.Engine, err = engine.Find(ctx, cache); err != nil {
 		return s, nil
 	}

@@ -10,11 +10,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"golang.org/x/sync/errgroup"
-
-	"github.com/google/go-containerregistry/pkg/name"
 
 	"github.com/proving-ground/proving-ground/helpers/filelock"
 )

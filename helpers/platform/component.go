@@ -67,6 +67,7 @@ func ensure(ctx context.Context, env *environment.Environment, order []*definiti
 type attempt struct {
 	done chan struct{}
 	err  error
+	cut  bool // by the end of its caller's context: nothing is known
 }
 
 type place struct {
@@ -84,27 +85,37 @@ var attempts = struct {
 // caller had no more time.
 func ensured(ctx context.Context, env *environment.Environment, d *definition) error {
 	at := place{env, d.name}
+	for {
+		a, begun := begin(at)
+		if !begun {
+			a.err = (&installation{env: env, definition: d}).ensure(ctx)
+			a.cut = ctx.Err() != nil
+			if a.cut {
+				forget(env, d.name)
+			}
+			close(a.done)
+			return a.err
+		}
+		select {
+		case <-a.done:
+			if !a.cut {
+				return a.err
+			} // its caller had no more time; we have
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func begin(at place) (a *attempt, begun bool) {
 	attempts.Lock()
-	a, begun := attempts.at[at]
+	defer attempts.Unlock()
+	a, begun = attempts.at[at]
 	if !begun {
 		a = &attempt{done: make(chan struct{})}
 		attempts.at[at] = a
 	}
-	attempts.Unlock()
-	if !begun {
-		a.err = (&installation{env: env, definition: d}).ensure(ctx)
-		if ctx.Err() != nil {
-			forget(env, d.name)
-		}
-		close(a.done)
-		return a.err
-	}
-	select {
-	case <-a.done:
-		return a.err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return a, begun
 }
 
 func forget(env *environment.Environment, name string) {

@@ -70,3 +70,17 @@ func TestEnsuredOnce(t *testing.T) {
 	forget(env, d.name)
 	require.NoError(t, ensured(t.Context(), env, d), "a definition without steps has nothing to wait for")
 }
+
+func TestEnsuredAgainWhenAnotherWasCut(t *testing.T) {
+	env := given(t.TempDir())
+	d := &definition{name: "slow"}
+	a := &attempt{done: make(chan struct{}), err: context.Canceled, cut: true}
+	attempts.Lock()
+	attempts.at[place{env, d.name}] = a
+	attempts.Unlock()
+	got := make(chan error)
+	go func() { got <- ensured(t.Context(), env, d) }()
+	forget(env, d.name)
+	close(a.done)
+	require.NoError(t, <-got, "the end of another's context is not ours")
+}

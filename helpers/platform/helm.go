@@ -37,7 +37,7 @@ func installChart(ctx context.Context, env *environment.Environment, dir string,
 		return nil, fmt.Errorf("chart %s: %w", c.Path, err)
 	}
 	config := action.NewConfiguration(action.ConfigurationSetLogger(slog.DiscardHandler))
-	if err := config.Init(&getter{config: env.Config}, c.Namespace, "secret"); err != nil {
+	if err := config.Init(&getter{config: env.Config, namespace: c.Namespace}, c.Namespace, "secret"); err != nil {
 		return nil, fmt.Errorf("helm: %w", err)
 	}
 	stands, err := settle(config, c.Release)
@@ -67,13 +67,19 @@ func installChart(ctx context.Context, env *environment.Environment, dir string,
 	return objects, intoNamespace(env.Client().RESTMapper(), objects, c.Namespace)
 }
 
-// renderChart gives the objects that a chart would make, and asks no cluster.
-func renderChart(ctx context.Context, dir string, c *chartRef, values map[string]any) ([]*unstructured.Unstructured, error) {
+// renderChart gives the objects that a chart would make on a version of
+// Kubernetes, and asks no cluster.
+func renderChart(ctx context.Context, dir string, c *chartRef, values map[string]any, kubernetes string) ([]*unstructured.Unstructured, error) {
 	chart, err := loader.LoadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("chart %s: %w", c.Path, err)
 	}
+	version, err := common.ParseKubeVersion(kubernetes)
+	if err != nil {
+		return nil, fmt.Errorf("Kubernetes version: %w", err)
+	}
 	a := action.NewInstall(action.NewConfiguration(action.ConfigurationSetLogger(slog.DiscardHandler)))
+	a.KubeVersion = version // else Helm takes v1.20.0 in a test binary
 	a.ReleaseName, a.Namespace, a.DryRunStrategy, a.Replace = c.Release, c.Namespace, action.DryRunClient, true
 	released, err := a.RunWithContext(ctx, chart, values)
 	if err != nil {
@@ -141,7 +147,8 @@ func (d *definition) valueFiles(files []string, profile string) (paths []string)
 // getter gives Helm the environment's own client configuration: no kubeconfig
 // is searched for, and no cache is kept in the user's home.
 type getter struct {
-	config *rest.Config
+	config    *rest.Config
+	namespace string // of objects that name none
 
 	once   sync.Once
 	disco  discovery.CachedDiscoveryInterface
@@ -169,5 +176,5 @@ func (g *getter) ToRESTMapper() (meta.RESTMapper, error) {
 }
 
 func (g *getter) ToRawKubeConfigLoader() clientcmd.ClientConfig {
-	return clientcmd.NewDefaultClientConfig(*clientcmdapi.NewConfig(), &clientcmd.ConfigOverrides{})
+	return clientcmd.NewDefaultClientConfig(*clientcmdapi.NewConfig(), &clientcmd.ConfigOverrides{Context: clientcmdapi.Context{Namespace: g.namespace}})
 }

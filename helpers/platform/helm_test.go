@@ -7,7 +7,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"helm.sh/helm/v4/pkg/chart/common"
 	"k8s.io/client-go/rest"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
@@ -49,19 +48,7 @@ func TestValues(t *testing.T) {
 	require.ErrorContains(t, err, "broken.yaml")
 }
 
-// kubernetes has Helm render for a version of today: in a test binary it takes
-// v1.20.0 for granted.
-func kubernetes(t *testing.T, version string) {
-	t.Helper()
-	v, err := common.ParseKubeVersion(version)
-	require.NoError(t, err)
-	was := common.DefaultCapabilities.KubeVersion
-	common.DefaultCapabilities.KubeVersion = *v
-	t.Cleanup(func() { common.DefaultCapabilities.KubeVersion = was })
-}
-
 func TestRenderChart(t *testing.T) {
-	kubernetes(t, "v1.37.2")
 	root, err := environment.ProjectRoot()
 	require.NoError(t, err)
 	all, err := load(root)
@@ -71,7 +58,7 @@ func TestRenderChart(t *testing.T) {
 	values, err := d.values(c.Values, "kind")
 	require.NoError(t, err)
 
-	objects, err := renderChart(t.Context(), filepath.Join(d.dir, c.Path), c, values)
+	objects, err := renderChart(t.Context(), filepath.Join(d.dir, c.Path), c, values, "v1.37.2")
 	require.NoError(t, err)
 	kinds := map[string]int{}
 	for _, o := range objects {
@@ -80,9 +67,9 @@ func TestRenderChart(t *testing.T) {
 	assert.Positive(t, kinds["Deployment"])
 	assert.Positive(t, kinds["NetworkPolicy"])
 
-	_, err = renderChart(t.Context(), filepath.Join(d.dir, c.Path), c, map[string]any{"noSuchValue": true})
+	_, err = renderChart(t.Context(), filepath.Join(d.dir, c.Path), c, map[string]any{"noSuchValue": true}, "v1.37.2")
 	require.ErrorContains(t, err, "noSuchValue", "a value that the chart does not know is refused by its schema")
-	_, err = renderChart(t.Context(), t.TempDir(), c, values)
+	_, err = renderChart(t.Context(), t.TempDir(), c, values, "v1.37.2")
 	require.ErrorContains(t, err, "Chart.yaml")
 }
 

@@ -148,7 +148,7 @@ func (i *installation) rendered(ctx context.Context) ([]reference, error) {
 			if err != nil {
 				return nil, err
 			}
-			if objects, err = renderChart(ctx, dir, s.Chart, values); err != nil {
+			if objects, err = renderChart(ctx, dir, s.Chart, values, i.env.Kubernetes); err != nil {
 				return nil, err
 			}
 			if err := intoNamespace(i.env.Client().RESTMapper(), objects, s.Chart.Namespace); err != nil {

@@ -9,14 +9,19 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
 // fieldOwner is whose fields the applied ones are.
@@ -72,12 +77,19 @@ func parse(data []byte) ([]*unstructured.Unstructured, error) {
 	decoder := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)
 	var out []*unstructured.Unstructured
 	for {
-		o := &unstructured.Unstructured{}
-		err := decoder.Decode(&o.Object)
+		var raw runtime.RawExtension
+		err := decoder.Decode(&raw)
 		if errors.Is(err, io.EOF) {
 			return out, nil
 		}
 		if err != nil {
+			return nil, err
+		}
+		if len(raw.Raw) == 0 {
+			continue
+		}
+		o := &unstructured.Unstructured{}
+		if err := utiljson.Unmarshal(raw.Raw, &o.Object); err != nil { // whole numbers as int64
 			return nil, err
 		}
 		if len(o.Object) == 0 {
@@ -117,13 +129,22 @@ func asUnstructured(obj client.Object, gvk schema.GroupVersionKind) *unstructure
 	return u
 }
 
+var webhookTimeout = wait.Timeout{Name: "webhookReached", D: 30 * time.Second}
+
+// apply asks again while the API server does not reach a webhook: its pods are
+// ready before kube-proxy leads there from the control plane.
 func (i *installation) apply(ctx context.Context, o *unstructured.Unstructured) error {
-	own := o.DeepCopy()
-	err := i.env.Client().Apply(ctx, client.ApplyConfigurationFromUnstructured(own), client.FieldOwner(fieldOwner), client.ForceOwnership)
-	if err != nil {
-		return fmt.Errorf("apply %s %s: %w", o.GetKind(), o.GetName(), err)
-	}
-	return nil
+	return wait.Answers(ctx, webhookTimeout, fmt.Sprintf("%s %s to be applied", o.GetKind(), o.GetName()), func(ctx context.Context) (string, error) {
+		own := o.DeepCopy()
+		err := i.env.Client().Apply(ctx, client.ApplyConfigurationFromUnstructured(own), client.FieldOwner(fieldOwner), client.ForceOwnership)
+		if apierrors.IsInternalError(err) && strings.Contains(err.Error(), "failed calling webhook") {
+			return err.Error(), nil
+		}
+		if meta.IsNoMatchError(err) { // its kind was made a moment ago
+			return err.Error(), nil
+		}
+		return "", err
+	})
 }
 
 // prune deletes what an earlier installation made and this one does not.

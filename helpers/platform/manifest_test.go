@@ -102,3 +102,9 @@ func TestAsUnstructured(t *testing.T) {
 	assert.Equal(t, "Deployment", u.GetKind())
 	assert.NotContains(t, u.Object, "status", "nobody applies that")
 }
+
+func TestParseKeepsWholeNumbers(t *testing.T) {
+	objects, err := parse([]byte("apiVersion: v1\nkind: X\nmetadata: {name: x}\nspec: {replicas: 3, share: 0.5}\n"))
+	require.NoError(t, err)
+	assert.Equal(t, map[string]any{"replicas": int64(3), "share": 0.5}, objects[0].Object["spec"])
+}

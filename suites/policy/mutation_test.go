@@ -21,29 +21,37 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/strictyaml"
 )
 
-// The folders of fixtures/policies/mutations, which prove POL-011 to POL-018.
-var mutationFolders = []string{
-	"01-seccomp-profile", "02-drop-capabilities", "03-no-privilege-escalation", "04-read-only-root-filesystem",
-	"05-run-as-non-root", "06-default-limits", "07-team-label", "08-environment-label",
-}
+func TestSeccompProfile(t *testing.T) { runMutation(t, "POL-011", "01-seccomp-profile") }
 
-// TestMutations proves that each mutation sets its default where nothing is
-// said, leaves what is said alone, and does nothing to what it has seen before.
-func TestMutations(t *testing.T) {
-	for i, folder := range mutationFolders {
-		t.Run(folder, func(t *testing.T) {
-			spec.Run(t, spec.Specification{
-				ID:    fmt.Sprintf("POL-%03d", i+11),
-				Risk:  spec.Namespaced,
-				Needs: []spec.Need{policies},
-				Keys:  []string{"mutation/" + folder},
-				Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
-					proveMutation(ctx, t, env, folder)
-				},
-				CounterProofs: mutationFaults(folder),
-			})
-		})
-	}
+func TestDropCapabilities(t *testing.T) { runMutation(t, "POL-012", "02-drop-capabilities") }
+
+func TestNoPrivilegeEscalation(t *testing.T) { runMutation(t, "POL-013", "03-no-privilege-escalation") }
+
+func TestReadOnlyRootFilesystemDefault(t *testing.T) { runMutation(t, "POL-014", "04-read-only-root-filesystem") }
+
+func TestRunAsNonRoot(t *testing.T) { runMutation(t, "POL-015", "05-run-as-non-root") }
+
+func TestDefaultLimits(t *testing.T) { runMutation(t, "POL-016", "06-default-limits") }
+
+func TestTeamLabel(t *testing.T) { runMutation(t, "POL-017", "07-team-label") }
+
+func TestEnvironmentLabel(t *testing.T) { runMutation(t, "POL-018", "08-environment-label") }
+
+// runMutation proves that a mutation of fixtures/policies/mutations sets its
+// default where nothing is said, leaves what is said alone, and does nothing to
+// what it has seen before.
+func runMutation(t *testing.T, id, folder string) {
+	t.Helper()
+	spec.Run(t, spec.Specification{
+		ID:    id,
+		Risk:  spec.Namespaced,
+		Needs: []spec.Need{policies},
+		Keys:  []string{"mutation/" + folder},
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+			proveMutation(ctx, t, env, folder)
+		},
+		CounterProofs: mutationFaults(folder),
+	})
 }
 
 // expected is a folder's expect.yaml: fixtures/policies/README.md.

@@ -12,25 +12,32 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/strictyaml"
 )
 
 // Exit codes besides those of a report.
 const (
 	exitFailed = 1
-	exitUsage  = 2
+	exitUsage  = 64 // EX_USAGE: nothing was touched; 2 is a report's inconclusive
 	exitSignal = 130
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	go func() { // the second signal ends the process
+		<-ctx.Done()
+		stop()
+	}()
 	os.Exit(run(ctx, os.Args[1:]))
 }
 
 func run(ctx context.Context, args []string) int {
+	begun := false // before, cobra refuses what it does not know
 	root := rootCommand()
+	root.PersistentPreRun = func(*cobra.Command, []string) { begun = true }
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	var code exitCode
@@ -45,7 +52,7 @@ func run(ctx context.Context, args []string) int {
 	}
 	fmt.Fprintln(os.Stderr, "ground:", err)
 	var u usageError
-	if errors.As(err, &u) {
+	if errors.As(err, &u) || !begun {
 		return exitUsage
 	}
 	return exitFailed
@@ -65,9 +72,20 @@ func rootCommand() *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true,
 		SuggestionsMinimumDistance: 2,
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{nearestFlag(c, err)} })
 	root.AddCommand(upCommand(), downCommand(), statusCommand(), verifyCommand(), reportCommand(), imagesCommand(), engineCommand())
 	return root
+}
+
+// nearestFlag names the flag that an unknown one is nearest to.
+func nearestFlag(c *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) {
+		return err
+	}
+	var names []string
+	c.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	return fmt.Errorf("%w%s", err, strictyaml.DidYouMean(unknown.GetSpecifiedName(), names))
 }
 
 // profileFlag adds -p/--profile to a command, and reads the profile.

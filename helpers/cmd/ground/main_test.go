@@ -91,10 +91,10 @@ func TestMistakes(t *testing.T) {
 		"a folder that is no suite":    {[]string{"verify", "notasuite"}, exitUsage, `there is no suite "notasuite"`},
 		"a path out of the suites":     {[]string{"verify", "../helpers"}, exitUsage, `there is no suite "../helpers"`},
 		"a run before there is any":    {[]string{"report"}, exitUsage, "there is no run yet in reports/: run ground verify"},
-		"a flag":                       {[]string{"up", "--profil", "kind"}, exitUsage, "unknown flag: --profil"},
+		"a flag":                       {[]string{"up", "--profil", "kind"}, exitUsage, `unknown flag: --profil, did you mean "profile"?`},
 		"a value of a flag":            {[]string{"verify", "--counterproof=maybe"}, exitUsage, `invalid argument "maybe"`},
 		"pull without build":           {[]string{"images", "--pull"}, exitUsage, "--pull has no meaning without --build"},
-		"a command":                    {[]string{"verfy"}, exitFailed, "Did you mean this?\n\tverify"},
+		"a command":                    {[]string{"verfy"}, exitUsage, "Did you mean this?\n\tverify"},
 		"a cluster that nobody named":  {[]string{"up", "-p", "staging"}, exitFailed, "set $GROUND_KUBECONFIG to the file"},
 		"a given cluster, to be ended": {[]string{"down", "-p", "staging"}, exitFailed, "its cluster is given, and never deleted"},
 	} {
