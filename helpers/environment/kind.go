@@ -202,7 +202,9 @@ func (k *kindCluster) make(ctx context.Context, hash string, built map[string]*i
 			return nil, err
 		}
 	case <-ctx.Done(): // without its nodes, it fails at once
-		return nil, errors.Join(context.Cause(ctx), k.provider.Delete(k.profile.ClusterName, k.kubeconfig()), ignore(<-done))
+		err := errors.Join(context.Cause(ctx), k.provider.Delete(k.profile.ClusterName, k.kubeconfig()))
+		<-done // what it says only follows from that
+		return nil, err
 	}
 	e, err := Open(k.profile, k.profile.ClusterName, k.kubeconfig(), hash)
 	if err != nil {
@@ -212,11 +214,12 @@ func (k *kindCluster) make(ctx context.Context, hash string, built map[string]*i
 	if err := k.connectNodes(ctx, e); err != nil {
 		return nil, err
 	}
-	return e, k.writeState(state{Hash: hash, UID: e.ClusterUID})
+	node, err := k.nodeID(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return e, k.writeState(state{Hash: hash, UID: e.ClusterUID, Node: node})
 }
-
-// ignore drops an error that only follows from what is reported already.
-func ignore(error) error { return nil }
 
 func nodeLines(ctx context.Context, e *Environment) ([]string, error) {
 	var nodes corev1.NodeList
@@ -288,5 +291,6 @@ func (e *Environment) RegistryAddress(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return net.JoinHostPort(address, "5000"), nil
+	_, port, err := net.SplitHostPort(image.RegistryHost)
+	return net.JoinHostPort(address, port), err
 }

@@ -149,9 +149,14 @@ func FindRun(root, name string) (string, error) {
 	latest, at := "", time.Time{}
 	var names []string
 	for _, e := range entries {
-		if info, err := e.Info(); err == nil && e.IsDir() {
-			names = append(names, e.Name())
-			if info.ModTime().After(at) {
+		if !e.IsDir() {
+			continue
+		}
+		names = append(names, e.Name())
+		// By the journals: a report may be made again long after its run.
+		journals, _ := filepath.Glob(filepath.Join(RunDir(root, e.Name()), "*.jsonl"))
+		for _, j := range journals {
+			if info, err := os.Stat(j); err == nil && info.ModTime().After(at) {
 				latest, at = e.Name(), info.ModTime()
 			}
 		}

@@ -11,10 +11,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/proving-ground/proving-ground/helpers/engine"
 	"github.com/proving-ground/proving-ground/helpers/filelock"
 	"github.com/proving-ground/proving-ground/helpers/image"
+	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
 // KubeconfigVariable names the file with which a given cluster is reached.
@@ -74,6 +77,13 @@ func Down(ctx context.Context, p *Profile, progress func(string)) (bool, error) 
 	if p.Provider != ProviderKind {
 		return false, fmt.Errorf("profile %s: its cluster is given, and never deleted", p.Name)
 	}
+	cache, err := CacheDir()
+	if err != nil {
+		return false, err
+	}
+	if _, err := engine.Find(ctx, cache); err != nil {
+		return false, nil // no engine, no cluster: and none is started to find that out
+	}
 	k, err := newKindCluster(ctx, p, UpOptions{Progress: progress})
 	if err != nil {
 		return false, err
@@ -123,7 +133,8 @@ func (e *Environment) Source(ctx context.Context, component, module, path string
 // the cluster is made, so that a half-made one is known to be ours.
 type state struct {
 	Hash string `json:"hash"`
-	UID  string `json:"uid"` // of kube-system; empty while it is being made
+	UID  string `json:"uid"`  // of kube-system; empty while it is being made
+	Node string `json:"node"` // ID of the control plane's container: tells the cluster from its namesake
 }
 
 func (k *kindCluster) stateFile() string { return filepath.Join(k.dir, "state.json") }
@@ -157,7 +168,7 @@ func (k *kindCluster) writeState(s state) error {
 // hash is the fingerprint of all that the cluster is made from.
 func (k *kindCluster) hash(built map[string]*image.Built) string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%x\n", sha256.Sum256(k.raw))
+	fmt.Fprintf(h, "%x\n%s\n", sha256.Sum256(k.raw), networkScript.Root.String())
 	for _, n := range slices.Sorted(maps.Keys(built)) {
 		if slices.Contains(k.images(), n) {
 			fmt.Fprintln(h, n, built[n].Digest)
@@ -186,16 +197,16 @@ func (k *kindCluster) up(ctx context.Context) (*Environment, error) {
 	}
 	hash := k.hash(built)
 	if before != nil && before.Hash == hash && before.UID != "" {
-		e, err := Open(k.profile, k.profile.ClusterName, k.kubeconfig(), hash)
-		if err == nil && e.ClusterUID == before.UID {
+		e, err := k.reopen(ctx, before, hash)
+		if err == nil {
 			return e, nil
 		}
-		k.options.Progress(fmt.Sprintf("the cluster %s does not answer as it should (%v): making it again", k.profile.ClusterName, err))
+		k.options.Progress(fmt.Sprintf("the cluster %s cannot be used again (%v): making it again", k.profile.ClusterName, err))
 	} else if before != nil {
 		k.options.Progress(fmt.Sprintf("the cluster %s is of another configuration: making it again", k.profile.ClusterName))
 	}
 	if before != nil {
-		if err := k.remove(ctx); err != nil {
+		if err := k.remove(ctx, before); err != nil {
 			return nil, err
 		}
 	} else if err := k.refuseForeign(); err != nil {
@@ -204,8 +215,47 @@ func (k *kindCluster) up(ctx context.Context) (*Environment, error) {
 	return k.create(ctx, hash, built)
 }
 
-// remove deletes a cluster of ours when nobody uses it any more.
-func (k *kindCluster) remove(ctx context.Context) error {
+var reopenTimeout = wait.Timeout{Name: "clusterAnswers", D: 45 * time.Second}
+
+// reopen opens the cluster that stands. While its nodes run it is asked again: a
+// machine under load is no reason to make it anew.
+func (k *kindCluster) reopen(ctx context.Context, before *state, hash string) (e *Environment, err error) {
+	node, err := k.nodeID(ctx)
+	if err != nil || node != before.Node {
+		return nil, errors.Join(err, errors.New("its control plane is not running, or another"))
+	}
+	err = wait.Answers(ctx, reopenTimeout, "the API of the cluster to answer", func(context.Context) (string, error) {
+		if e, err = Open(k.profile, k.profile.ClusterName, k.kubeconfig(), hash); err != nil {
+			return err.Error(), nil
+		}
+		return "", nil
+	})
+	if err == nil && e.ClusterUID != before.UID {
+		return nil, errOtherCluster
+	}
+	return e, err
+}
+
+// nodeID is the ID of the control plane's container; an error when it does not
+// run.
+func (k *kindCluster) nodeID(ctx context.Context) (string, error) {
+	out, err := k.engine.Docker(ctx, "inspect", "--format", "{{.State.Running}} {{.Id}}", k.profile.ClusterName+"-control-plane")
+	if err != nil {
+		return "", err
+	}
+	running, id, _ := strings.Cut(out, " ")
+	if running != "true" {
+		return id, errors.New("the control plane's container is not running")
+	}
+	return id, nil
+}
+
+// remove deletes a cluster of ours when nobody uses it any more. One that
+// somebody else made under the same name meanwhile is left alone.
+func (k *kindCluster) remove(ctx context.Context, before *state) error {
+	if node, _ := k.nodeID(ctx); node != "" && before.Node != "" && node != before.Node {
+		return k.refuseForeign()
+	}
 	l := leaseOf(filepath.Join(k.cache, "leases", labelSafe(k.profile.ClusterName)), RunID())
 	holder, err := l.acquire(ctx, Exclusive, "deleting the cluster", func(who string) {
 		k.options.Progress("waiting to delete the cluster, in use by " + who)
@@ -227,9 +277,13 @@ func (k *kindCluster) down(ctx context.Context) (bool, error) {
 	}
 	if before != nil {
 		k.options.Progress("deleting the cluster " + k.profile.ClusterName)
-		if err := k.remove(ctx); err != nil {
+		if err := k.remove(ctx, before); err != nil {
 			return false, err
 		}
+	}
+	others, err := filepath.Glob(filepath.Join(k.cache, "clusters", "*", "state.json"))
+	if err != nil || len(others) > 0 { // they pull from the same registry
+		return before != nil, err
 	}
 	return before != nil, errors.Join(image.StopRegistry(ctx, k.engine), k.removeNetwork(ctx))
 }

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/labels"
+
 	"github.com/proving-ground/proving-ground/helpers/strictyaml"
 )
 
@@ -43,7 +45,8 @@ type chartRef struct {
 	Path      string   `json:"path"`             // relative to the module or the component's folder
 	Release   string   `json:"release"`
 	Namespace string   `json:"namespace"`
-	Values    []string `json:"values,omitempty"` // files, relative to the folder; the later wins
+	Values    []string `json:"values,omitempty"`  // files, relative to the folder, each with the profile's beside it; the later wins
+	Patches   []string `json:"patches,omitempty"` // likewise: see patches
 }
 
 // Observers are the pods that must each have reported, in an object's
@@ -107,6 +110,18 @@ func read(file string) (*definition, error) {
 			return nil, fmt.Errorf("steps[%d] wants either a chart or manifests", i)
 		case c != nil && (c.Path == "" || c.Release == "" || c.Namespace == ""):
 			return nil, fmt.Errorf("steps[%d].chart wants path, release and namespace", i)
+		case c != nil && d.none(slices.Concat(c.Values, c.Patches)) != "":
+			return nil, fmt.Errorf("steps[%d].chart: there is no file %s, for any profile", i, d.none(slices.Concat(c.Values, c.Patches)))
+		case c != nil && c.Module == "" && !exists(filepath.Join(dir, c.Path, "Chart.yaml")):
+			return nil, fmt.Errorf("steps[%d].chart: there is no chart in %s", i, c.Path)
+		}
+		if _, err := d.files(s.Manifests); err != nil {
+			return nil, fmt.Errorf("steps[%d]: %w", i, err)
+		}
+		if s.Observers != nil {
+			if _, err := labels.Parse(s.Observers.Selector); err != nil || s.Observers.Namespace == "" {
+				return nil, fmt.Errorf("steps[%d].observers wants a namespace and a label selector: %v", i, err)
+			}
 		}
 	}
 	return d, nil

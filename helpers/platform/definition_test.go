@@ -135,7 +135,7 @@ func TestProjectsComponents(t *testing.T) {
 			if s.Chart == nil {
 				continue
 			}
-			for _, file := range d.valueFiles(s.Chart.Values, "kind") {
+			for _, file := range d.ofProfile(s.Chart.Values, "kind") {
 				assert.FileExists(t, file, name)
 			}
 			if s.Chart.Module == "" {

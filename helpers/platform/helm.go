@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"sync"
+	"time"
 
 	"helm.sh/helm/v4/pkg/action"
 	"helm.sh/helm/v4/pkg/chart/common"
 	"helm.sh/helm/v4/pkg/chart/common/util"
+	chartv2 "helm.sh/helm/v4/pkg/chart/v2"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	"helm.sh/helm/v4/pkg/kube"
 	"helm.sh/helm/v4/pkg/release"
@@ -28,13 +29,16 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/environment"
 )
 
+// helmTimeout is for the hooks of a chart, and for what is removed to be gone.
+const helmTimeout = 3 * time.Minute
+
 // installChart installs or upgrades a release by server-side apply, and returns
 // the objects of its manifest. Nothing is waited for here. A release that an
 // earlier process left half done is removed first.
-func installChart(ctx context.Context, env *environment.Environment, dir string, c *chartRef, values map[string]any) ([]*unstructured.Unstructured, error) {
-	chart, err := loader.LoadDir(dir)
+func installChart(ctx context.Context, env *environment.Environment, dir string, c *chartRef, values map[string]any, p patches) ([]*unstructured.Unstructured, error) {
+	chart, err := loadChart(dir, c, values)
 	if err != nil {
-		return nil, fmt.Errorf("chart %s: %w", c.Path, err)
+		return nil, err
 	}
 	config := action.NewConfiguration(action.ConfigurationSetLogger(slog.DiscardHandler))
 	if err := config.Init(&getter{config: env.Config, namespace: c.Namespace}, c.Namespace, "secret"); err != nil {
@@ -46,15 +50,20 @@ func installChart(ctx context.Context, env *environment.Environment, dir string,
 	}
 	var released release.Releaser
 	if stands {
+		if err := applyCRDs(ctx, env, chart); err != nil { // Helm makes them once, and never again
+			return nil, fmt.Errorf("release %s: %w", c.Release, err)
+		}
 		a := action.NewUpgrade(config)
 		a.Namespace, a.WaitStrategy = c.Namespace, kube.HookOnlyStrategy
 		a.ServerSideApply, a.ForceConflicts = "true", true
-		a.ResetValues = true
+		a.ResetValues, a.Timeout = true, helmTimeout
+		a.PostRenderer, a.PostRenderStrategy = p, action.PostRenderStrategyNoHooks
 		released, err = a.RunWithContext(ctx, c.Release, chart, values)
 	} else {
 		a := action.NewInstall(config)
 		a.ReleaseName, a.Namespace, a.WaitStrategy = c.Release, c.Namespace, kube.HookOnlyStrategy
-		a.ServerSideApply, a.ForceConflicts = true, true
+		a.ServerSideApply, a.ForceConflicts, a.Timeout = true, true, helmTimeout
+		a.PostRenderer, a.PostRenderStrategy = p, action.PostRenderStrategyNoHooks
 		released, err = a.RunWithContext(ctx, chart, values)
 	}
 	if err != nil {
@@ -70,9 +79,9 @@ func installChart(ctx context.Context, env *environment.Environment, dir string,
 // renderChart gives the objects that a chart would make on a version of
 // Kubernetes, and asks no cluster.
 func renderChart(ctx context.Context, dir string, c *chartRef, values map[string]any, kubernetes string) ([]*unstructured.Unstructured, error) {
-	chart, err := loader.LoadDir(dir)
+	chart, err := loadChart(dir, c, values)
 	if err != nil {
-		return nil, fmt.Errorf("chart %s: %w", c.Path, err)
+		return nil, err
 	}
 	version, err := common.ParseKubeVersion(kubernetes)
 	if err != nil {
@@ -86,6 +95,32 @@ func renderChart(ctx context.Context, dir string, c *chartRef, values map[string
 		return nil, fmt.Errorf("chart %s: %w", c.Path, err)
 	}
 	return manifestOf(released)
+}
+
+func loadChart(dir string, c *chartRef, values map[string]any) (*chartv2.Chart, error) {
+	chart, err := loader.LoadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("chart %s: %w", c.Path, err)
+	}
+	if err := unknownValues("", values, chart.Values); err != nil {
+		return nil, fmt.Errorf("chart %s: %w", c.Path, err)
+	}
+	return chart, nil
+}
+
+func applyCRDs(ctx context.Context, env *environment.Environment, chart *chartv2.Chart) error {
+	for _, crd := range chart.CRDObjects() {
+		objects, err := parse(crd.File.Data)
+		if err != nil {
+			return fmt.Errorf("%s: %w", crd.Filename, err)
+		}
+		for _, o := range objects {
+			if err := apply(ctx, env, o); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func manifestOf(released release.Releaser) ([]*unstructured.Unstructured, error) {
@@ -113,16 +148,15 @@ func settle(config *action.Configuration, name string) (stands bool, err error) 
 		return true, nil
 	}
 	a := action.NewUninstall(config)
-	a.WaitStrategy, a.DisableHooks = kube.HookOnlyStrategy, true
+	a.WaitStrategy, a.DisableHooks, a.Timeout = kube.StatusWatcherStrategy, true, helmTimeout
 	_, err = a.Run(name)
 	return false, err
 }
 
-// values merges value files, the later over the earlier. Beside each one, the
-// file of the profile counts too, where there is one: values-kind.yaml.
+// values merges value files, the later over the earlier.
 func (d *definition) values(files []string, profile string) (map[string]any, error) {
 	merged := map[string]any{}
-	for _, file := range d.valueFiles(files, profile) {
+	for _, file := range d.ofProfile(files, profile) {
 		v, err := common.ReadValuesFile(file)
 		if err != nil {
 			return nil, fmt.Errorf("values %s: %w", file, err)
@@ -130,18 +164,6 @@ func (d *definition) values(files []string, profile string) (map[string]any, err
 		merged = util.CoalesceTables(v, merged)
 	}
 	return merged, nil
-}
-
-func (d *definition) valueFiles(files []string, profile string) (paths []string) {
-	for _, file := range files {
-		path := filepath.Join(d.dir, file)
-		paths = append(paths, path)
-		ending := filepath.Ext(path)
-		if own := path[:len(path)-len(ending)] + "-" + profile + ending; exists(own) {
-			paths = append(paths, own)
-		}
-	}
-	return paths
 }
 
 // getter gives Helm the environment's own client configuration: no kubeconfig

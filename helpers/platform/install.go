@@ -12,13 +12,18 @@ import (
 	"path/filepath"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/image"
 )
+
+// lookAtOnce bounds the requests by which a component's objects are looked for.
+const lookAtOnce = 10
 
 // installation is one component on its way into an environment.
 type installation struct {
@@ -48,7 +53,7 @@ func (i *installation) ensure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if stands.is(want) {
+	if stands.is(want) && i.whole(ctx, stands.Objects) {
 		return i.ready(ctx, stands.Objects)
 	}
 	unlock, err := i.env.Lock(ctx, "install-"+i.name, func() { i.env.Progress(i.name + ": waiting for another process that installs it") })
@@ -59,17 +64,31 @@ func (i *installation) ensure(ctx context.Context) error {
 	if stands, err = i.recorded(ctx); err != nil {
 		return err
 	}
-	if stands.is(want) {
+	if stands.is(want) && i.whole(ctx, stands.Objects) {
 		return i.ready(ctx, stands.Objects)
 	}
 	return i.install(ctx, stands, want)
+}
+
+// whole says that no object of a component was deleted since it was installed.
+func (i *installation) whole(ctx context.Context, refs []reference) bool {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(lookAtOnce)
+	for _, r := range refs {
+		group.Go(func() error {
+			o := &metav1.PartialObjectMetadata{}
+			o.SetGroupVersionKind(r.kind())
+			return i.env.Client().Get(ctx, client.ObjectKey{Namespace: r.Namespace, Name: r.Name}, o)
+		})
+	}
+	return group.Wait() == nil
 }
 
 func (i *installation) install(ctx context.Context, before, want record) error {
 	i.env.Progress(i.name + ": installing")
 	for _, name := range slices.Sorted(maps.Keys(i.Namespaces)) {
 		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: i.Namespaces[name]}}
-		if err := i.apply(ctx, asUnstructured(ns, corev1.SchemeGroupVersion.WithKind("Namespace"))); err != nil {
+		if err := apply(ctx, i.env, asUnstructured(ns, corev1.SchemeGroupVersion.WithKind("Namespace"))); err != nil {
 			return err
 		}
 	}
@@ -80,6 +99,11 @@ func (i *installation) install(ctx context.Context, before, want record) error {
 		}
 		refs := s.references(objects)
 		want.Objects = append(want.Objects, refs...)
+		// What is there so far is written down, so that it is pruned even when
+		// this ends here and the definition then changes.
+		if err := i.write(ctx, record{Objects: slices.Concat(before.Objects, want.Objects)}); err != nil {
+			return err
+		}
 		if before.Hash != "" && before.Images != want.Images {
 			if err := i.restart(ctx, refs, want.Images); err != nil {
 				return err
@@ -106,7 +130,7 @@ func (i *installation) carryOut(ctx context.Context, s step) ([]*unstructured.Un
 			return nil, err
 		}
 		for _, o := range objects {
-			if err := i.apply(ctx, o); err != nil {
+			if err := apply(ctx, i.env, o); err != nil {
 				return nil, err
 			}
 		}
@@ -120,7 +144,11 @@ func (i *installation) carryOut(ctx context.Context, s step) ([]*unstructured.Un
 	if err != nil {
 		return nil, err
 	}
-	return installChart(ctx, i.env, dir, s.Chart, values)
+	p, err := i.patchesOf(s.Chart.Patches, i.env.Profile.Name)
+	if err != nil {
+		return nil, err
+	}
+	return installChart(ctx, i.env, dir, s.Chart, values, p)
 }
 
 func (i *installation) chartDir(ctx context.Context, c *chartRef) (string, error) {
@@ -168,7 +196,7 @@ func (i *installation) hash() (string, error) {
 	var paths []string
 	for _, s := range i.Steps {
 		if c := s.Chart; c != nil {
-			paths = append(paths, i.valueFiles(c.Values, i.env.Profile.Name)...)
+			paths = append(paths, i.ofProfile(slices.Concat(c.Values, c.Patches), i.env.Profile.Name)...)
 			if c.Module == "" {
 				paths = append(paths, filepath.Join(i.dir, c.Path))
 			}

@@ -21,6 +21,7 @@ import (
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
@@ -133,10 +134,10 @@ var webhookTimeout = wait.Timeout{Name: "webhookReached", D: 30 * time.Second}
 
 // apply asks again while the API server does not reach a webhook: its pods are
 // ready before kube-proxy leads there from the control plane.
-func (i *installation) apply(ctx context.Context, o *unstructured.Unstructured) error {
+func apply(ctx context.Context, env *environment.Environment, o *unstructured.Unstructured) error {
 	return wait.Answers(ctx, webhookTimeout, fmt.Sprintf("%s %s to be applied", o.GetKind(), o.GetName()), func(ctx context.Context) (string, error) {
 		own := o.DeepCopy()
-		err := i.env.Client().Apply(ctx, client.ApplyConfigurationFromUnstructured(own), client.FieldOwner(fieldOwner), client.ForceOwnership)
+		err := env.Client().Apply(ctx, client.ApplyConfigurationFromUnstructured(own), client.FieldOwner(fieldOwner), client.ForceOwnership)
 		if apierrors.IsInternalError(err) && strings.Contains(err.Error(), "failed calling webhook") {
 			return err.Error(), nil
 		}

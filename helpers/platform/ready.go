@@ -22,7 +22,8 @@ import (
 var (
 	workloadTimeout = wait.Timeout{Name: "workloadRolledOut", D: 5 * time.Minute}
 	servedTimeout   = wait.Timeout{Name: "kindServed", D: time.Minute}
-	observedTimeout = wait.Timeout{Name: "observedByEveryPod", D: 2 * time.Minute}
+	givenTimeout    = wait.Timeout{Name: "givenComponentThere", D: 10 * time.Second}
+	observedTimeout = wait.Timeout{Name: "observedByEveryPod", D: 90 * time.Second}
 )
 
 // conditions say when an object of a kind is ready; other kinds are as soon as
@@ -52,8 +53,12 @@ func (i *installation) ready(ctx context.Context, refs []reference) error {
 			observed[*r.Observers] = append(observed[*r.Observers], r)
 		}
 		c, ok := conditions[r.kind().GroupKind()]
-		if !ok {
-			continue
+		switch {
+		case ok:
+		case i.env.Made():
+			continue // it was looked for, or made, a moment ago
+		default:
+			c.limit, c.condition = givenTimeout, wait.Exists()
 		}
 		group.Go(func() error {
 			_, err := w.Until(ctx, c.limit, wait.Target{Kind: r.kind(), Namespace: r.Namespace, Name: r.Name}, c.condition)

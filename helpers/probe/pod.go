@@ -46,8 +46,9 @@ type Spec struct {
 // Pod is a probe that runs.
 type Pod struct {
 	Spec
-	IP  string
-	env *environment.Environment
+	IP      string
+	env     *environment.Environment
+	clients kubernetes.Interface
 }
 
 // Start makes probe pods through a scope and waits until all are ready: a pod is
@@ -62,6 +63,10 @@ func Start(ctx context.Context, env *environment.Environment, s *environment.Sco
 	if err != nil {
 		return nil, err
 	}
+	clients, err := kubernetes.NewForConfig(env.Config)
+	if err != nil {
+		return nil, err
+	}
 	var pods []*Pod
 	for _, p := range specs {
 		found, err := w.Until(ctx, podTimeout, wait.Target{
@@ -71,7 +76,7 @@ func Start(ctx context.Context, env *environment.Environment, s *environment.Sco
 			return nil, fmt.Errorf("probe %s: %w", p.Name, err)
 		}
 		ip, _, _ := unstructured.NestedString(found[0].Object, "status", "podIP")
-		pods = append(pods, &Pod{Spec: p, IP: ip, env: env})
+		pods = append(pods, &Pod{Spec: p, IP: ip, env: env, clients: clients})
 	}
 	return pods, nil
 }
@@ -133,25 +138,22 @@ func (p *Pod) Dial(ctx context.Context, targets ...string) ([]Outcome, error) {
 		return nil, fmt.Errorf("dial from %s/%s: %w", p.Namespace, p.Name, err)
 	}
 	var outcomes []Outcome
-	for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); {
+	lines := bufio.NewScanner(bytes.NewReader(out))
+	for lines.Scan() {
 		var o Outcome
 		if err := json.Unmarshal(lines.Bytes(), &o); err != nil {
 			return nil, fmt.Errorf("dial from %s/%s: %q: %w", p.Namespace, p.Name, lines.Text(), err)
 		}
 		outcomes = append(outcomes, o)
 	}
-	if len(outcomes) != len(targets) {
-		return nil, fmt.Errorf("dial from %s/%s: %d outcomes for %d targets", p.Namespace, p.Name, len(outcomes), len(targets))
+	if err := lines.Err(); err != nil || len(outcomes) != len(targets) {
+		return nil, fmt.Errorf("dial from %s/%s: %d outcomes for %d targets: %v", p.Namespace, p.Name, len(outcomes), len(targets), err)
 	}
 	return outcomes, nil
 }
 
 func (p *Pod) exec(ctx context.Context, command []string) ([]byte, error) {
-	clients, err := kubernetes.NewForConfig(p.env.Config)
-	if err != nil {
-		return nil, err
-	}
-	request := clients.CoreV1().RESTClient().Post().Resource("pods").Namespace(p.Namespace).Name(p.Name).SubResource("exec").
+	request := p.clients.CoreV1().RESTClient().Post().Resource("pods").Namespace(p.Namespace).Name(p.Name).SubResource("exec").
 		VersionedParams(&corev1.PodExecOptions{Command: command, Stdout: true, Stderr: true}, scheme.ParameterCodec)
 	executor, err := remotecommand.NewWebSocketExecutor(p.env.Config, "GET", request.URL().String())
 	if err != nil {

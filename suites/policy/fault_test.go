@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/spec"
@@ -60,11 +61,17 @@ func set(value any, path ...string) func(*unstructured.Unstructured) error {
 	return func(o *unstructured.Unstructured) error { return unstructured.SetNestedField(o.Object, value, path...) }
 }
 
-// annotated is the harmless change: it means nothing to anybody.
-var annotated = set("yes", "metadata", "annotations", "docuthinker.dev/harmless")
+// idle is the harmless change: Gatekeeper takes it up, and it means nothing to
+// any object.
+var idle = set([]any{"elsewhere-*"}, "spec", "match", "excludedNamespaces")
 
 // notDenied is how a proof of a constraint fails when an object slips through.
 const notDenied = `bad/[a-z-]+\.yaml: Not equal: (?s:.*)actual *: "admitted"`
+
+// slipped is how it fails when the object of one file does.
+func slipped(file string) string {
+	return `bad/` + file + `\.yaml: Not equal: (?s:.*)actual *: "admitted"`
+}
 
 func constraintFaults(folder string) []spec.Sabotage {
 	constraint := []string{"constraints", folder, "constraint.yaml"}
@@ -78,14 +85,14 @@ func constraintFaults(folder string) []spec.Sabotage {
 		fault{name: "namespace selector with a misspelt label", kills: notDenied, file: constraint, change: set([]any{
 			map[string]any{"key": "docuthinker.dev/enviroment", "operator": "Exists"},
 		}, "spec", "match", "namespaceSelector", "matchExpressions")}.sabotage(),
-		fault{name: "an annotation", harmless: true, file: constraint, change: annotated}.sabotage(),
+		fault{name: "a namespace excluded that there is not", harmless: true, file: constraint, change: idle}.sabotage(),
 	}
-	for _, kind := range []string{"initContainers", "ephemeralContainers"} {
+	for kind, file := range map[string]string{"initContainers": "init-container", "ephemeralContainers": "ephemeral-container"} {
 		if !looksAt(folder, kind) {
 			continue
 		}
 		out = append(out, fault{
-			name: kind + " forgotten in the template", kills: notDenied, file: template, change: without("spec." + kind),
+			name: kind + " forgotten in the template", kills: slipped(file), file: template, change: forgetting("spec." + kind),
 		}.sabotage())
 	}
 	if folder == constraintFolders[0] {
@@ -106,9 +113,9 @@ func looksAt(folder, kind string) bool {
 	return true
 }
 
-// without takes the lines of a template's Rego that hold a text; none is an
-// error.
-func without(text string) func(*unstructured.Unstructured) error {
+// forgetting takes the lines of a template's Rego that hold a text away; none is
+// an error.
+func forgetting(text string) func(*unstructured.Unstructured) error {
 	return func(o *unstructured.Unstructured) error {
 		return edit(o, func(rego string) string {
 			lines := slices.DeleteFunc(strings.Split(rego, "\n"), func(l string) bool { return strings.Contains(l, text) })
@@ -151,7 +158,7 @@ func webhookFaults() []spec.Sabotage {
 		rules := w["rules"].([]any)
 		return unstructured.SetNestedStringSlice(rules[0].(map[string]any), []string{"CREATE"}, "operations")
 	})
-	onUpdate.Kills = `bad/ephemeral-container\.yaml: Not equal: (?s:.*)actual *: "admitted"`
+	onUpdate.Kills = slipped("ephemeral-container")
 	onUpdate.Applied, onUpdate.Restored = inForce("ephemeral-container.yaml", true), inForce("ephemeral-container.yaml", false)
 	deleted := spec.Sabotage{
 		Name: "webhook deleted", Alone: true, Kills: notDenied,
@@ -161,7 +168,7 @@ func webhookFaults() []spec.Sabotage {
 		Applied: inForce("pod.yaml", true), Restored: inForce("pod.yaml", false),
 	}
 	expansion := fault{
-		name: "a workload's kind forgotten in the expansion", kills: `bad/daemonset\.yaml: Not equal: (?s:.*)actual *: "admitted"`,
+		name: "a workload's kind forgotten in the expansion", kills: slipped("daemonset"),
 		file: []string{"expansion.yaml"}, change: func(o *unstructured.Unstructured) error {
 			applyTo, _, err := unstructured.NestedSlice(o.Object, "spec", "applyTo")
 			if err != nil {
@@ -183,27 +190,34 @@ func webhookFaults() []spec.Sabotage {
 const changedName = "changed."
 
 // webhookChange changes the part of the validating webhook that admits objects.
-func webhookChange(name string, change func(webhook map[string]any) error) spec.Sabotage {
+func webhookChange(name string, mutate func(webhook map[string]any) error) spec.Sabotage {
 	return spec.Sabotage{
 		Name: name, Alone: true,
 		Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
-			o := object(webhookKind, "", webhookName)
-			return s.Update(ctx, o, func() error {
-				webhooks, _, err := unstructured.NestedSlice(o.Object, "webhooks")
-				if err != nil {
-					return err
-				}
-				w := webhooks[0].(map[string]any)
+			return change(ctx, s, webhookKind, webhookName, func(w map[string]any) error {
 				w["name"] = changedName + fmt.Sprint(w["name"])
-				if err := change(w); err != nil {
-					return err
-				}
-				return unstructured.SetNestedSlice(o.Object, webhooks, "webhooks")
+				return mutate(w)
 			})
 		},
 		Applied:  denies(changedName),
 		Restored: denies(""),
 	}
+}
+
+// change edits the first webhook of a configuration, which of Gatekeeper's is
+// the one that looks at objects.
+func change(ctx context.Context, s *environment.Scope, kind schema.GroupVersionKind, name string, mutate func(webhook map[string]any) error) error {
+	o := object(kind, "", name)
+	return s.Update(ctx, o, func() error {
+		webhooks, _, err := unstructured.NestedSlice(o.Object, "webhooks")
+		if err != nil {
+			return err
+		}
+		if err := mutate(webhooks[0].(map[string]any)); err != nil {
+			return err
+		}
+		return unstructured.SetNestedSlice(o.Object, webhooks, "webhooks")
+	})
 }
 
 // denies waits until a violating pod is denied by the webhook whose name has
@@ -229,20 +243,22 @@ func asked(file string, is func(verdict) bool) func(context.Context, *environmen
 		if err != nil {
 			return err
 		}
-		s := env.Scope("webhook in force")
-		ns, err := makeNamespace(ctx, env, s, map[string]string{environmentLabel: "production"})
-		if err == nil {
-			err = wait.Answers(ctx, webhookTimeout, "the API server to take up the webhook's configuration", func(ctx context.Context) (string, error) {
-				once := bad.DeepCopy()
-				once.SetName("")
-				once.SetGenerateName(bad.GetName() + "-")
-				v, err := submit(ctx, env.Client(), once, ns, true)
-				if err != nil || !is(v) {
-					return fmt.Sprintf("%v %v", v, err), nil
+		s, ns := env.Scope("webhook in force"), ""
+		err = wait.Answers(ctx, webhookTimeout, "the API server to take up the webhook's configuration", func(ctx context.Context) (string, error) {
+			if ns == "" { // refused as long as a webhook is not reached
+				if ns, err = makeNamespace(ctx, env, s, map[string]string{environmentLabel: "production"}); err != nil {
+					return err.Error(), nil
 				}
-				return "", nil
-			})
-		}
+			}
+			once := bad.DeepCopy()
+			once.SetName("")
+			once.SetGenerateName(bad.GetName() + "-")
+			v, err := submit(ctx, env.Client(), once, ns, true)
+			if err != nil || !is(v) {
+				return fmt.Sprintf("%v %v", v, err), nil
+			}
+			return "", nil
+		})
 		return errors.Join(err, s.Close(context.WithoutCancel(ctx)))
 	}
 }

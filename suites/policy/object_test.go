@@ -30,6 +30,7 @@ var (
 	constraintVersion = schema.GroupVersion{Group: "constraints.gatekeeper.sh", Version: "v1beta1"}
 	templateKind      = schema.GroupVersionKind{Group: "templates.gatekeeper.sh", Version: "v1", Kind: "ConstraintTemplate"}
 	webhookKind       = schema.GroupVersionKind{Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingWebhookConfiguration"}
+	mutatingKind      = schema.GroupVersionKind{Group: "admissionregistration.k8s.io", Version: "v1", Kind: "MutatingWebhookConfiguration"}
 	deploymentKind    = schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"}
 	podKind           = corev1.SchemeGroupVersion.WithKind("Pod")
 )
@@ -38,6 +39,7 @@ var (
 const (
 	gatekeeperNamespace = "gatekeeper-system"
 	webhookName         = "gatekeeper-validating-webhook-configuration"
+	mutatingName        = "gatekeeper-mutating-webhook-configuration"
 	webhookPods         = "gatekeeper.sh/operation=webhook"
 	auditPods           = "gatekeeper.sh/operation=audit"
 )

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"golang.org/x/sync/errgroup"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
@@ -83,6 +84,13 @@ func proveRBAC(ctx context.Context, t spec.T, env *environment.Environment) {
 	}
 	if len(r.ServiceAccounts) == 0 || len(r.Dangerous) == 0 {
 		t.Inconclusive("no targets", "rbac.yaml names no service account or no dangerous verb")
+	}
+	var accounts corev1.ServiceAccountList
+	if err := env.Client().List(ctx, &accounts, client.InNamespace(appNamespace)); err != nil {
+		t.Broken(err)
+	}
+	for _, a := range accounts.Items {
+		assert.Contains(t, r.ServiceAccounts, a.Name, "rbac.yaml does not say what the service account %s needs", a.Name)
 	}
 	for _, account := range slices.Sorted(maps.Keys(r.ServiceAccounts)) {
 		needs := r.ServiceAccounts[account].Needs

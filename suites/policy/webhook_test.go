@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -9,10 +10,17 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+// Gatekeeper's webhooks that look at objects, by their names.
+const (
+	validation = "validation.gatekeeper.sh"
+	mutation   = "mutation.gatekeeper.sh"
 )
 
 // TestWebhookDown proves that the platform fails closed while the webhook is
@@ -25,7 +33,7 @@ func TestWebhookDown(t *testing.T) {
 		Needs:   []spec.Need{policies},
 		Prove:   proveWebhookDown,
 		CounterProofs: []spec.Sabotage{
-			failurePolicy("failurePolicy Ignore", "Ignore"),
+			ignoring(), ignoringMutation(),
 			noAudit(`found by the audit`),
 			webhookTimeoutChange(),
 		},
@@ -37,12 +45,22 @@ func proveWebhookDown(ctx context.Context, t spec.T, env *environment.Environmen
 	if err != nil {
 		t.Broken(err)
 	}
-	ns, err := makeNamespace(ctx, env, t.Scope(), map[string]string{environmentLabel: "production"})
+	good, err := read(env, "constraints", constraintFolders[0], "good", "pod.yaml")
 	if err != nil {
 		t.Broken(err)
 	}
-	// Past the webhook: its own configuration leaves the namespace out for a while.
-	if err := slipIn(ctx, t, env, ns, bad); err != nil {
+	// The mutating webhook is called first and would answer for both, so each is
+	// asked in a namespace that the other one is told to leave out.
+	namespaces := map[string]string{}
+	for _, ask := range []string{validation, mutation, "slip in"} {
+		if namespaces[ask], err = makeNamespace(ctx, env, t.Scope(), map[string]string{environmentLabel: "production"}); err != nil {
+			t.Broken(err)
+		}
+	}
+	if err := change(ctx, t.Scope(), mutatingKind, mutatingName, func(w map[string]any) error { return without(w, namespaces[validation]) }); err != nil {
+		t.Broken(err)
+	}
+	if err := slipIn(ctx, t, env, namespaces["slip in"], bad); err != nil {
 		t.Broken(err)
 	}
 	down := t.Scope().Child("webhook down")
@@ -52,21 +70,16 @@ func proveWebhookDown(ctx context.Context, t spec.T, env *environment.Environmen
 	if err := podsGone(ctx, env, webhookPods); err != nil {
 		t.Broken(err)
 	}
-	good, err := read(env, "constraints", constraintFolders[0], "good", "pod.yaml")
-	if err != nil {
-		t.Broken(err)
-	}
 	answers := map[string]string{}
-	for what, o := range map[string]*unstructured.Unstructured{"violating": bad, "compliant": good} {
-		o = o.DeepCopy()
-		o.SetNamespace(ns)
-		o.SetName("while-down-" + what)
-		err := env.Client().Create(ctx, o)
-		answers[what] = "admitted"
-		if err != nil {
-			answers[what] = err.Error()
+	for _, webhook := range []string{validation, mutation} {
+		for what, o := range map[string]*unstructured.Unstructured{"violating": bad, "compliant": good} {
+			o = o.DeepCopy()
+			o.SetNamespace(namespaces[webhook])
+			err := env.Client().Create(ctx, o)
+			answers[webhook+", a "+what+" pod"] = fmt.Sprint(err)
+			assert.ErrorContains(t, err, webhook+`"`, "while %s is down, a %s pod", webhook, what)
+			assert.ErrorContains(t, err, "failed calling webhook", "while %s is down, a %s pod", webhook, what)
 		}
-		assert.ErrorContains(t, err, "failed calling webhook", "while the webhook is down, a %s pod", what)
 	}
 	if err := down.Close(ctx); err != nil {
 		t.Broken(err)
@@ -74,41 +87,48 @@ func proveWebhookDown(ctx context.Context, t spec.T, env *environment.Environmen
 	if err := rolledOut(ctx, env, "gatekeeper-controller-manager"); err != nil {
 		t.Broken(err)
 	}
-	if err := inForce("pod.yaml", false)(ctx, env); err != nil {
-		t.Broken(err)
-	}
-	found, elapsed := proveFound(ctx, t, env, ns, bad.GetName())
-	t.Observe("the webhook's pods were killed: violating and compliant pods were refused alike, for failurePolicy is Fail", answers)
+	found, elapsed := proveFound(ctx, t, env, namespaces["slip in"], bad.GetName())
+	t.Observe("the webhooks' pods were killed: violating and compliant pods were refused alike by both, for failurePolicy is Fail", answers)
 	t.Observe(fmt.Sprintf("the pod that had slipped in past the webhook was found by the audit after %s", elapsed.Round(100*time.Millisecond)), found)
 }
 
-// slipIn makes a violating pod in a namespace that the webhook is told to leave
-// out meanwhile.
+// slipIn makes a violating pod in a namespace that the webhook leaves out
+// meanwhile, and waits until it looks there again.
 func slipIn(ctx context.Context, t spec.T, env *environment.Environment, ns string, bad *unstructured.Unstructured) error {
 	blind := t.Scope().Child("webhook blind")
-	fault := webhookChange("", func(w map[string]any) error {
-		expressions, _, err := unstructured.NestedSlice(w, "namespaceSelector", "matchExpressions")
+	if err := change(ctx, blind, webhookKind, webhookName, func(w map[string]any) error { return without(w, ns) }); err != nil {
+		return err
+	}
+	for _, step := range []struct {
+		object   *unstructured.Unstructured
+		dryRun   bool
+		admitted bool
+		then     func(context.Context) error
+	}{
+		{bad, false, true, blind.Close},
+		{renamed(bad, "-again"), true, false, func(context.Context) error { return nil }},
+	} {
+		err := wait.Answers(ctx, webhookTimeout, "the API server to take up the namespaces of the webhook", func(ctx context.Context) (string, error) {
+			v, err := submit(ctx, env.Client(), step.object, ns, step.dryRun)
+			if err != nil || v.Admitted == step.admitted {
+				return "", err
+			}
+			return v.String(), nil
+		})
 		if err != nil {
 			return err
 		}
-		return unstructured.SetNestedSlice(w, append(expressions, map[string]any{
-			"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": []any{ns},
-		}), "namespaceSelector", "matchExpressions")
-	})
-	if err := fault.Apply(ctx, env, blind); err != nil {
-		return err
-	}
-	err := wait.Answers(ctx, webhookTimeout, "the API server to leave the namespace out", func(ctx context.Context) (string, error) {
-		v, err := submit(ctx, env.Client(), bad, ns, false)
-		if err == nil && v.Admitted {
-			return "", nil
+		if err := step.then(ctx); err != nil {
+			return err
 		}
-		return v.String(), err
-	})
-	if err != nil {
-		return err
 	}
-	return blind.Close(ctx)
+	return nil
+}
+
+func renamed(o *unstructured.Unstructured, ending string) *unstructured.Unstructured {
+	o = o.DeepCopy()
+	o.SetName(o.GetName() + ending)
+	return o
 }
 
 func proveFound(ctx context.Context, t spec.T, env *environment.Environment, ns, pod string) ([]string, time.Duration) {
@@ -129,14 +149,61 @@ func proveFound(ctx context.Context, t spec.T, env *environment.Environment, ns,
 	return found, elapsed
 }
 
-// failurePolicy changes what the API server does while the webhook is down.
-func failurePolicy(name, value string) spec.Sabotage {
-	s := webhookChange(name, func(w map[string]any) error {
-		w["failurePolicy"] = value
-		return nil
-	})
-	s.Kills = `while the webhook is down, a violating pod`
+// ignoring has the API server admit what the validating webhook cannot be asked
+// about.
+func ignoring() spec.Sabotage {
+	s := webhookChange("failurePolicy Ignore of the validating webhook", ignore)
+	s.Kills = `while ` + validation + ` is down, a violating pod`
 	return s
+}
+
+// ignoringMutation does so with the mutating one. That it is in force is shown by
+// a namespace that the same change leaves out: no default is set there.
+func ignoringMutation() spec.Sabotage {
+	var ns string
+	return spec.Sabotage{
+		Name: "failurePolicy Ignore of the mutating webhook", Alone: true, Kills: `while ` + mutation + ` is down, a [a-z]+ pod`,
+		Apply: func(ctx context.Context, env *environment.Environment, s *environment.Scope) error {
+			var err error
+			if ns, err = makeNamespace(ctx, env, s, map[string]string{defaultsLabel: "enabled"}); err != nil {
+				return err
+			}
+			return change(ctx, s, mutatingKind, mutatingName, func(w map[string]any) error { return errors.Join(ignore(w), without(w, ns)) })
+		},
+		Applied: func(ctx context.Context, env *environment.Environment) error {
+			pod, err := read(env, "mutations", "05-run-as-non-root", "unset.yaml")
+			if err != nil {
+				return err
+			}
+			pod.SetNamespace(ns)
+			return wait.Answers(ctx, webhookTimeout, "the API server to take up the mutating webhook's configuration", func(ctx context.Context) (string, error) {
+				o := pod.DeepCopy()
+				if err := env.Client().Create(ctx, o, client.DryRunAll); err != nil {
+					return "", err
+				}
+				if _, set := at(o.Object, "spec.securityContext.runAsNonRoot"); set {
+					return "the default is set still", nil
+				}
+				return "", nil
+			})
+		},
+	}
+}
+
+func ignore(w map[string]any) error {
+	w["failurePolicy"] = "Ignore"
+	return nil
+}
+
+// without tells a webhook to leave a namespace out.
+func without(w map[string]any, ns string) error {
+	expressions, _, err := unstructured.NestedSlice(w, "namespaceSelector", "matchExpressions")
+	if err != nil {
+		return err
+	}
+	return unstructured.SetNestedSlice(w, append(expressions, map[string]any{
+		"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": []any{ns},
+	}), "namespaceSelector", "matchExpressions")
 }
 
 // webhookTimeoutChange is harmless: one second more to answer.

@@ -90,7 +90,7 @@ func verify(ctx context.Context, root string, p *environment.Profile, faults boo
 		return err
 	}
 	say("the environment is up; running " + strings.Join(packages, " "))
-	run := start.UTC().Format("20060102-150405")
+	run := fmt.Sprintf("%s-%d", start.UTC().Format("20060102-150405"), os.Getpid())
 	dir := environment.RunDir(root, run)
 	testing := goTest(ctx, root, append(append([]string{"-count=1", "-timeout=" + suiteTimeout}, flags...), packages...),
 		"GROUND_RUN_ID="+run, "GROUND_PROFILE="+p.Name, "GROUND_COUNTERPROOF="+strconv.FormatBool(faults))
