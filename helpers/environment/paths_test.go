@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -68,4 +69,55 @@ func TestCacheAndRunDirectories(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "/home/x/.cache/proving-ground", dir)
 	require.Equal(t, "/p/reports/r1", RunDir("/p", "r1"))
+}
+
+// The latest run is that of the latest journal: a report may be made again long
+// after its run, and other files may come and go.
+func TestFindRun(t *testing.T) {
+	root := t.TempDir()
+	_, err := FindRun(root, "")
+	require.ErrorContains(t, err, "there is no run yet in reports/: run ground verify")
+	_, err = FindRun(root, "r1")
+	require.ErrorContains(t, err, "there is no run yet")
+
+	now := time.Now()
+	for file, hour := range map[string]int{ // in the order of their names: neither the first nor the last is the latest
+		"20260101-first/policy.jsonl":  1,
+		"20260101-first/report.html":   9, // made again
+		"20260102-second/mesh.jsonl":   2,
+		"20260102-second/policy.jsonl": 5, // its other suite took longer than all of the next
+		"20260103-third/policy.jsonl":  4,
+		"20260104-empty/report.html":   8,
+		"20260105-nothing/":            0,
+		"a-file.jsonl":                 9,
+	} {
+		path := filepath.Join(root, "reports", file)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		if strings.HasSuffix(file, "/") {
+			require.NoError(t, os.MkdirAll(path, 0o755))
+			continue
+		}
+		require.NoError(t, os.WriteFile(path, nil, 0o600))
+		at := now.Add(time.Duration(hour-24) * time.Hour)
+		require.NoError(t, os.Chtimes(path, at, at))
+	}
+	for name, c := range map[string]struct{ asked, want, err string }{
+		"the latest":          {"", "20260102-second", ""},
+		"by name":             {"20260101-first", "20260101-first", ""},
+		"without a journal":   {"20260104-empty", "20260104-empty", ""},
+		"misspelt":            {"20260101-frist", "", `there is no run "20260101-frist" in reports/, did you mean "20260101-first"?`},
+		"far from any":        {"x", "", `there is no run "x" in reports/`},
+		"a file is no run":    {"a-file.jsonl", "", `there is no run "a-file.jsonl"`},
+		"a path out of these": {"../reports", "", `there is no run "../reports"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := FindRun(root, c.asked)
+			if c.err != "" {
+				require.ErrorContains(t, err, c.err)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, RunDir(root, c.want), got)
+		})
+	}
 }

@@ -139,32 +139,6 @@ func TestStoreAfterAnAccident(t *testing.T) {
 	}
 }
 
-// A layer of binaries is found by what it was compiled from, as long as it is
-// whole.
-func TestStoredLayer(t *testing.T) {
-	s := openStore(t, t.TempDir())
-	require.Nil(t, s.findLayer("k"))
-	img, _ := stored(t, s, "image")
-	want := mustLayers(t, img)[1]
-	require.NoError(t, s.putLayer("k", "m@v1 h1:x", want))
-	for name, accident := range map[string]string{"": "", "record": s.layerRecord("k"), "blob": blobFile(s, layerDigest(t, img))} {
-		if accident != "" {
-			whole, err := os.ReadFile(accident)
-			require.NoError(t, err)
-			require.NoError(t, os.Truncate(accident, 10))
-			require.Nil(t, s.findLayer("k"), name)
-			require.NoError(t, os.WriteFile(accident, whole, 0o600))
-		}
-		found := s.findLayer("k")
-		require.NotNil(t, found, name)
-		require.Equal(t, "m@v1 h1:x", found.Pin)
-		got, err := found.layer()
-		require.NoError(t, err)
-		require.Equal(t, digest(t, want), digest(t, got))
-		require.Equal(t, unpack(t, want), unpack(t, got))
-	}
-}
-
 func layerDigest(t *testing.T, img v1.Image) v1.Hash {
 	t.Helper()
 	layers, err := img.Layers()

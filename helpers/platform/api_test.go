@@ -20,12 +20,14 @@ import (
 )
 
 // api keeps objects by the path of their requests: as much of an API server as
-// reading, applying, patching and deleting by name want.
+// reading, applying, patching and deleting by name want, and watches to which
+// nothing happens.
 type api struct {
 	mu       sync.Mutex
 	objects  map[string]map[string]any
 	requests []string // those that write: method, path
 	refuse   string   // a path that is answered with 403
+	unready  int      // so many applies are answered as by an API server that does not reach a webhook
 }
 
 // served are the kinds that there are, by the path of their version.
@@ -42,6 +44,10 @@ var served = map[string][]metav1.APIResource{
 }
 
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Query().Get("watch") != "" {
+		watched(w, r)
+		return
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
@@ -59,9 +65,31 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, metav1.APIResourceList{
 			TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: strings.TrimPrefix(version, "api/"), APIResources: served[path],
 		})
+	case r.Method == http.MethodGet && strings.HasSuffix(path, "/configmaps"):
+		a.list(w, path)
 	default:
 		a.object(w, r, path)
 	}
+}
+
+func watched(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Query().Get("sendInitialEvents") != "" { // then it is listed first
+		status(w, http.StatusBadRequest, metav1.StatusReasonBadRequest)
+		return
+	}
+	w.WriteHeader(http.StatusOK)
+	_ = http.NewResponseController(w).Flush()
+	<-r.Context().Done()
+}
+
+func (a *api) list(w http.ResponseWriter, path string) {
+	var items []map[string]any
+	for at, o := range a.objects {
+		if strings.HasPrefix(at, path+"/") {
+			items = append(items, o)
+		}
+	}
+	answer(w, map[string]any{"apiVersion": "v1", "kind": "ConfigMapList", "metadata": map[string]any{"resourceVersion": "1"}, "items": items})
 }
 
 func (a *api) object(w http.ResponseWriter, r *http.Request, path string) {
@@ -70,6 +98,11 @@ func (a *api) object(w http.ResponseWriter, r *http.Request, path string) {
 	}
 	if a.refuse != "" && path == a.refuse {
 		status(w, http.StatusForbidden, metav1.StatusReasonForbidden)
+		return
+	}
+	if a.unready > 0 && r.Method == http.MethodPatch {
+		a.unready--
+		answerStatus(w, http.StatusInternalServerError, metav1.StatusReasonInternalError, `Internal error occurred: failed calling webhook "w.example": connection refused`)
 		return
 	}
 	is := a.objects[path]
@@ -98,9 +131,13 @@ func (a *api) object(w http.ResponseWriter, r *http.Request, path string) {
 }
 
 func status(w http.ResponseWriter, code int, reason metav1.StatusReason) {
+	answerStatus(w, code, reason, string(reason))
+}
+
+func answerStatus(w http.ResponseWriter, code int, reason metav1.StatusReason, message string) {
 	w.WriteHeader(code)
 	answer(w, metav1.Status{
-		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Code: int32(code), Reason: reason, Message: string(reason),
+		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Code: int32(code), Reason: reason, Message: message,
 	})
 }
 
@@ -114,7 +151,10 @@ func on(t *testing.T, objects map[string]map[string]any) (*api, *environment.Env
 		a.objects = map[string]map[string]any{}
 	}
 	server := httptest.NewServer(a)
-	t.Cleanup(server.Close)
+	t.Cleanup(func() {
+		server.CloseClientConnections() // which ends what is watched
+		server.Close()
+	})
 	t.Setenv("GROUND_CACHE", t.TempDir())
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
 	require.NoError(t, os.WriteFile(kubeconfig, []byte(`{apiVersion: v1, kind: Config, current-context: c,

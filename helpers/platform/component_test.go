@@ -4,56 +4,77 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"k8s.io/client-go/rest"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 )
 
-// given is a cluster that others made, of which nothing is asked: what these
-// components consist of needs no waiting for.
-func given(root string) *environment.Environment {
-	return &environment.Environment{Root: root, Profile: &environment.Profile{Name: "staging"}, Config: &rest.Config{Host: "http://nowhere"}}
+// given is a cluster that others made, with what stands in the x.yaml of every
+// component.
+func given(t *testing.T, root string) *environment.Environment {
+	t.Helper()
+	_, env := on(t, map[string]map[string]any{"/api/v1/namespaces/ns/configmaps/x": {
+		"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": "x", "namespace": "ns", "resourceVersion": "1"},
+	}})
+	env.Root = root
+	return env
 }
 
-func manifest(t *testing.T, root, component string) {
+// manifest puts text into the x.yaml of a component.
+func manifest(t *testing.T, root, component, text string) {
 	t.Helper()
-	file := filepath.Join(root, "fixtures", "platform", component, "x.yaml")
-	require.NoError(t, os.WriteFile(file, []byte("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, namespace: ns}\n"), 0o600))
+	write(t, filepath.Join(root, "fixtures", "platform", component, "x.yaml"), text)
 }
+
+const broken = "no: object\n"
 
 func TestEnsure(t *testing.T) {
 	root := project(t, map[string]string{"app": "needs: [mesh]\n" + plain, "mesh": plain})
-	env := given(root)
-	manifest(t, root, "app")
+	env := given(t, root)
+	manifest(t, root, "mesh", broken)
 
 	err := Component("app").Ensure(t.Context(), env)
-	require.ErrorContains(t, err, `component mesh: manifests "x.yaml": there is no such file`, "what it needs is ensured first, and named")
+	require.ErrorContains(t, err, "component mesh: "+filepath.Join(root, "fixtures", "platform", "mesh", "x.yaml")+": document 1 is no object", "what it needs is ensured first, and named")
 	require.NotContains(t, err.Error(), "component app")
 
-	manifest(t, root, "mesh")
+	manifest(t, root, "mesh", object)
 	assert.ErrorContains(t, Component("app").Ensure(t.Context(), env), "component mesh", "a failure is remembered: the next one would wait as long for the same")
-	assert.NoError(t, Component("app").Ensure(t.Context(), given(root)), "but by its environment")
+	assert.NoError(t, Component("app").Ensure(t.Context(), given(t, root)), "but by its environment")
 
 	err = Component("ap").Ensure(t.Context(), env)
 	require.ErrorContains(t, err, `there is no component "ap", did you mean "app"?`)
 }
 
+// A given cluster has from others what a component consists of, or is waited
+// for.
+func TestEnsureOnAGivenClusterWithoutIt(t *testing.T) {
+	root := project(t, map[string]string{"app": plain})
+	manifest(t, root, "app", strings.Replace(object, "name: x", "name: absent", 1))
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	err := Component("app").Ensure(ctx, given(t, root))
+	require.ErrorContains(t, err, "component app: waited ")
+	require.ErrorContains(t, err, "(givenComponentThere) for ConfigMap ns/absent to exist")
+}
+
 func TestEnsureForgetsWhatOnlyLackedTime(t *testing.T) {
 	root := project(t, map[string]string{"app": plain})
-	env := given(root)
+	env := given(t, root)
+	manifest(t, root, "app", broken)
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	_ = Component("app").Ensure(ended, env) // fails by its missing file; whoever had the time would be told
-	manifest(t, root, "app")
+	require.Error(t, Component("app").Ensure(ended, env)) // by its file; whoever had the time would be told
+	manifest(t, root, "app", object)
 	require.NoError(t, Component("app").Ensure(t.Context(), env))
 }
 
 func TestEnsuredOnce(t *testing.T) {
-	env := given(t.TempDir())
+	env := given(t, t.TempDir())
 	d := &definition{name: "slow"}
 	a := &attempt{done: make(chan struct{})}
 	attempts.Lock()
@@ -72,7 +93,7 @@ func TestEnsuredOnce(t *testing.T) {
 }
 
 func TestEnsuredAgainWhenAnotherWasCut(t *testing.T) {
-	env := given(t.TempDir())
+	env := given(t, t.TempDir())
 	d := &definition{name: "slow"}
 	a := &attempt{done: make(chan struct{}), err: context.Canceled, cut: true}
 	attempts.Lock()

@@ -11,16 +11,25 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/environment"
 )
 
-// project makes a root with components, by name.
+// object is what stands in the x.yaml of every component.
+const object = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, namespace: ns}\n"
+
+// project makes a root with components, by name, each with an x.yaml.
 func project(t *testing.T, components map[string]string) string {
 	t.Helper()
 	root := t.TempDir()
 	for name, text := range components {
 		dir := filepath.Join(root, "fixtures", "platform", name)
-		require.NoError(t, os.MkdirAll(dir, 0o755))
-		require.NoError(t, os.WriteFile(filepath.Join(dir, definitionFile), []byte(text), 0o600))
+		write(t, filepath.Join(dir, definitionFile), text)
+		write(t, filepath.Join(dir, "x.yaml"), object)
 	}
 	return root
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 }
 
 const plain = "steps: [{manifests: [x.yaml]}]\n"
@@ -36,10 +45,18 @@ func TestLoadRefuses(t *testing.T) {
 		"nothing":                          {"", []string{"it has no steps"}},
 		"a step of neither":                {"steps: [{observers: {namespace: n, selector: s}}]", []string{"steps[0] wants either a chart or manifests"}},
 		"a step of both":                   {"steps: [{manifests: [x], chart: {path: p, release: r, namespace: n}}]", []string{"steps[0] wants either"}},
-		"a chart that is half said":        {"steps: [{manifests: [x]}, {chart: {path: p, namespace: n}}]", []string{"steps[1].chart wants path, release and namespace"}},
+		"a chart that is half said":        {"steps: [{manifests: [x.yaml]}, {chart: {path: p, namespace: n}}]", []string{"steps[1].chart wants path, release and namespace"}},
 		"a need that there is not":         {"needs: [bb]\n" + plain, []string{"component a: ", `there is no component "bb", did you mean "b"?`, "there are a, b"}},
 		"a need of itself":                 {"needs: [a]\n" + plain, []string{"a needs itself: a -> a"}},
 		"a namespace's labels as a string": {"namespaces: {x: y}\n" + plain, []string{"cannot unmarshal"}},
+		"a manifest that there is not":     {"steps: [{manifests: [x.yaml, y.yaml]}]", []string{`steps[0]: manifests "y.yaml": there is no such file`}},
+		"a pattern that finds nothing":     {"steps: [{manifests: [x.yaml]}, {manifests: ['more/*.yaml']}]", []string{`steps[1]: manifests "more/*.yaml": there is no such file`}},
+		"a pattern that is none":           {"steps: [{manifests: ['[.yaml']}]", []string{"steps[0]: manifests", "syntax error in pattern"}},
+		"values that there are not":        {chartWith("values: [x.yaml, vaules.yaml]"), []string{"steps[0].chart: there is no file vaules.yaml, for any profile"}},
+		"patches that there are not":       {chartWith("values: [x.yaml], patches: [ptach.yaml]"), []string{"steps[0].chart: there is no file ptach.yaml, for any profile"}},
+		"a chart that there is not":        {chartWith(""), []string{"steps[0].chart: there is no chart in p"}},
+		"observers by no selector":         {plain[:len(plain)-3] + ", observers: {namespace: n, selector: 'a=(b'}}]", []string{"steps[0].observers wants a namespace and a label selector: "}},
+		"observers of no namespace":        {plain[:len(plain)-3] + ", observers: {selector: a=b}}]", []string{"steps[0].observers wants a namespace and a label selector"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := project(t, map[string]string{"a": c.text, "b": plain})
@@ -48,6 +65,42 @@ func TestLoadRefuses(t *testing.T) {
 				require.ErrorContains(t, err, want)
 			}
 			require.ErrorContains(t, err, "platform: ")
+		})
+	}
+}
+
+func chartWith(more string) string {
+	return "steps: [{chart: {path: p, release: r, namespace: n, " + more + "}}]"
+}
+
+// What is there for one profile alone is there, and a chart of a module is
+// looked for when it is installed.
+func TestLoadTakes(t *testing.T) {
+	for name, c := range map[string]struct {
+		text  string
+		files []string
+	}{
+		"values of one profile":  {chartWith("values: [values.yaml]"), []string{"values-kind.yaml", "p/Chart.yaml"}},
+		"patches of one profile": {chartWith("patches: [patch.yaml]"), []string{"patch-staging.yaml", "p/Chart.yaml"}},
+		"values and patches":     {chartWith("values: [x.yaml], patches: [x.yaml]"), []string{"p/Chart.yaml"}},
+		"a chart of a module":    {chartWith("module: example.org/m"), nil},
+		"manifests by pattern":   {"steps: [{manifests: ['m/*.yaml']}]", []string{"m/a.yaml"}},
+		"observers by a set":     {"steps: [{manifests: [x.yaml], observers: {namespace: n, selector: 'a in (b, c)'}}]", nil},
+		"a step of each":         {"steps: [{manifests: [x.yaml]}, {chart: {path: p, release: r, namespace: n}}]", []string{"p/Chart.yaml"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := project(t, map[string]string{"a": c.text})
+			for _, file := range c.files {
+				write(t, filepath.Join(root, "fixtures", "platform", "a", file), object)
+			}
+			all, err := load(root)
+			require.NoError(t, err)
+			assert.NotEmpty(t, all["a"].Steps)
+			if len(c.files) > 0 {
+				require.NoError(t, os.Remove(filepath.Join(root, "fixtures", "platform", "a", c.files[0])))
+				_, err = load(root)
+				require.ErrorContains(t, err, "there is no", "it was taken for the sake of %s", c.files[0])
+			}
 		})
 	}
 }

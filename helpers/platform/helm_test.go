@@ -42,8 +42,9 @@ func TestValues(t *testing.T) {
 	got, err := d.values(nil, "kind")
 	require.NoError(t, err)
 	assert.Empty(t, got)
-	_, err = d.values([]string{"nowhere.yaml"}, "kind")
-	require.ErrorContains(t, err, "nowhere.yaml")
+	got, err = d.values([]string{"nowhere.yaml"}, "kind")
+	require.NoError(t, err, "it is of another profile; load refuses one that is of none")
+	assert.Empty(t, got)
 	_, err = d.values([]string{"broken.yaml"}, "kind")
 	require.ErrorContains(t, err, "broken.yaml")
 }
@@ -74,13 +75,9 @@ func TestRenderChart(t *testing.T) {
 }
 
 func TestHash(t *testing.T) {
-	root := project(t, map[string]string{"x": "steps:\n- chart: {path: chart, release: x, namespace: x, values: [values.yaml]}\n- manifests: ['*.m.yaml']\n"})
+	root := project(t, map[string]string{"x": "steps:\n- chart: {path: chart, release: x, namespace: x, values: [values.yaml], patches: [patch.yaml]}\n- manifests: ['*.m.yaml']\n"})
 	dir := filepath.Join(root, "fixtures", "platform", "x")
-	write := func(file, text string) {
-		path := filepath.Join(dir, file)
-		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
-		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
-	}
+	write := func(file, text string) { write(t, filepath.Join(dir, file), text) }
 	of := func(profile string) string {
 		all, err := load(root)
 		require.NoError(t, err)
@@ -88,14 +85,16 @@ func TestHash(t *testing.T) {
 		require.NoError(t, err)
 		return h
 	}
-	for _, file := range []string{"values.yaml", "a.m.yaml", "chart/Chart.yaml", "chart/templates/x.yaml"} {
+	for _, file := range []string{"values.yaml", "patch.yaml", "a.m.yaml", "chart/Chart.yaml", "chart/templates/x.yaml"} {
 		write(file, "a: b")
 	}
 	seen := map[string]string{of("kind"): "as it was"}
 	require.Equal(t, "as it was", seen[of("kind")], "the same files give the same")
-	write("images.yaml", "not looked at")
-	require.Equal(t, "as it was", seen[of("kind")])
-	for _, change := range []string{"values.yaml", "values-kind.yaml", "a.m.yaml", "b.m.yaml", "chart/templates/x.yaml", "chart/templates/y.yaml", "go.sum"} {
+	for _, other := range []string{"images.yaml", "values-staging.yaml", "patch-staging.yaml"} {
+		write(other, "not looked at")
+		require.Equal(t, "as it was", seen[of("kind")], other)
+	}
+	for _, change := range []string{"values.yaml", "values-kind.yaml", "patch.yaml", "patch-kind.yaml", "a.m.yaml", "b.m.yaml", "chart/templates/x.yaml", "chart/templates/y.yaml", "go.sum"} {
 		write(change, "changed")
 		h := of("kind")
 		assert.Empty(t, seen[h], "a change of %s is one", change)

@@ -65,6 +65,12 @@ func objectsOf(t *testing.T, d *definition, s step) []*unstructured.Unstructured
 	require.NoError(t, err)
 	objects, err := renderChart(t.Context(), dir, s.Chart, values, "v1.37.2")
 	require.NoError(t, err)
+	p, err := d.patchesOf(s.Chart.Patches, "kind")
+	require.NoError(t, err)
+	patched, err := p.Run(rendering(t, objects))
+	require.NoError(t, err, "every patch finds what it changes in the chart of today")
+	objects, err = parse(patched.Bytes())
+	require.NoError(t, err)
 	return objects
 }
 

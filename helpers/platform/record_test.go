@@ -1,7 +1,10 @@
 package platform
 
 import (
+	"context"
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -110,14 +113,64 @@ func TestRestart(t *testing.T) {
 
 func TestApplyLeavesTheGivenObjectAlone(t *testing.T) {
 	a, env := on(t, nil)
-	i := &installation{env: env, definition: &definition{name: "x"}}
 	objects, err := parse([]byte("{apiVersion: v1, kind: ConfigMap, metadata: {name: c, namespace: ns}, data: {a: b}}"))
 	require.NoError(t, err)
 	given := objects[0].DeepCopy()
-	require.NoError(t, i.apply(t.Context(), objects[0]))
+	require.NoError(t, apply(t.Context(), env, objects[0]))
 	assert.Equal(t, given, objects[0])
 	assert.Equal(t, map[string]any{"a": "b"}, a.objects["/api/v1/namespaces/ns/configmaps/c"]["data"])
 
 	a.refuse = "/api/v1/namespaces/ns/configmaps/c"
-	assert.ErrorContains(t, i.apply(t.Context(), objects[0]), "apply ConfigMap c: ")
+	assert.ErrorContains(t, apply(t.Context(), env, objects[0]), "waiting for ConfigMap c to be applied: Forbidden")
+}
+
+// The API server may not reach a webhook yet whose pods are ready.
+func TestApplyAsksAgain(t *testing.T) {
+	a, env := on(t, nil)
+	a.unready = 2
+	objects, err := parse([]byte("{apiVersion: v1, kind: ConfigMap, metadata: {name: c, namespace: ns}}"))
+	require.NoError(t, err)
+	require.NoError(t, apply(t.Context(), env, objects[0]))
+	assert.Len(t, a.requests, 3)
+	assert.Contains(t, a.objects, "/api/v1/namespaces/ns/configmaps/c")
+
+	a.unready = 1000
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	err = apply(ctx, env, objects[0])
+	require.ErrorContains(t, err, "(webhookReached) for ConfigMap c to be applied: ")
+	require.ErrorContains(t, err, `failed calling webhook "w.example"`)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+func TestWhole(t *testing.T) {
+	const below = "/api/v1/namespaces/ns/configmaps/"
+	objects := map[string]map[string]any{"/apis/apps/v1/namespaces/ns/deployments/d": {
+		"apiVersion": "apps/v1", "kind": "Deployment", "metadata": map[string]any{"name": "d", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"},
+	}}
+	refs := []reference{{Group: "apps", Version: "v1", Kind: "Deployment", Namespace: "ns", Name: "d"}}
+	for n := range 2*lookAtOnce + 1 {
+		name := fmt.Sprint("c", n)
+		objects[below+name] = map[string]any{
+			"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": name, "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"},
+		}
+		refs = append(refs, reference{Version: "v1", Kind: "ConfigMap", Namespace: "ns", Name: name})
+	}
+	a, env := on(t, objects)
+	i := &installation{env: env, definition: &definition{name: "x"}}
+	require.True(t, i.whole(t.Context(), refs))
+	require.True(t, i.whole(t.Context(), nil))
+	require.Empty(t, a.requests, "it only looks")
+
+	gone := refs[len(refs)-1]
+	a.refuse = below + gone.Name
+	assert.False(t, i.whole(t.Context(), refs), "what may not be seen is not known to be there")
+	a.refuse = ""
+	delete(a.objects, below+gone.Name)
+	assert.False(t, i.whole(t.Context(), refs), "one of many was deleted")
+	assert.True(t, i.whole(t.Context(), refs[:len(refs)-1]))
+	assert.False(t, i.whole(t.Context(), []reference{{Group: "gone.example", Version: "v1", Kind: "KindThatIsNoMore", Name: "x"}}), "and so was its kind")
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	assert.False(t, i.whole(ended, refs[:1]))
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/util/remotecommand"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
@@ -46,6 +47,15 @@ const (
 		"details": {"causes": [{"reason": "ExitCode", "message": "1"}]}}`
 )
 
+// caller is a pod of a cluster whose API is at host.
+func caller(t *testing.T, host string) *Pod {
+	t.Helper()
+	env := &environment.Environment{Config: &rest.Config{Host: host}}
+	clients, err := kubernetes.NewForConfig(env.Config)
+	require.NoError(t, err)
+	return &Pod{Spec: Spec{Namespace: "ns", Name: "caller"}, env: env, clients: clients}
+}
+
 func TestDial(t *testing.T) {
 	const open = `{"target": "10.0.0.1:80", "outcome": "open", "detail": "200", "peer": "backend-1", "millis": 3}` + "\n"
 	const refused = `{"target": "10.0.0.2:80", "outcome": "refused", "detail": "connection refused", "peer": "", "millis": 1}` + "\n"
@@ -66,10 +76,7 @@ func TestDial(t *testing.T) {
 			k := &kubelet{stdout: c.stdout, stderr: c.stderr, status: c.status}
 			server := httptest.NewServer(k)
 			defer server.Close()
-			p := &Pod{
-				Spec: Spec{Namespace: "ns", Name: "caller"},
-				env:  &environment.Environment{Config: &rest.Config{Host: server.URL}},
-			}
+			p := caller(t, server.URL)
 			got, err := p.Dial(t.Context(), targets...)
 			assert.Equal(t, "/api/v1/namespaces/ns/pods/caller/exec", k.path)
 			assert.Equal(t, append([]string{"/probe", "dial", "-timeout", "1s"}, targets...), k.command)
@@ -91,7 +98,7 @@ func TestDial(t *testing.T) {
 func TestDialOfAPodThatIsGone(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
-	p := &Pod{Spec: Spec{Namespace: "ns", Name: "caller"}, env: &environment.Environment{Config: &rest.Config{Host: server.URL}}}
+	p := caller(t, server.URL)
 	_, err := p.Dial(t.Context(), "10.0.0.1:80")
 	require.ErrorContains(t, err, "dial from ns/caller")
 }

@@ -131,8 +131,8 @@ func auditInterval(ctx context.Context, env *environment.Environment) (time.Dura
 }
 
 // audited waits until a constraint counts all that is wanted (namespace/name),
-// or its time is over, and returns what it counts then, sorted. Time that is
-// over is no error.
+// or until so many audits have passed that it should, and returns what it counts
+// then, sorted. That it does not is no error, nor is time that is over.
 func audited(ctx context.Context, env *environment.Environment, constraint *unstructured.Unstructured, wanted []string, interval time.Duration) ([]string, time.Duration, error) {
 	start := time.Now()
 	w, err := wait.On(env.Config)
@@ -140,12 +140,16 @@ func audited(ctx context.Context, env *environment.Environment, constraint *unst
 		return nil, 0, err
 	}
 	limit := wait.Timeout{Name: "auditsAllowed", D: auditsAllowed*interval + 2*time.Second}
+	audits := map[string]bool{}
 	last, err := w.Until(ctx, limit, wait.Target{Kind: constraint.GroupVersionKind(), Name: constraint.GetName()}, wait.Condition{
 		What: "count the violations",
 		Missing: func(o *unstructured.Unstructured) string {
+			if at, _, _ := unstructured.NestedString(o.Object, "status", "auditTimestamp"); at != "" {
+				audits[at] = true
+			}
 			found := violations(o)
 			for _, want := range wanted {
-				if !slices.Contains(found, want) {
+				if !slices.Contains(found, want) && len(audits) <= auditsAllowed {
 					return want
 				}
 			}
@@ -238,6 +242,13 @@ func auditConfig(name string, harmless bool, pattern string) spec.Sabotage {
 		},
 		Applied: func(ctx context.Context, env *environment.Environment) error {
 			return byAudit.Observed(ctx, env, object(kind, gatekeeperNamespace, "config"))
+		},
+		Restored: func(ctx context.Context, env *environment.Environment) error {
+			w, err := wait.On(env.Config)
+			if err != nil {
+				return err
+			}
+			return w.Gone(ctx, podsTimeout, wait.Target{Kind: kind, Namespace: gatekeeperNamespace, Name: "config"})
 		},
 	}
 	if !harmless {

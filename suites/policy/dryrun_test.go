@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -41,19 +42,28 @@ func proveDryRun(ctx context.Context, t spec.T, env *environment.Environment) {
 		if err != nil {
 			t.Broken(err)
 		}
-		dry, err := try(ctx, env, ns, p.cases, func(constraintCase) bool { return true })
+		// Every violating object, every compliant pod, and one compliant workload of
+		// each kind: a hundred workloads would make hundreds of pods.
+		cases := slices.DeleteFunc(p.cases, func(c constraintCase) bool {
+			return !c.Bad && c.object.GetKind() != "Pod" && folder != constraintFolders[0]
+		})
+		dry, err := try(ctx, env, ns, cases, func(constraintCase) bool { return true })
 		if err != nil {
 			t.Broken(err)
 		}
-		real, err := try(ctx, env, ns, p.cases, func(constraintCase) bool { return false })
+		real, err := try(ctx, env, ns, cases, func(constraintCase) bool { return false })
 		if err != nil {
 			t.Broken(err)
 		}
-		for i := range p.cases {
-			assert.Equal(t, dry[i].Want.String(), dry[i].Got.String(), "%s: dry run of %s", folder, dry[i].File)
-			assert.Equal(t, real[i].Want.String(), real[i].Got.String(), "%s: real request of %s", folder, real[i].File)
-			count++
+		same := true
+		for i := range cases {
+			same = assert.Equal(t, dry[i].Want.String(), dry[i].Got.String(), "%s: dry run of %s", folder, dry[i].File) && same
+			same = assert.Equal(t, real[i].Want.String(), real[i].Got.String(), "%s: real request of %s", folder, real[i].File) && same
 		}
+		if !same {
+			t.FailNow() // what should have been denied is there now: no more of it
+		}
+		count += len(cases)
 	}
 	t.Observe(fmt.Sprintf("%d objects: the dry run said of each what the real request then did, in the same words (%s)",
 		count, time.Since(start).Round(100*time.Millisecond)), nil)

@@ -58,7 +58,7 @@ var roles = []struct {
 
 // firewallTimeout is what the nodes' firewalls may take to follow new pods and
 // policies. They tell nobody when they have.
-var firewallTimeout = wait.Timeout{Name: "firewallFollows", D: 12 * time.Second}
+var firewallTimeout = wait.Timeout{Name: "firewallFollows", D: 8 * time.Second}
 
 // TestNetworkPolicies proves with real connections between real pods that only
 // the declared paths are open. The policies are those of the application as they
@@ -106,12 +106,14 @@ func proveNetwork(ctx context.Context, t spec.T, env *environment.Environment) {
 	}
 	var seen map[string][]string
 	err = wait.Answers(ctx, firewallTimeout, "the declared paths, and no others, to be open", func(ctx context.Context) (string, error) {
-		var err error
-		seen, err = openPaths(ctx, pods, targets)
-		if err == nil && !reflect.DeepEqual(seen, declaredPaths) {
+		got, err := openPaths(ctx, pods, targets)
+		if err != nil {
+			return "", err
+		}
+		if seen = got; !reflect.DeepEqual(seen, declaredPaths) {
 			return fmt.Sprintf("open are %v", seen), nil
 		}
-		return "", err
+		return "", nil
 	})
 	if seen == nil {
 		t.Broken(err)

@@ -34,7 +34,7 @@ func TestWebhookDown(t *testing.T) {
 		Prove:   proveWebhookDown,
 		CounterProofs: []spec.Sabotage{
 			ignoring(), ignoringMutation(),
-			noAudit(`found by the audit`),
+			auditConfig("the namespaces exempted from the audit", false, "policy-*"),
 			webhookTimeoutChange(),
 		},
 	})
@@ -170,24 +170,35 @@ func ignoringMutation() spec.Sabotage {
 			}
 			return change(ctx, s, mutatingKind, mutatingName, func(w map[string]any) error { return errors.Join(ignore(w), without(w, ns)) })
 		},
-		Applied: func(ctx context.Context, env *environment.Environment) error {
-			pod, err := read(env, "mutations", "05-run-as-non-root", "unset.yaml")
-			if err != nil {
-				return err
+		Applied: func(ctx context.Context, env *environment.Environment) error { return defaulted(ctx, env, ns, false) },
+		Restored: func(ctx context.Context, env *environment.Environment) error {
+			s := env.Scope("mutating webhook in force")
+			ns, err := makeNamespace(ctx, env, s, map[string]string{defaultsLabel: "enabled"})
+			if err == nil {
+				err = defaulted(ctx, env, ns, true)
 			}
-			pod.SetNamespace(ns)
-			return wait.Answers(ctx, webhookTimeout, "the API server to take up the mutating webhook's configuration", func(ctx context.Context) (string, error) {
-				o := pod.DeepCopy()
-				if err := env.Client().Create(ctx, o, client.DryRunAll); err != nil {
-					return "", err
-				}
-				if _, set := at(o.Object, "spec.securityContext.runAsNonRoot"); set {
-					return "the default is set still", nil
-				}
-				return "", nil
-			})
+			return errors.Join(err, s.Close(context.WithoutCancel(ctx)))
 		},
 	}
+}
+
+// defaulted asks the API server until a default is set in a namespace, or is not.
+func defaulted(ctx context.Context, env *environment.Environment, ns string, want bool) error {
+	pod, err := read(env, "mutations", "05-run-as-non-root", "unset.yaml")
+	if err != nil {
+		return err
+	}
+	pod.SetNamespace(ns)
+	return wait.Answers(ctx, webhookTimeout, "the API server to take up the mutating webhook's configuration", func(ctx context.Context) (string, error) {
+		o := pod.DeepCopy()
+		if err := env.Client().Create(ctx, o, client.DryRunAll); err != nil {
+			return "", err
+		}
+		if _, set := at(o.Object, "spec.securityContext.runAsNonRoot"); set != want {
+			return fmt.Sprintf("the default is set: %t", set), nil
+		}
+		return "", nil
+	})
 }
 
 func ignore(w map[string]any) error {

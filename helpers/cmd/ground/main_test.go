@@ -20,6 +20,7 @@ import (
 func project(t *testing.T) string {
 	t.Helper()
 	root := t.TempDir()
+	const object = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, namespace: ns}\n"
 	const given = "riskCeiling: read-only\ntimeScale: 1\nprovider: given\n"
 	for file, text := range map[string]string{
 		"go.mod":                                      "module github.com/proving-ground/proving-ground\n",
@@ -29,6 +30,8 @@ func project(t *testing.T) string {
 		"fixtures/environments/typo.yaml":             "name: typo\nrisckCeiling: read-only\n" + given,
 		"fixtures/platform/gatekeeper/component.yaml": "steps: [{manifests: [x.yaml]}]\n",
 		"fixtures/platform/policies/component.yaml":   "needs: [gatekeeper]\nsteps: [{manifests: [x.yaml]}]\n",
+		"fixtures/platform/gatekeeper/x.yaml":         object,
+		"fixtures/platform/policies/x.yaml":           object,
 		"fixtures/platform/gatekeeper/images.yaml":    "images: []\n",
 		"fixtures/docuthinker/images.yaml":            "images: []\n",
 		"suites/policy/main_test.go":                  "package policy\n",
@@ -111,6 +114,23 @@ func TestMistakes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// No code of a mistake is one that a report may have: 0, 1 and 2 are a run's.
+func TestExitCodes(t *testing.T) {
+	assert.Equal(t, 64, exitUsage, "EX_USAGE of sysexits.h")
+	assert.Equal(t, 130, exitSignal, "128 and SIGINT")
+	assert.Equal(t, 1, exitFailed)
+}
+
+// A definition that names what is not there is told before anything is touched.
+func TestComponentThatIsNotWhole(t *testing.T) {
+	root := project(t)
+	require.NoError(t, os.Remove(filepath.Join(root, "fixtures/platform/policies/x.yaml")))
+	code, _, stderr := ground(t, t.Context(), "up", "gatekeeper")
+	assert.Equal(t, exitUsage, code)
+	assert.Contains(t, stderr, filepath.Join("policies", "component.yaml")+`: steps[0]: manifests "x.yaml": there is no such file`)
+	assert.NoDirExists(t, filepath.Join(root, "cache"))
 }
 
 func TestKubeconfigThatIsNotThere(t *testing.T) {
