@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -33,6 +34,7 @@ const (
 	clientQPS     = 100 // requests a second, over all specifications of one process
 	clientBurst   = 200
 	answerTimeout = 10 * time.Second // for the first answer of an API
+	closeTimeout  = time.Minute      // for the scope of what lasts
 )
 
 // Environment is an open cluster under a profile. It is safe for concurrent
@@ -53,6 +55,9 @@ type Environment struct {
 	kind    *kindCluster   // nil on a given cluster
 	builder *image.Builder // set by Up
 	say     func(string)   // never nil
+
+	lastingOnce sync.Once
+	lasting     *Scope
 }
 
 // Open connects to the cluster of a kubeconfig. That file must be named: neither
@@ -117,9 +122,20 @@ func (e *Environment) Lock(ctx context.Context, what string, onWait func()) (unl
 	return func() { f.Close() }, nil
 }
 
-// Close forgets this process's ledger when all in it is undone. With anything
-// left it stays, for the reaper of the next run.
-func (e *Environment) Close() error { return closeLedger(e.cache, e.RunID) }
+// Lasting is a scope for what many specifications of this process share, such as
+// a namespace that is costly to make: it is closed with the environment.
+func (e *Environment) Lasting() *Scope {
+	e.lastingOnce.Do(func() { e.lasting = e.Scope("lasting") })
+	return e.lasting
+}
+
+// Close undoes what was to last, and forgets this process's ledger when all in
+// it is undone. With anything left it stays, for the reaper of the next run.
+func (e *Environment) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	return errors.Join(e.Lasting().Close(ctx), closeLedger(e.cache, e.RunID))
+}
 
 func loadConfig(kubeconfig string) (*rest.Config, error) {
 	if kubeconfig == "" {

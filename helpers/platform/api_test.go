@@ -23,6 +23,7 @@ import (
 // reading, applying, patching and deleting by name want, and watches to which
 // nothing happens.
 type api struct {
+	ended    chan struct{} // closed with the server, which waits for what is watched
 	mu       sync.Mutex
 	objects  map[string]map[string]any
 	requests []string // those that write: method, path
@@ -45,7 +46,7 @@ var served = map[string][]metav1.APIResource{
 
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Query().Get("watch") != "" {
-		watched(w, r)
+		a.watched(w, r)
 		return
 	}
 	a.mu.Lock()
@@ -72,14 +73,17 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func watched(w http.ResponseWriter, r *http.Request) {
+func (a *api) watched(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Query().Get("sendInitialEvents") != "" { // then it is listed first
 		status(w, http.StatusBadRequest, metav1.StatusReasonBadRequest)
 		return
 	}
 	w.WriteHeader(http.StatusOK)
 	_ = http.NewResponseController(w).Flush()
-	<-r.Context().Done()
+	select {
+	case <-r.Context().Done():
+	case <-a.ended:
+	}
 }
 
 func (a *api) list(w http.ResponseWriter, path string) {
@@ -146,13 +150,13 @@ func answer(w http.ResponseWriter, v any) { _ = json.NewEncoder(w).Encode(v) }
 // on opens an environment on an API with the given objects.
 func on(t *testing.T, objects map[string]map[string]any) (*api, *environment.Environment) {
 	t.Helper()
-	a := &api{objects: objects}
+	a := &api{objects: objects, ended: make(chan struct{})}
 	if objects == nil {
 		a.objects = map[string]map[string]any{}
 	}
 	server := httptest.NewServer(a)
 	t.Cleanup(func() {
-		server.CloseClientConnections() // which ends what is watched
+		close(a.ended)
 		server.Close()
 	})
 	t.Setenv("GROUND_CACHE", t.TempDir())

@@ -119,8 +119,11 @@ func read(file string) (*definition, error) {
 			return nil, fmt.Errorf("steps[%d]: %w", i, err)
 		}
 		if s.Observers != nil {
-			if _, err := labels.Parse(s.Observers.Selector); err != nil || s.Observers.Namespace == "" {
-				return nil, fmt.Errorf("steps[%d].observers wants a namespace and a label selector: %v", i, err)
+			if _, err := labels.Parse(s.Observers.Selector); err != nil {
+				return nil, fmt.Errorf("steps[%d].observers: %w", i, err)
+			}
+			if s.Observers.Namespace == "" || s.Observers.Selector == "" {
+				return nil, fmt.Errorf("steps[%d].observers wants a namespace and a label selector", i)
 			}
 		}
 	}

@@ -78,7 +78,13 @@ func (i *installation) whole(ctx context.Context, refs []reference) bool {
 		group.Go(func() error {
 			o := &metav1.PartialObjectMetadata{}
 			o.SetGroupVersionKind(r.kind())
-			return i.env.Client().Get(ctx, client.ObjectKey{Namespace: r.Namespace, Name: r.Name}, o)
+			if err := i.env.Client().Get(ctx, client.ObjectKey{Namespace: r.Namespace, Name: r.Name}, o); err != nil {
+				return err
+			}
+			if o.GetDeletionTimestamp() != nil {
+				return fmt.Errorf("%s %s is being deleted", r.Kind, r.Name)
+			}
+			return nil
 		})
 	}
 	return group.Wait() == nil

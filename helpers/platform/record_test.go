@@ -165,8 +165,10 @@ func TestWhole(t *testing.T) {
 	gone := refs[len(refs)-1]
 	a.refuse = below + gone.Name
 	assert.False(t, i.whole(t.Context(), refs), "what may not be seen is not known to be there")
+	a.mu.Lock() // requests that were given up may be under way still
 	a.refuse = ""
 	delete(a.objects, below+gone.Name)
+	a.mu.Unlock()
 	assert.False(t, i.whole(t.Context(), refs), "one of many was deleted")
 	assert.True(t, i.whole(t.Context(), refs[:len(refs)-1]))
 	assert.False(t, i.whole(t.Context(), []reference{{Group: "gone.example", Version: "v1", Kind: "KindThatIsNoMore", Name: "x"}}), "and so was its kind")

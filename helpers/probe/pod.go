@@ -146,8 +146,11 @@ func (p *Pod) Dial(ctx context.Context, targets ...string) ([]Outcome, error) {
 		}
 		outcomes = append(outcomes, o)
 	}
-	if err := lines.Err(); err != nil || len(outcomes) != len(targets) {
-		return nil, fmt.Errorf("dial from %s/%s: %d outcomes for %d targets: %v", p.Namespace, p.Name, len(outcomes), len(targets), err)
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("dial from %s/%s: %w", p.Namespace, p.Name, err)
+	}
+	if len(outcomes) != len(targets) {
+		return nil, fmt.Errorf("dial from %s/%s: %d outcomes for %d targets", p.Namespace, p.Name, len(outcomes), len(targets))
 	}
 	return outcomes, nil
 }

@@ -110,7 +110,7 @@ func (w *Waiter) podsOf(ctx context.Context, t Target, c Condition) (*view, erro
 		if c.Missing == nil || t.Namespace == "" {
 			return noView, nil
 		}
-		return w.watch(ctx, Target{Kind: podKind, Namespace: t.Namespace}, false, nil)
+		return w.watch(ctx, Target{Kind: podKind, Namespace: t.Namespace}, true, nil)
 	}
 	return noView, nil
 }
@@ -158,6 +158,9 @@ func superseded(pod *unstructured.Unstructured, workloads []*unstructured.Unstru
 		for _, w := range workloads {
 			if !selectsPod(w, pod) {
 				continue
+			}
+			if w.GetKind() == "ReplicaSet" { // is one revision
+				return false
 			}
 			if observed(w) != "" || number(w, "updatedReplicas")+number(w, "updatedNumberScheduled") == 0 {
 				return true

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -117,6 +118,7 @@ func TestFailureOfWhatWasToMendAnother(t *testing.T) {
 		require.ErrorContains(t, wait.over(t), "ns/b failed for good: CrashLoopBackOff because")
 
 		c.update(t, revised("b", "pod-template-hash: two", 2, runs))
+		synctest.Wait() // pods are not asked for anew, as the workload is
 		wait = until()
 		wait.on(t) // the older one is there still, and has failed
 		c.update(t, fmt.Sprintf(web, "observedGeneration: 2, replicas: 1, updatedReplicas: 1, availableReplicas: 1"))

@@ -95,14 +95,19 @@ type finding struct {
 }
 
 // try submits cases to a namespace, some at once, and says what came of each,
-// in their order.
-func try(ctx context.Context, env *environment.Environment, namespace string, cases []constraintCase, dryRun func(constraintCase) bool) ([]finding, error) {
+// in their order. What is made of them is undone with the scope.
+func try(ctx context.Context, env *environment.Environment, s *environment.Scope, namespace string, cases []constraintCase, dryRun func(constraintCase) bool) ([]finding, error) {
 	found := make([]finding, len(cases))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(atOnce)
 	for i, c := range cases {
 		group.Go(func() error {
-			got, err := submit(ctx, env.Client(), c.object, namespace, dryRun(c))
+			o := c.object.DeepCopy()
+			if o.GetKind() == "Pod" {
+				o = unnamed(c.object)
+			}
+			o.SetNamespace(namespace)
+			got, err := submit(ctx, env.Client(), s, o, dryRun(c))
 			if err != nil {
 				return fmt.Errorf("%s: %w", c.File, err)
 			}

@@ -70,13 +70,13 @@ func proveConstraint(ctx context.Context, t spec.T, env *environment.Environment
 	if err != nil {
 		t.Broken(err)
 	}
-	ns, err := makeNamespace(ctx, env, t.Scope(), map[string]string{environmentLabel: "production"})
+	ns, err := trialNamespace(ctx, env, map[string]string{environmentLabel: "production"})
 	if err != nil {
 		t.Broken(err)
 	}
 	// Pods are really asked for. Workloads would bring pods of their own, so they
 	// are dry runs: that those tell the same as the real thing is POL-022.
-	found, err := try(ctx, env, ns, p.cases, func(c constraintCase) bool { return c.object.GetKind() != "Pod" })
+	found, err := try(ctx, env, t.Scope(), ns, p.cases, func(c constraintCase) bool { return c.object.GetKind() != "Pod" })
 	if err != nil {
 		t.Broken(err)
 	}

@@ -47,11 +47,11 @@ func proveDryRun(ctx context.Context, t spec.T, env *environment.Environment) {
 		cases := slices.DeleteFunc(p.cases, func(c constraintCase) bool {
 			return !c.Bad && c.object.GetKind() != "Pod" && folder != constraintFolders[0]
 		})
-		dry, err := try(ctx, env, ns, cases, func(constraintCase) bool { return true })
+		dry, err := try(ctx, env, t.Scope(), ns, cases, func(constraintCase) bool { return true })
 		if err != nil {
 			t.Broken(err)
 		}
-		real, err := try(ctx, env, ns, cases, func(constraintCase) bool { return false })
+		real, err := try(ctx, env, t.Scope(), ns, cases, func(constraintCase) bool { return false })
 		if err != nil {
 			t.Broken(err)
 		}

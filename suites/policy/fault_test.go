@@ -243,17 +243,15 @@ func asked(file string, is func(verdict) bool) func(context.Context, *environmen
 		if err != nil {
 			return err
 		}
-		s, ns := env.Scope("webhook in force"), ""
+		s := env.Scope("webhook in force")
 		err = wait.Answers(ctx, webhookTimeout, "the API server to take up the webhook's configuration", func(ctx context.Context) (string, error) {
-			if ns == "" { // refused as long as a webhook is not reached
-				if ns, err = makeNamespace(ctx, env, s, map[string]string{environmentLabel: "production"}); err != nil {
-					return err.Error(), nil
-				}
+			ns, err := trialNamespace(ctx, env, map[string]string{environmentLabel: "production"})
+			if err != nil { // so it is as long as a webhook is not reached
+				return err.Error(), nil
 			}
-			once := bad.DeepCopy()
-			once.SetName("")
-			once.SetGenerateName(bad.GetName() + "-")
-			v, err := submit(ctx, env.Client(), once, ns, true)
+			once := unnamed(bad)
+			once.SetNamespace(ns)
+			v, err := submit(ctx, env.Client(), s, once, true)
 			if err != nil || !is(v) {
 				return fmt.Sprintf("%v %v", v, err), nil
 			}

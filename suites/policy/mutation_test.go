@@ -76,7 +76,7 @@ func proveMutation(ctx context.Context, t spec.T, env *environment.Environment, 
 		t.Broken(err)
 	}
 	for _, c := range want.Cases {
-		ns, err := makeNamespace(ctx, env, t.Scope(), c.NamespaceLabels)
+		ns, err := trialNamespace(ctx, env, c.NamespaceLabels)
 		if err != nil {
 			t.Broken(err)
 		}
@@ -86,7 +86,7 @@ func proveMutation(ctx context.Context, t spec.T, env *environment.Environment, 
 			object *unstructured.Unstructured
 			fields []field
 		}{{"unset", unset, c.Unset}, {"explicit", explicit, c.Explicit}} {
-			o, err := admit(ctx, env.Client(), tried.object, ns)
+			o, err := admit(ctx, env.Client(), t.Scope(), tried.object, ns)
 			if v, isDenial := judged(err); isDenial == nil && !v.Admitted {
 				assert.Fail(t, fmt.Sprintf("%s: the pod was denied: %s", tried.what, v))
 				continue
@@ -163,15 +163,15 @@ func loadMutation(env *environment.Environment, folder string) (*expected, *unst
 
 // admit creates a pod, then adds its ephemeral containers, and returns it as it
 // was admitted.
-func admit(ctx context.Context, c client.Client, o *unstructured.Unstructured, namespace string) (*unstructured.Unstructured, error) {
-	admitted := o.DeepCopy()
+func admit(ctx context.Context, c client.Client, s *environment.Scope, o *unstructured.Unstructured, namespace string) (*unstructured.Unstructured, error) {
+	admitted := unnamed(o)
 	admitted.SetNamespace(namespace)
 	ephemeral, has, err := unstructured.NestedSlice(admitted.Object, "spec", "ephemeralContainers")
 	if err != nil {
 		return nil, err
 	}
 	unstructured.RemoveNestedField(admitted.Object, "spec", "ephemeralContainers")
-	if err := c.Create(ctx, admitted); err != nil || !has {
+	if err := s.Create(ctx, admitted); err != nil || !has {
 		return admitted, err
 	}
 	return admitted, addEphemeral(ctx, c, admitted, ephemeral)

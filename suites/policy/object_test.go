@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -88,6 +89,38 @@ func makeNamespace(ctx context.Context, env *environment.Environment, s *environ
 	return ns, nil
 }
 
+// shared are the namespaces that proofs have in common, by their labels: to
+// delete one costs the cluster more than a hundred requests for admission.
+var shared = struct {
+	sync.Mutex
+	by map[string]string
+}{by: map[string]string{}}
+
+// trialNamespace is a namespace with these labels in which admission is tried.
+// What a proof makes there it makes through its own scope, under generated
+// names, so that proofs do not meet.
+func trialNamespace(ctx context.Context, env *environment.Environment, labels map[string]string) (string, error) {
+	shared.Lock()
+	defer shared.Unlock()
+	key := fmt.Sprint(labels)
+	if ns := shared.by[key]; ns != "" {
+		return ns, nil
+	}
+	ns, err := makeNamespace(ctx, env, env.Lasting(), labels)
+	if err == nil {
+		shared.by[key] = ns
+	}
+	return ns, err
+}
+
+// unnamed leaves the name of a pod to be generated.
+func unnamed(o *unstructured.Unstructured) *unstructured.Unstructured {
+	o = o.DeepCopy()
+	o.SetGenerateName(o.GetName() + "-")
+	o.SetName("")
+	return o
+}
+
 // verdict is what admission said to one request.
 type verdict struct {
 	Admitted bool
@@ -102,29 +135,27 @@ func (v verdict) String() string {
 	return "denied: " + strings.Join(v.Messages, " | ")
 }
 
-// submit tries to create an object in a namespace, and says what admission
-// said; any other refusal is an error. A pod's ephemeral containers are added
-// after it was made, by the request that is judged: the API takes them in no
-// other way. The pod itself is then made for good even in a dry run.
-func submit(ctx context.Context, c client.Client, o *unstructured.Unstructured, namespace string, dryRun bool) (verdict, error) {
+// submit tries to create an object through a scope, or for show only, and says
+// what admission said; any other refusal is an error. A pod's ephemeral
+// containers are added after it was made, by the request that is judged: the API
+// takes them in no other way. The pod itself is then made even in a dry run.
+func submit(ctx context.Context, c client.Client, s *environment.Scope, o *unstructured.Unstructured, dryRun bool) (verdict, error) {
 	o = o.DeepCopy()
-	o.SetNamespace(namespace)
 	ephemeral, has, err := unstructured.NestedSlice(o.Object, "spec", "ephemeralContainers")
 	if err != nil {
 		return verdict{}, err
 	}
 	if !has || o.GetKind() != "Pod" {
-		var options []client.CreateOption
 		if dryRun {
-			options = append(options, client.DryRunAll)
+			return judged(c.Create(ctx, o, client.DryRunAll))
 		}
-		return judged(c.Create(ctx, o, options...))
+		return judged(s.Create(ctx, o))
 	}
 	unstructured.RemoveNestedField(o.Object, "spec", "ephemeralContainers")
 	if dryRun && o.GetName() != "" {
 		o.SetName(o.GetName() + "-dry-run")
 	}
-	if err := c.Create(ctx, o); err != nil {
+	if err := s.Create(ctx, o); err != nil {
 		return verdict{}, fmt.Errorf("the pod without its ephemeral containers: %w", err)
 	}
 	var options []client.SubResourceUpdateOption

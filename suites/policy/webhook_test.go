@@ -109,7 +109,9 @@ func slipIn(ctx context.Context, t spec.T, env *environment.Environment, ns stri
 		{renamed(bad, "-again"), true, false, func(context.Context) error { return nil }},
 	} {
 		err := wait.Answers(ctx, webhookTimeout, "the API server to take up the namespaces of the webhook", func(ctx context.Context) (string, error) {
-			v, err := submit(ctx, env.Client(), step.object, ns, step.dryRun)
+			o := step.object.DeepCopy()
+			o.SetNamespace(ns)
+			v, err := submit(ctx, env.Client(), t.Scope(), o, step.dryRun)
 			if err != nil || v.Admitted == step.admitted {
 				return "", err
 			}
@@ -172,12 +174,11 @@ func ignoringMutation() spec.Sabotage {
 		},
 		Applied: func(ctx context.Context, env *environment.Environment) error { return defaulted(ctx, env, ns, false) },
 		Restored: func(ctx context.Context, env *environment.Environment) error {
-			s := env.Scope("mutating webhook in force")
-			ns, err := makeNamespace(ctx, env, s, map[string]string{defaultsLabel: "enabled"})
-			if err == nil {
-				err = defaulted(ctx, env, ns, true)
+			ns, err := trialNamespace(ctx, env, map[string]string{defaultsLabel: "enabled"})
+			if err != nil {
+				return err
 			}
-			return errors.Join(err, s.Close(context.WithoutCancel(ctx)))
+			return defaulted(ctx, env, ns, true)
 		},
 	}
 }

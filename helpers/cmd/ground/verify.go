@@ -80,7 +80,7 @@ func verify(ctx context.Context, root string, p *environment.Profile, faults boo
 	start, say := time.Now(), teller()
 	components, err := platform.Select(root, []string{"all"})
 	if err != nil {
-		return err
+		return usageError{err}
 	}
 	env, _, err := platform.Up(ctx, p, platform.Options{Components: components, Install: p.Provider == environment.ProviderKind, Progress: say})
 	if env != nil {
