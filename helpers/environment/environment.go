@@ -31,8 +31,8 @@ import (
 )
 
 const (
-	clientQPS     = 100 // requests a second, over all specifications of one process
-	clientBurst   = 200
+	clientQPS     = 400 // requests a second, over all specifications of one process; waits take next to none of them
+	clientBurst   = 400
 	answerTimeout = 10 * time.Second // for the first answer of an API
 	closeTimeout  = time.Minute      // for the scope of what lasts
 )
@@ -100,7 +100,7 @@ func Open(profile *Profile, cluster, kubeconfig, hash string) (*Environment, err
 	return e, nil
 }
 
-// Client reads and writes the cluster, 100 requests a second at most. It learns
+// Client reads and writes the cluster, 400 requests a second at most. It learns
 // of new kinds by itself; a kind outside client-go and apiextensions is
 // addressed as unstructured.
 func (e *Environment) Client() client.WithWatch { return e.client }

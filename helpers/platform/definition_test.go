@@ -55,7 +55,7 @@ func TestLoadRefuses(t *testing.T) {
 		"values that there are not":        {chartWith("values: [x.yaml, vaules.yaml]"), []string{"steps[0].chart: there is no file vaules.yaml, for any profile"}},
 		"patches that there are not":       {chartWith("values: [x.yaml], patches: [ptach.yaml]"), []string{"steps[0].chart: there is no file ptach.yaml, for any profile"}},
 		"a chart that there is not":        {chartWith(""), []string{"steps[0].chart: there is no chart in p"}},
-		"observers by no selector":         {plain[:len(plain)-3] + ", observers: {namespace: n, selector: 'a=(b'}}]", []string{"steps[0].observers wants a namespace and a label selector: "}},
+		"observers by no selector":         {plain[:len(plain)-3] + ", observers: {namespace: n, selector: 'a=(b'}}]", []string{"steps[0].observers: "}},
 		"observers of no namespace":        {plain[:len(plain)-3] + ", observers: {selector: a=b}}]", []string{"steps[0].observers wants a namespace and a label selector"}},
 	} {
 		t.Run(name, func(t *testing.T) {

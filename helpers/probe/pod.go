@@ -41,6 +41,7 @@ type Spec struct {
 	Name      string
 	Labels    map[string]string
 	Ports     []int32
+	Node      string // on which it stands; empty for the scheduler's choice
 }
 
 // Pod is a probe that runs.
@@ -97,7 +98,7 @@ func (p Spec) pod() *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, Labels: p.Labels},
 		Spec: corev1.PodSpec{
-			AutomountServiceAccountToken: &no, EnableServiceLinks: &no,
+			NodeName: p.Node, AutomountServiceAccountToken: &no, EnableServiceLinks: &no,
 			TerminationGracePeriodSeconds: new(int64),
 			SecurityContext: &corev1.PodSecurityContext{
 				RunAsNonRoot: &yes, SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},

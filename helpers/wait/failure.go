@@ -110,7 +110,7 @@ func (w *Waiter) podsOf(ctx context.Context, t Target, c Condition) (*view, erro
 		if c.Missing == nil || t.Namespace == "" {
 			return noView, nil
 		}
-		return w.watch(ctx, Target{Kind: podKind, Namespace: t.Namespace}, true, nil)
+		return w.watch(ctx, Target{Kind: podKind, Namespace: t.Namespace}, false, nil)
 	}
 	return noView, nil
 }
