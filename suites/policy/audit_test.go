@@ -227,28 +227,28 @@ func rolledOut(ctx context.Context, env *environment.Environment, deployment str
 	return err
 }
 
-// auditConfig tells Gatekeeper by its Config to leave namespaces out of the
+// auditConfig tells Gatekeeper by its Config to leave more namespaces out of the
 // audit.
 func auditConfig(name string, harmless bool, pattern string) spec.Sabotage {
-	kind := schema.GroupVersionKind{Group: "config.gatekeeper.sh", Version: "v1alpha1", Kind: "Config"}
+	named := func() *unstructured.Unstructured {
+		return object(schema.GroupVersionKind{Group: "config.gatekeeper.sh", Version: "v1alpha1", Kind: "Config"}, gatekeeperNamespace, "config")
+	}
+	observed := func(ctx context.Context, env *environment.Environment) error {
+		return byAudit.Observed(ctx, env, named())
+	}
 	s := spec.Sabotage{
-		Name: name, Harmless: harmless,
+		Name: name, Harmless: harmless, Applied: observed, Restored: observed,
 		Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
-			c := object(kind, gatekeeperNamespace, "config")
-			c.Object["spec"] = map[string]any{"match": []any{map[string]any{
-				"excludedNamespaces": []any{pattern}, "processes": []any{"audit"},
-			}}}
-			return s.Create(ctx, c)
-		},
-		Applied: func(ctx context.Context, env *environment.Environment) error {
-			return byAudit.Observed(ctx, env, object(kind, gatekeeperNamespace, "config"))
-		},
-		Restored: func(ctx context.Context, env *environment.Environment) error {
-			w, err := wait.On(env.Config)
-			if err != nil {
-				return err
-			}
-			return w.Gone(ctx, podsTimeout, wait.Target{Kind: kind, Namespace: gatekeeperNamespace, Name: "config"})
+			c := named()
+			return s.Update(ctx, c, func() error {
+				match, _, err := unstructured.NestedSlice(c.Object, "spec", "match")
+				if err != nil {
+					return err
+				}
+				return unstructured.SetNestedSlice(c.Object, append(match, map[string]any{
+					"excludedNamespaces": []any{pattern}, "processes": []any{"audit"},
+				}), "spec", "match")
+			})
 		},
 	}
 	if !harmless {
