@@ -61,6 +61,7 @@ func TestInformerLingersAndEnds(t *testing.T) {
 		look := func() int {
 			_, err := c.Until(t.Context(), limit, one, ready)
 			require.NoError(t, err)
+			synctest.Wait() // the list is enough for the wait; the watch follows
 			return c.count("watch configmaps ns")
 		}
 		require.Equal(t, 1, look())

@@ -252,7 +252,14 @@ func (w *Waiter) wait(ctx context.Context, limit Timeout, t Target, c Condition,
 		if lack == "" {
 			return objects, nil
 		}
-		if hopeless := w.terminal(ctx, t, objects, pods); hopeless != nil {
+		hopeless := w.terminal(ctx, t, objects, pods)
+		if hopeless != nil && pods.from != nil { // unless what mends it is there, and not seen yet
+			if err := w.catchUp(ctx, pods); err != nil {
+				return objects, w.failed(t, c, limit, start, objects, lack, err)
+			}
+			hopeless = w.terminal(ctx, t, view.objects(), pods)
+		}
+		if hopeless != nil {
 			return objects, w.failed(t, c, limit, start, objects, lack, hopeless)
 		}
 		select {
