@@ -10,7 +10,8 @@ verify: ## bring the environment up, prove the platform, report
 test: unit ## all that CI runs
 	$(GROUND) verify
 
-unit: ## what needs no cluster
+unit: ## what needs no cluster; the race detector wants a C compiler
+	@command -v gcc >/dev/null || { apt-get update -q && apt-get install -q -y --no-install-recommends gcc libc6-dev; }
 	go vet ./...
 	cd fixtures/docuthinker/app && go vet ./... && go test ./...
 	go test -race -count=1 ./helpers/...
