@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/journal"
 	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/report"
 	"github.com/proving-ground/proving-ground/helpers/strictyaml"
@@ -92,12 +93,17 @@ func verify(ctx context.Context, root string, p *environment.Profile, faults boo
 	say("the environment is up; running " + strings.Join(packages, " "))
 	run := fmt.Sprintf("%s-%d", start.UTC().Format("20060102-150405"), os.Getpid())
 	dir := environment.RunDir(root, run)
+	following, stop := context.WithCancel(context.Background())
+	followed := make(chan error, 1)
+	go func() { followed <- journal.Follow(following, dir, newProgress(say, faults).tell) }()
 	testing := goTest(ctx, root, append(append([]string{"-count=1", "-timeout=" + suiteTimeout}, flags...), packages...),
 		"GROUND_RUN_ID="+run, "GROUND_PROFILE="+p.Name, "GROUND_COUNTERPROOF="+strconv.FormatBool(faults))
+	stop()
+	progressErr := <-followed
 	code, err := show(dir)
 	switch {
-	case err != nil:
-		return errors.Join(testing, err)
+	case errors.Join(err, progressErr) != nil:
+		return errors.Join(testing, err, progressErr)
 	case code == 0 && testing != nil: // such as a suite that did not compile
 		return testing
 	}

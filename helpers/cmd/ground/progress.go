@@ -1,0 +1,56 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/proving-ground/proving-ground/helpers/journal"
+)
+
+// progress tells how far the suites are, from their journals: go test itself
+// keeps what a package prints until it has ended.
+type progress struct {
+	say     func(string)
+	start   time.Time
+	faults  bool
+	planned int // clauses, and with faults on their counter-proofs
+	done    int
+	trials  map[string]int // of a clause on its way: planned trials that are still to come
+}
+
+func newProgress(say func(string), faults bool) *progress {
+	return &progress{say: say, start: time.Now(), faults: faults, trials: map[string]int{}}
+}
+
+func (p *progress) tell(e journal.Entry) {
+	switch e.Kind {
+	case journal.Planned:
+		p.planned++
+		if p.faults {
+			p.trials[e.ID] = len(e.Plan.CounterProofs)
+			p.planned += p.trials[e.ID]
+		}
+	case journal.CounterProof:
+		p.done++
+		p.trials[e.ID]--
+		if e.Trial.Outcome != journal.Killed && e.Trial.Outcome != journal.Spared {
+			p.say(fmt.Sprintf("%s: counter-proof %q: %s", e.ID, e.Trial.Name, e.Trial.Outcome))
+		}
+	case journal.Verdict:
+		p.done += 1 + p.trials[e.ID] // what was not tried will not be
+		delete(p.trials, e.ID)
+		line := []string{fmt.Sprintf("%s %s", e.ID, e.Result.Outcome)}
+		if e.Result.Reason != "" {
+			line = append(line, e.Result.Reason)
+		}
+		p.say(strings.Join(append(line, p.where()), "; "))
+	}
+}
+
+// where is how far it is, and how long still at the pace so far.
+func (p *progress) where() string {
+	gone := time.Since(p.start)
+	left := time.Duration(float64(gone) / float64(max(1, p.done)) * float64(p.planned-p.done))
+	return fmt.Sprintf("%d of %d proofs and counter-proofs, about %s left", p.done, p.planned, left.Round(time.Second))
+}
