@@ -130,7 +130,7 @@ func asUnstructured(obj client.Object, gvk schema.GroupVersionKind) *unstructure
 	return u
 }
 
-var webhookTimeout = wait.Timeout{Name: "webhookReached", D: 30 * time.Second}
+var webhookTimeout = wait.Timeout{Name: "webhookReached", D: time.Minute}
 
 // apply asks again while the API server does not reach a webhook: its pods are
 // ready before kube-proxy leads there from the control plane.

@@ -77,10 +77,6 @@ func (i *installation) write(ctx context.Context, r record) error {
 	if err != nil {
 		return err
 	}
-	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: recordNamespace}}
-	if err := apply(ctx, i.env, asUnstructured(ns, corev1.SchemeGroupVersion.WithKind("Namespace"))); err != nil {
-		return err
-	}
 	return apply(ctx, i.env, asUnstructured(&corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Namespace: recordNamespace, Name: i.name}, Data: map[string]string{"record": string(data)},
 	}, corev1.SchemeGroupVersion.WithKind("ConfigMap")))
