@@ -3,6 +3,8 @@ package report
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -37,10 +39,18 @@ func (r *Report) Console(w io.Writer) error {
 		}
 		b.WriteByte('\n')
 	}
+	known, remedies := map[string][]string{}, map[string]string{} // reason -> IDs: dozens may share one
 	for _, s := range r.Suites {
 		for i := range s.Clauses {
+			if c := &s.Clauses[i]; c.Accepted && !troubled(c) {
+				known[c.Reason], remedies[c.Reason] = append(known[c.Reason], c.ID), c.Remedy
+				continue
+			}
 			consoleClause(&b, &s.Clauses[i])
 		}
+	}
+	for _, reason := range slices.Sorted(maps.Keys(known)) {
+		fmt.Fprintf(&b, "\n%-12s %s: %s\n  remedy   %s\n", journal.Inconclusive, reason, strings.Join(known[reason], ", "), oneLine(remedies[reason]))
 	}
 	for _, n := range r.Notices {
 		fmt.Fprintf(&b, "\nnotice: %s\n", n)
