@@ -109,22 +109,15 @@ func newBuilder(root, cache string, o UpOptions) (*image.Builder, error) {
 }
 
 // images are those of the bare cluster.
-func (k *kindCluster) images() []string {
+func (k *kindCluster) images() []string { return k.imagesWith(nil) }
+
+// imagesWith are those of the bare cluster and of components.
+func (k *kindCluster) imagesWith(components []string) []string {
 	names := []string{image.RegistryImage}
 	for _, n := range k.config.Nodes {
 		names = append(names, n.Image)
 	}
-	for _, c := range clusterComponents {
-		names = append(names, k.builder.Set.Of(c)...)
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
-}
-
-// imagesWith are those of the bare cluster and of components.
-func (k *kindCluster) imagesWith(components []string) []string {
-	names := k.images()
-	for _, c := range components {
+	for _, c := range slices.Concat(clusterComponents, components) {
 		names = append(names, k.builder.Set.Of(c)...)
 	}
 	slices.Sort(names)

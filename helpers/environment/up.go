@@ -169,8 +169,9 @@ func (k *kindCluster) writeState(s state) error {
 func (k *kindCluster) hash(built map[string]*image.Built) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%x\n%s\n", sha256.Sum256(k.raw), networkScript.Root.String())
+	own := k.images()
 	for _, n := range slices.Sorted(maps.Keys(built)) {
-		if slices.Contains(k.images(), n) {
+		if slices.Contains(own, n) {
 			fmt.Fprintln(h, n, built[n].Digest)
 		}
 	}

@@ -92,12 +92,8 @@ func (i *installation) whole(ctx context.Context, refs []reference) bool {
 
 func (i *installation) install(ctx context.Context, before, want record) error {
 	i.env.Progress(i.name + ": installing")
-	// Before any webhook of the component's can refuse it.
-	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: recordNamespace}}
-	if err := apply(ctx, i.env, asUnstructured(ns, corev1.SchemeGroupVersion.WithKind("Namespace"))); err != nil {
-		return err
-	}
-	for _, name := range slices.Sorted(maps.Keys(i.Namespaces)) {
+	// That of the record too, before any webhook of the component's can refuse it.
+	for _, name := range append([]string{recordNamespace}, slices.Sorted(maps.Keys(i.Namespaces))...) {
 		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: i.Namespaces[name]}}
 		if err := apply(ctx, i.env, asUnstructured(ns, corev1.SchemeGroupVersion.WithKind("Namespace"))); err != nil {
 			return err
