@@ -1,6 +1,7 @@
 package platform
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -108,10 +109,11 @@ func (i *installation) install(ctx context.Context, before, want record) error {
 		want.Objects = append(want.Objects, refs...)
 		// What is there so far is written down, so that it is pruned even when
 		// this ends here and the definition then changes.
-		if err := i.write(ctx, record{Objects: slices.Concat(before.Objects, want.Objects)}); err != nil {
+		// With the images that the workloads run, so that the next one restarts them.
+		if err := i.write(ctx, record{Images: cmp.Or(before.Images, want.Images), Objects: slices.Concat(before.Objects, want.Objects)}); err != nil {
 			return err
 		}
-		if before.Hash != "" && before.Images != want.Images {
+		if before.Images != "" && before.Images != want.Images {
 			if err := i.restart(ctx, refs, want.Images); err != nil {
 				return err
 			}

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // errOver is the cause of a context that its Timeout ended.
@@ -116,8 +117,10 @@ func (w *Waiter) podsOf(ctx context.Context, t Target, c Condition) (*view, erro
 }
 
 // terminal looks for a failure that time does not mend, in the objects
-// themselves and their pods.
-func (w *Waiter) terminal(ctx context.Context, t Target, objects []*unstructured.Unstructured, pods *view) error {
+// themselves and their pods. Of the crashes before the wait it forgives one
+// each: pods of nodes that were started again crash until the API server is
+// back.
+func (w *Waiter) terminal(ctx context.Context, t Target, objects []*unstructured.Unstructured, pods *view, before map[crash]bool) error {
 	for _, o := range objects {
 		if t.Kind.Kind == "Job" {
 			if c := condition(o, "Failed"); c["status"] == "True" {
@@ -133,7 +136,7 @@ func (w *Waiter) terminal(ctx context.Context, t Target, objects []*unstructured
 		if runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &pod) != nil || pod.DeletionTimestamp != nil {
 			continue
 		}
-		reason, detail, container := hopeless(&pod)
+		reason, detail, container := hopeless(&pod, before)
 		if reason == "Failed" && t.Kind.Kind == "Job" { // it tries again, or says itself that it does not
 			continue
 		}
@@ -192,7 +195,7 @@ func failedPod(o *unstructured.Unstructured, t Target, pods *view) *failing {
 	if last == nil {
 		return nil
 	}
-	_, _, container := hopeless(last)
+	_, _, container := hopeless(last, nil)
 	return &failing{last.Name, container}
 }
 
@@ -223,12 +226,42 @@ func selectsPod(workload, pod *unstructured.Unstructured) bool {
 // image, its configuration or its program mends.
 var forGood = map[string]bool{
 	"ImagePullBackOff": true, "ErrImageNeverPull": true, "InvalidImageName": true,
-	"CrashLoopBackOff": true, "CreateContainerConfigError": true, "RunContainerError": true,
+	crashLoop: true, "CreateContainerConfigError": true, "RunContainerError": true,
 }
 
-func hopeless(pod *corev1.Pod) (reason, detail, container string) {
-	for _, s := range append(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses...) {
-		if s.State.Waiting != nil && forGood[s.State.Waiting.Reason] {
+const crashLoop = "CrashLoopBackOff"
+
+// crash is one end of a container, told from the next one by the restarts.
+type crash struct {
+	pod       types.UID
+	container string
+	restarts  int32
+}
+
+// crashes are those after which a container of the pods waits to be restarted.
+func crashes(pods []*unstructured.Unstructured) map[crash]bool {
+	all := map[crash]bool{}
+	for _, o := range pods {
+		var pod corev1.Pod
+		if runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &pod) != nil {
+			continue
+		}
+		for _, s := range statuses(&pod) {
+			if s.State.Waiting != nil && s.State.Waiting.Reason == crashLoop {
+				all[crash{pod.UID, s.Name, s.RestartCount}] = true
+			}
+		}
+	}
+	return all
+}
+
+func statuses(pod *corev1.Pod) []corev1.ContainerStatus {
+	return slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses)
+}
+
+func hopeless(pod *corev1.Pod, before map[crash]bool) (reason, detail, container string) {
+	for _, s := range statuses(pod) {
+		if s.State.Waiting != nil && forGood[s.State.Waiting.Reason] && !before[crash{pod.UID, s.Name, s.RestartCount}] {
 			return s.State.Waiting.Reason, s.State.Waiting.Message, s.Name
 		}
 	}

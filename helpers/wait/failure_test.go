@@ -121,6 +121,25 @@ func TestFailureThatIsAwaited(t *testing.T) {
 	})
 }
 
+// Pods of nodes that were started again crash until the API server is back: one
+// that crashed before the wait has a restart to come.
+func TestCrashBeforeTheWait(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		crashed := func(restarts int) string {
+			return strings.Replace(waiting("CrashLoopBackOff"), "name: main,", fmt.Sprintf("name: main, restartCount: %d,", restarts), 1)
+		}
+		require.NotEqual(t, crashed(1), crashed(2))
+		c := newCluster(t, crashed(1))
+		target := Target{Kind: podKind, Namespace: "ns", Name: "web-1"}
+		wait := begin(func() ([]*unstructured.Unstructured, error) { return c.Until(t.Context(), limit, target, never) })
+		wait.on(t)
+		c.update(t, strings.Replace(crashed(1), "because", "because it waits", 1))
+		wait.on(t)
+		c.update(t, crashed(2))
+		require.ErrorContains(t, wait.over(t), "ns/web-1 failed for good: CrashLoopBackOff because")
+	})
+}
+
 func TestFailedJob(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		const text = "{apiVersion: batch/v1, kind: Job, metadata: {name: migrate}, status: {conditions: [%s]}}"

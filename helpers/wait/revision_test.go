@@ -17,9 +17,9 @@ func revised(name, revision string, minute int, state string) string {
 }
 
 const (
-	crashed = "{waiting: {reason: CrashLoopBackOff, message: because}}"
-	starts  = "{waiting: {reason: ContainerCreating}}"
-	runs    = "{running: {}}"
+	broken = "{waiting: {reason: RunContainerError, message: because}}"
+	starts = "{waiting: {reason: ContainerCreating}}"
+	runs   = "{running: {}}"
 )
 
 // A pod that failed for good ends a wait only when no newer one takes its place:
@@ -43,34 +43,34 @@ func TestFailuresOfRevisions(t *testing.T) {
 		fails    string                           // the pod that ends the wait; empty when it goes on
 	}{
 		"the only one": {func(k kind) string { return seen(k, 1) }, func(_, young string) []string {
-			return []string{revised("a", young, 1, crashed)}
+			return []string{revised("a", young, 1, broken)}
 		}, "a"},
 		"the latest, beside an older": {func(k kind) string { return seen(k, 1) }, func(old, young string) []string {
-			return []string{revised("a", old, 1, runs), revised("b", young, 2, crashed)}
+			return []string{revised("a", old, 1, runs), revised("b", young, 2, broken)}
 		}, "b"},
 		"the latest, beside an older that failed too": {func(k kind) string { return seen(k, 1) }, func(old, young string) []string {
-			return []string{revised("a", old, 1, crashed), revised("b", young, 2, crashed)}
+			return []string{revised("a", old, 1, broken), revised("b", young, 2, broken)}
 		}, "b"},
 		"one of two of the latest": {func(k kind) string { return seen(k, 2) }, func(_, young string) []string {
-			return []string{revised("a", young, 1, crashed), revised("b", young, 2, runs)}
+			return []string{revised("a", young, 1, broken), revised("b", young, 2, runs)}
 		}, "a"},
 		"a newer pod of somebody else": {func(k kind) string { return seen(k, 1) }, func(old, young string) []string {
-			return []string{revised("a", old, 1, crashed), strings.Replace(revised("b", young, 2, runs), "app: web", "app: other", 1)}
+			return []string{revised("a", old, 1, broken), strings.Replace(revised("b", young, 2, runs), "app: web", "app: other", 1)}
 		}, "a"},
 		"an older, while the newer starts": {func(k kind) string { return seen(k, 1) }, func(old, young string) []string {
-			return []string{revised("a", old, 1, crashed), revised("b", young, 2, starts)}
+			return []string{revised("a", old, 1, broken), revised("b", young, 2, starts)}
 		}, ""},
 		"an older, when the newer runs": {func(k kind) string { return seen(k, 1) }, func(old, young string) []string {
-			return []string{revised("b", young, 2, runs), revised("a", old, 1, crashed), revised("c", old, 0, crashed)}
+			return []string{revised("b", young, 2, runs), revised("a", old, 1, broken), revised("c", old, 0, broken)}
 		}, ""},
 		"before the controller saw the mended one": {func(k kind) string {
 			return workload(k, ", status: {observedGeneration: 1, "+k.updated+": 1}")
-		}, func(old, _ string) []string { return []string{revised("a", old, 1, crashed)} }, ""},
+		}, func(old, _ string) []string { return []string{revised("a", old, 1, broken)} }, ""},
 		"before the controller saw any": {func(k kind) string { return workload(k, "") }, func(old, _ string) []string {
-			return []string{revised("a", old, 1, crashed)}
+			return []string{revised("a", old, 1, broken)}
 		}, ""},
 		"before it made a pod of it": {func(k kind) string { return seen(k, 0) }, func(old, _ string) []string {
-			return []string{revised("a", old, 1, crashed)}
+			return []string{revised("a", old, 1, broken)}
 		}, ""},
 	} {
 		for _, k := range kinds {
@@ -102,7 +102,7 @@ var never = Condition{What: "be right", Missing: func(*unstructured.Unstructured
 func TestFailureOfWhatWasToMendAnother(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		const web = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web, generation: 2}, spec: {replicas: 1, selector: {matchLabels: {app: web}}}, status: {%s}}"
-		c := newCluster(t, fmt.Sprintf(web, "observedGeneration: 1, replicas: 1, updatedReplicas: 1"), revised("a", "pod-template-hash: one", 1, crashed))
+		c := newCluster(t, fmt.Sprintf(web, "observedGeneration: 1, replicas: 1, updatedReplicas: 1"), revised("a", "pod-template-hash: one", 1, broken))
 		target := Target{Kind: deployment, Namespace: "ns", Name: "web"}
 		until := func() *pending {
 			return begin(func() ([]*unstructured.Unstructured, error) { return c.Until(t.Context(), limit, target, RolledOut()) })
@@ -114,8 +114,8 @@ func TestFailureOfWhatWasToMendAnother(t *testing.T) {
 		c.create(t, revised("b", "pod-template-hash: two", 2, starts))
 		c.update(t, fmt.Sprintf(web, "observedGeneration: 2, replicas: 2, updatedReplicas: 1"))
 		wait.on(t)
-		c.update(t, revised("b", "pod-template-hash: two", 2, crashed))
-		require.ErrorContains(t, wait.over(t), "ns/b failed for good: CrashLoopBackOff because")
+		c.update(t, revised("b", "pod-template-hash: two", 2, broken))
+		require.ErrorContains(t, wait.over(t), "ns/b failed for good: RunContainerError because")
 
 		c.update(t, revised("b", "pod-template-hash: two", 2, runs))
 		synctest.Wait() // pods are not asked for anew, as the workload is

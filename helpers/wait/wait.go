@@ -246,18 +246,19 @@ func (w *Waiter) wait(ctx context.Context, limit Timeout, t Target, c Condition,
 		return nil, w.failed(t, c, limit, start, nil, "its pods could not be watched", err)
 	}
 	defer pods.leave()
+	before := crashes(pods.objects())
 	for {
 		objects := view.objects()
 		lack := lacking(objects)
 		if lack == "" {
 			return objects, nil
 		}
-		hopeless := w.terminal(ctx, t, objects, pods)
+		hopeless := w.terminal(ctx, t, objects, pods, before)
 		if hopeless != nil && pods.from != nil { // unless what mends it is there, and not seen yet
 			if err := w.catchUp(ctx, pods); err != nil {
 				return objects, w.failed(t, c, limit, start, objects, lack, err)
 			}
-			hopeless = w.terminal(ctx, t, view.objects(), pods)
+			hopeless = w.terminal(ctx, t, view.objects(), pods, before)
 		}
 		if hopeless != nil {
 			return objects, w.failed(t, c, limit, start, objects, lack, hopeless)
