@@ -211,7 +211,11 @@ func (k *kindCluster) make(ctx context.Context, hash string, built map[string]*i
 	if err != nil {
 		return nil, err
 	}
-	return e, k.writeState(state{Hash: hash, UID: e.ClusterUID, Node: node})
+	addresses, err := k.addresses()
+	if err != nil {
+		return nil, err
+	}
+	return e, k.writeState(state{Hash: hash, UID: e.ClusterUID, Node: node, Addresses: addresses})
 }
 
 func nodeLines(ctx context.Context, e *Environment) ([]string, error) {

@@ -132,9 +132,10 @@ func (e *Environment) Source(ctx context.Context, component, module, path string
 // state is what is known of a kind cluster between runs. It is written before
 // the cluster is made, so that a half-made one is known to be ours.
 type state struct {
-	Hash string `json:"hash"`
-	UID  string `json:"uid"`  // of kube-system; empty while it is being made
-	Node string `json:"node"` // ID of the control plane's container: tells the cluster from its namesake
+	Hash      string            `json:"hash"`
+	UID       string            `json:"uid"`  // of kube-system; empty while it is being made
+	Node      string            `json:"node"` // ID of the control plane's container: tells the cluster from its namesake
+	Addresses map[string]string `json:"addresses"`
 }
 
 func (k *kindCluster) stateFile() string { return filepath.Join(k.dir, "state.json") }
@@ -225,6 +226,9 @@ func (k *kindCluster) reopen(ctx context.Context, before *state, hash string) (e
 	if err != nil || node != before.Node {
 		return nil, errors.Join(err, errors.New("its control plane is not running, or another"))
 	}
+	if now, err := k.addresses(); err != nil || !maps.Equal(now, before.Addresses) {
+		return nil, errors.Join(err, fmt.Errorf("its nodes were started again at other addresses: %v, which were %v", now, before.Addresses))
+	}
 	err = wait.Answers(ctx, reopenTimeout, "the API of the cluster to answer", func(context.Context) (string, error) {
 		if e, err = Open(k.profile, k.profile.ClusterName, k.kubeconfig(), hash); err != nil {
 			return err.Error(), nil
@@ -249,6 +253,22 @@ func (k *kindCluster) nodeID(ctx context.Context) (string, error) {
 		return id, errors.New("the control plane's container is not running")
 	}
 	return id, nil
+}
+
+// addresses are the nodes' on the engine's network. An engine that starts them
+// again gives them out anew, and then nothing in the cluster finds the others.
+func (k *kindCluster) addresses() (map[string]string, error) {
+	machines, err := k.provider.ListInternalNodes(k.profile.ClusterName)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]string{}
+	for _, m := range machines {
+		if all[m.String()], _, err = m.IP(); err != nil {
+			return nil, fmt.Errorf("address of %s: %w", m, err)
+		}
+	}
+	return all, nil
 }
 
 // remove deletes a cluster of ours when nobody uses it any more. One that

@@ -21,6 +21,7 @@ type parts struct {
 	rootfs   string            // tar file of a root file system; empty for none
 	binaries v1.Layer          // nil for none
 	modules  map[string]string // module path -> directory
+	wheels   map[string]wheel  // by name
 	scratch  string            // directory for layers, kept until the image is stored
 }
 
@@ -55,7 +56,7 @@ func (im declared) assemble(p parts) (v1.Image, error) {
 	if p.binaries != nil {
 		layers = append(layers, p.binaries)
 	}
-	own, err := im.entriesOf(im.in.Dir, p.modules)
+	own, err := im.entriesOf(im.in.Dir, p.modules, p.wheels)
 	if err != nil {
 		return nil, err
 	}

@@ -69,9 +69,11 @@ func TestJobsWithEstimates(t *testing.T) {
 	dir := tree(t, map[string]string{
 		"a/images.yaml": "seconds: 10\ngo: {binaries: {x: ./, y: ./y}}\nimages:\n" +
 			"- {name: 'r.example/y:1', binaries: {y: /y, x: /x}}\n- {name: 'r.example/x:1', binaries: {x: /x}}\n- {name: 'r.example/plain:1'}\n",
-		"b/images.yaml": "images: [{name: 'r.example/m:1', files: [{module: example.org/m, from: f, to: /f}]}]\n",
-		"c/images.yaml": "seconds: 30\ngo: {binaries: {z: ./}}\nimages: [{name: 'r.example/z:1', binaries: {z: /z}}]\n",
-		"d/images.yaml": "seconds: 99\nimages: [{name: 'r.example/d:1', debian: {suite: s, lock: l}}]\n",
+		"b/images.yaml":      "images: [{name: 'r.example/m:1', files: [{module: example.org/m, from: f, to: /f}]}]\n",
+		"c/images.yaml":      "seconds: 30\ngo: {binaries: {z: ./}}\nimages: [{name: 'r.example/z:1', binaries: {z: /z}}]\n",
+		"d/images.yaml":      "seconds: 99\nimages: [{name: 'r.example/d:1', debian: {suite: s, lock: l}}]\n",
+		"e/images.yaml":      "images: [{name: 'r.example/w:1', files: [{wheel: w, from: f, to: /f}]}, {name: 'r.example/no:1'}]\n",
+		"e/requirements.txt": "w==1 --hash=sha256:" + sumA + "\n",
 	})
 	store := openStore(t, t.TempDir())
 	set := loadSet(t, dir)
@@ -82,12 +84,12 @@ func TestJobsWithEstimates(t *testing.T) {
 		}
 		return out
 	}
-	require.Equal(t, []string{"c 30s", "a 10s", "b 0s", "d-rootfs 0s"}, labels(set.Names()...), "as declared, the longest first")
+	require.Equal(t, []string{"c 30s", "a 10s", "b 0s", "d-rootfs 0s", "e-wheels 0s"}, labels(set.Names()...), "as declared, the longest first")
 	require.Equal(t, []string{"a 10s"}, labels("r.example/x:1"), "only what is missing")
 	require.Empty(t, labels("r.example/plain:1"), "nothing heavy in it")
 	store.keepTiming("a", 40*time.Second)
 	store.keepTiming("d-rootfs", 1500*time.Millisecond)
-	require.Equal(t, []string{"a 40s", "c 30s", "d-rootfs 1.5s", "b 0s"}, labels(set.Names()...), "as measured before")
+	require.Equal(t, []string{"a 40s", "c 30s", "d-rootfs 1.5s", "b 0s", "e-wheels 0s"}, labels(set.Names()...), "as measured before")
 
 	jobs := (&building{Builder: &Builder{Set: set, Store: store}}).jobs(set.Names(), t.TempDir())
 	served := func(full string) (out []string) {
@@ -101,4 +103,6 @@ func TestJobsWithEstimates(t *testing.T) {
 	}
 	require.Equal(t, []string{"a"}, served("r.example/x:1"))
 	require.Equal(t, []string{"d-rootfs"}, served("r.example/d:1"))
+	require.Equal(t, []string{"e-wheels"}, served("r.example/w:1"))
+	require.Empty(t, served("r.example/no:1"), "it has nothing of the wheel")
 }

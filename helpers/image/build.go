@@ -227,6 +227,9 @@ func (r *building) finish(ctx context.Context, full string, jobs []*job, scratch
 		if j.binaries != nil {
 			binaries = j.binaries
 		}
+		if j.wheels != nil {
+			p.wheels = j.wheels
+		}
 		if j.rootfs != "" {
 			p.rootfs = j.rootfs
 		}
@@ -255,7 +258,7 @@ func (r *building) finish(ctx context.Context, full string, jobs []*job, scratch
 	if err != nil {
 		return fmt.Errorf("%s: %w", full, err)
 	}
-	b := &Built{Name: full, Component: im.in.Component, Key: r.keys[full], Source: "built", Pin: pin, Drift: drift, Seconds: seconds}
+	b := &Built{Name: full, Component: im.in.Component, Key: r.keys[full], Source: "built", Pin: im.wheelPins(pin, p.wheels), Drift: drift, Seconds: seconds}
 	if err := r.Store.put(img, b); err != nil {
 		return fmt.Errorf("%s: %w", full, err)
 	}

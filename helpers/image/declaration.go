@@ -1,5 +1,5 @@
-// Package image builds container images from pinned Go modules and Debian
-// packages, keeps them in one content-addressed store on disk, and serves them
+// Package image builds container images from pinned Go modules, Debian packages
+// and Python wheels, keeps them in one content-addressed store on disk, and serves them
 // from one local registry under upstream's own names. What is built stands as
 // data beside each component in fixtures/platform; this package knows no
 // component by name.
@@ -31,6 +31,8 @@ type Declaration struct {
 	Go        *Go     `json:"go,omitempty"`
 	Seconds   int     `json:"seconds,omitempty"` // that compiling took on two cores: the first run's estimate
 	Images    []Image `json:"images"`
+
+	wheels map[string]requirement // by name, when an image has a file of one
 }
 
 // Go builds the main packages of one module, all in one go build with cgo off.
@@ -63,8 +65,9 @@ type Image struct {
 
 // File puts a file, or all files below a directory, into an image.
 type File struct {
-	Module string `json:"module,omitempty"` // path of a module in the component's go.mod; empty: the component's own folder
-	From   string `json:"from"`             // relative to either
+	Module string `json:"module,omitempty"` // path of a module in the component's go.mod; empty, as wheel: the component's own folder
+	Wheel  string `json:"wheel,omitempty"`  // name of a Python wheel in the component's requirements.txt; instead of Module
+	From   string `json:"from"`             // relative to any of them
 	To     string `json:"to"`
 	Mode   string `json:"mode,omitempty"` // octal; 0644 by default, directories are 0755
 }
@@ -156,7 +159,7 @@ func (s *Set) add(file string) error {
 		s.images[im.Name] = declared{im, d}
 		errs = append(errs, d.checkImage(im))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, d.checkWheels())...)
 }
 
 // checkGo refuses two binaries of one file name, for one would overwrite the
@@ -200,7 +203,10 @@ func (d *Declaration) checkImage(im *Image) error {
 			wrong("file %q: from is empty or to %q not absolute", f.From, f.To)
 		}
 		if !filepath.IsLocal(f.From) {
-			wrong("file %q: from is not inside the component's folder or the module", f.From)
+			wrong("file %q: from is not inside the component's folder, the module or the wheel", f.From)
+		}
+		if f.Module != "" && f.Wheel != "" {
+			wrong("file %q: has both module and wheel", f.From)
 		}
 		if _, err := f.mode(); err != nil {
 			wrong("file %q: %v", f.From, err)

@@ -13,11 +13,12 @@ import (
 
 const goarch = runtime.GOARCH
 
-// job is one heavy step: the compilation of a component, or a root file system.
+// job is one heavy step: the compilation of a component, a root file system, or
+// the wheels of a component.
 type job struct {
 	label    string
 	in       *Declaration
-	image    string        // of a root file system; empty for a compilation
+	images   []string      // that it is for; all of the component's when empty, for a compilation
 	estimate time.Duration // from an earlier run, else from the declaration; 0 when nobody knows
 	run      func(ctx context.Context, log io.Writer) error
 	done     chan struct{}
@@ -28,18 +29,19 @@ type job struct {
 	drift    string
 	binaries map[string]string
 	modules  map[string]string
+	wheels   map[string]wheel
 	rootfs   string
 }
 
 func (j *job) serves(im declared) bool {
-	return j.in == im.in && (j.image == "" || j.image == im.Name)
+	return j.in == im.in && (len(j.images) == 0 || slices.Contains(j.images, im.Name))
 }
 
 // jobs are the heavy steps for missing images, the longest first.
 func (r *building) jobs(missing []string, scratch string) []*job {
 	var jobs []*job
 	for _, d := range r.Set.Declarations {
-		var binaries, modules []string
+		var binaries, modules, withWheels []string
 		for _, n := range missing {
 			im := r.Set.images[n]
 			if im.in != d {
@@ -53,6 +55,9 @@ func (r *building) jobs(missing []string, scratch string) []*job {
 					modules = append(modules, f.Module)
 				}
 			}
+			if usesWheels(im.Files) {
+				withWheels = append(withWheels, n)
+			}
 			if im.Debian != nil {
 				jobs = append(jobs, r.rootfsJob(im, scratch))
 			}
@@ -60,12 +65,15 @@ func (r *building) jobs(missing []string, scratch string) []*job {
 		if len(binaries)+len(modules) > 0 {
 			jobs = append(jobs, r.goJob(d, distinct(binaries), distinct(modules), scratch))
 		}
+		if len(withWheels) > 0 {
+			jobs = append(jobs, r.wheelsJob(d, withWheels, scratch))
+		}
 	}
 	known := r.Store.timings()
 	for _, j := range jobs {
 		j.done = make(chan struct{})
 		j.estimate = known[j.label]
-		if j.estimate == 0 && j.image == "" {
+		if j.estimate == 0 && len(j.images) == 0 {
 			j.estimate = time.Duration(j.in.Seconds) * time.Second
 		}
 	}
@@ -107,7 +115,7 @@ func (r *building) goJob(d *Declaration, binaries, modules []string, scratch str
 
 func (r *building) rootfsJob(im declared, scratch string) *job {
 	label := im.in.Component + "-rootfs"
-	j := &job{label: label, in: im.in, image: im.Name}
+	j := &job{label: label, in: im.in, images: []string{im.Name}}
 	j.run = func(ctx context.Context, log io.Writer) (err error) {
 		own := filepath.Join(scratch, label)
 		if err := os.MkdirAll(own, 0o755); err != nil {

@@ -43,7 +43,7 @@ func (f File) mode() (fs.FileMode, error) {
 	return fs.FileMode(m), nil
 }
 
-// entries finds what a File stands for below dir, the module's or component's.
+// entries finds what a File stands for below dir, the module's, wheel's or component's.
 func (f File) entries(dir string) ([]entry, error) {
 	mode, err := f.mode()
 	if err != nil {
@@ -156,12 +156,15 @@ func (im *Image) binaryEntries(binaries map[string]string) []entry {
 
 // entriesOf puts together what else an image has of its own. modules maps a
 // module's path to its directory.
-func (im *Image) entriesOf(dir string, modules map[string]string) ([]entry, error) {
+func (im *Image) entriesOf(dir string, modules map[string]string, wheels map[string]wheel) ([]entry, error) {
 	var out []entry
 	for _, f := range im.Files {
 		from := dir
-		if f.Module != "" {
+		switch {
+		case f.Module != "":
 			from = modules[f.Module]
+		case f.Wheel != "":
+			from = wheels[f.Wheel].dir
 		}
 		found, err := f.entries(from)
 		if err != nil {

@@ -1,0 +1,54 @@
+package platform
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+)
+
+// Deploy puts an instance of a component's chart into a namespace of the
+// caller's, by server-side apply through the scope, which undoes it, and waits
+// until its workloads have rolled out. Called again with other values it changes
+// the instance; what those no longer render stays until the scope is closed.
+//
+// values go over the chart's own; a key that the chart does not have is an
+// error. The component itself need not be installed, but its images must be
+// there, as they are when the suite names it in For. A component without
+// exactly one chart is an error.
+func Deploy(ctx context.Context, env *environment.Environment, s *environment.Scope, c Component, namespace string, values map[string]any) error {
+	fail := func(err error) error { return fmt.Errorf("instance of %s in %s: %w", c, namespace, err) }
+	all, err := load(env.Root)
+	if err != nil {
+		return fail(err)
+	}
+	if _, err := all.closure(string(c)); err != nil {
+		return fail(err)
+	}
+	i := &installation{env: env, definition: all[string(c)]}
+	if len(i.Steps) != 1 || i.Steps[0].Chart == nil {
+		return fail(fmt.Errorf("it has %d steps, want one, with a chart", len(i.Steps)))
+	}
+	chart := *i.Steps[0].Chart
+	chart.Namespace = namespace
+	dir, err := i.chartDir(ctx, &chart)
+	if err != nil {
+		return fail(err)
+	}
+	objects, err := renderChart(ctx, dir, &chart, values, env.Kubernetes)
+	if err != nil {
+		return fail(err)
+	}
+	if err := intoNamespace(env.Client().RESTMapper(), objects, namespace); err != nil {
+		return fail(err)
+	}
+	for _, o := range objects {
+		if err := s.Apply(ctx, o); err != nil {
+			return fail(err)
+		}
+	}
+	if err := i.ready(ctx, step{}.references(objects)); err != nil {
+		return fail(err)
+	}
+	return nil
+}
