@@ -21,6 +21,7 @@ import (
 
 var (
 	workloadTimeout = wait.Timeout{Name: "workloadRolledOut", D: 5 * time.Minute}
+	issuedTimeout   = wait.Timeout{Name: "certificateIssued", D: 2 * time.Minute}
 	servedTimeout   = wait.Timeout{Name: "kindServed", D: time.Minute}
 	givenTimeout    = wait.Timeout{Name: "givenComponentThere", D: 10 * time.Second}
 	observedTimeout = wait.Timeout{Name: "observedByEveryPod", D: 90 * time.Second}
@@ -38,6 +39,9 @@ var conditions = map[schema.GroupKind]struct {
 	{Group: "batch", Kind: "Job"}:                                     {workloadTimeout, wait.HasCondition("Complete", "True")},
 	{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"}: {servedTimeout, wait.HasCondition("Established", "True")},
 	{Group: "apiregistration.k8s.io", Kind: "APIService"}:             {workloadTimeout, wait.HasCondition("Available", "True")},
+	{Group: "cert-manager.io", Kind: "Certificate"}:                   {issuedTimeout, wait.HasCondition("Ready", "True")},
+	{Group: "cert-manager.io", Kind: "Issuer"}:                        {issuedTimeout, wait.HasCondition("Ready", "True")},
+	{Group: "cert-manager.io", Kind: "ClusterIssuer"}:                 {issuedTimeout, wait.HasCondition("Ready", "True")},
 }
 
 // ready waits for objects, all at once.

@@ -11,7 +11,8 @@ import (
 
 // unknownValues are keys that a chart has no default for, at any depth, each
 // with the nearest one that it has: Helm would take a misspelt value and do
-// nothing. Where the default is empty or no map, any key may stand.
+// nothing. Where the default is empty or no map, any key may stand, and below
+// resources, which the API server knows.
 func unknownValues(at string, given, defaults map[string]any) error {
 	var errs []error
 	for _, key := range slices.Sorted(maps.Keys(given)) {
@@ -22,7 +23,7 @@ func unknownValues(at string, given, defaults map[string]any) error {
 		}
 		inner, isMap := given[key].(map[string]any)
 		below, wasMap := byDefault.(map[string]any)
-		if isMap && wasMap && len(below) > 0 {
+		if isMap && wasMap && len(below) > 0 && key != "resources" {
 			errs = append(errs, unknownValues(at+key+".", inner, below))
 		}
 	}

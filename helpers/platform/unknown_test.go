@@ -10,13 +10,14 @@ import (
 )
 
 func TestUnknownValues(t *testing.T) {
-	const defaults = "replicas: 1\nimage: {repository: x, tag: y}\naudit: {resources: {}, limits: {cpu: 1}}\nnothing:\nlist: [{a: 1}]\n"
+	const defaults = "replicas: 1\nimage: {repository: x, tag: y}\nresources: {requests: {cpu: 1}}\naudit: {resources: {}, limits: {cpu: 1}}\nnothing:\nlist: [{a: 1}]\n"
 	for name, c := range map[string]struct {
 		given string
 		says  []string // none when all is known
 	}{
 		"nothing given":                  {"", nil},
 		"all known":                      {"replicas: 2\nimage: {tag: z}\naudit: {limits: {cpu: 2}}\n", nil},
+		"below resources":                {"resources: {limits: {cpu: 1}}\n", nil},
 		"below an empty default":         {"audit: {resources: {anything: {goes: 1}}}\n", nil},
 		"below a default of null":        {"nothing: {a: 1}\n", nil},
 		"below a default that is a list": {"list: {a: 1}\n", nil},

@@ -6,55 +6,9 @@ import (
 	"net/http/httptest"
 	"testing"
 
-	"github.com/gorilla/websocket"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"k8s.io/apimachinery/pkg/util/remotecommand"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
-
-	"github.com/proving-ground/proving-ground/helpers/environment"
 )
-
-// kubelet answers exec requests with what a command says.
-type kubelet struct {
-	stdout, stderr string
-	status         string // how the command ended
-	path           string // of the last request
-	command        []string
-}
-
-func (k *kubelet) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	k.path, k.command = r.URL.Path, r.URL.Query()["command"]
-	upgrader := websocket.Upgrader{Subprotocols: []string{remotecommand.StreamProtocolV5Name}}
-	c, err := upgrader.Upgrade(w, r, nil)
-	if err != nil {
-		return
-	}
-	defer c.Close()
-	for channel, text := range map[byte]string{
-		remotecommand.StreamStdOut: k.stdout, remotecommand.StreamStdErr: k.stderr,
-	} {
-		_ = c.WriteMessage(websocket.BinaryMessage, append([]byte{channel}, text...))
-	}
-	_ = c.WriteMessage(websocket.BinaryMessage, append([]byte{remotecommand.StreamErr}, k.status...))
-	_ = c.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""))
-}
-
-const (
-	success = `{"kind": "Status", "status": "Success"}`
-	exitOne = `{"kind": "Status", "status": "Failure", "reason": "NonZeroExitCode", "message": "command terminated with exit code 1",
-		"details": {"causes": [{"reason": "ExitCode", "message": "1"}]}}`
-)
-
-// caller is a pod of a cluster whose API is at host.
-func caller(t *testing.T, host string) *Pod {
-	t.Helper()
-	env := &environment.Environment{Config: &rest.Config{Host: host}}
-	clients, err := kubernetes.NewForConfig(env.Config)
-	require.NoError(t, err)
-	return &Pod{Spec: Spec{Namespace: "ns", Name: "caller"}, env: env, clients: clients}
-}
 
 func TestDial(t *testing.T) {
 	const open = `{"target": "10.0.0.1:80", "outcome": "open", "detail": "200", "peer": "backend-1", "millis": 3}` + "\n"

@@ -4,11 +4,10 @@
 package probe
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"time"
 
@@ -18,8 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/tools/remotecommand"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/wait"
@@ -28,20 +25,19 @@ import (
 // Image is the one that probe pods run: cmd/probe of the sample application.
 const Image = "docker.io/docuthinker/probe:1.0.0"
 
-// dialTimeout is what one dial may take inside its pod. A firewall that rejects
-// answers at once; one that drops is told by this time.
-const dialTimeout = time.Second
-
 var podTimeout = wait.Timeout{Name: "probePodReady", D: 90 * time.Second}
 
-// Spec says where a probe pod stands, by what labels policies know it, and on
-// which TCP ports it listens.
+// Spec says where a probe pod stands, by what labels policies know it, and what
+// it serves.
 type Spec struct {
-	Namespace string
-	Name      string
-	Labels    map[string]string
-	Ports     []int32
-	Node      string // on which it stands; empty for the scheduler's choice
+	Namespace      string
+	Name           string
+	Labels         map[string]string
+	ServiceAccount string    // whose identity the mesh gives it; empty: default
+	Mesh           bool      // in the mesh, or outside it even in a namespace that injects
+	Ports          []int32   // TCP ports on which it answers with its name
+	Upstream       *Upstream // what it serves in place of Ports
+	Node           string    // on which it stands; empty for the scheduler's choice
 }
 
 // Pod is a probe that runs.
@@ -53,8 +49,14 @@ type Pod struct {
 }
 
 // Start makes probe pods through a scope and waits until all are ready: a pod is
-// when it listens. They comply with the platform's policies.
+// when it listens, and one in the mesh when its sidecar is as well. They comply
+// with the platform's policies.
 func Start(ctx context.Context, env *environment.Environment, s *environment.Scope, specs ...Spec) ([]*Pod, error) {
+	for _, p := range specs {
+		if err := p.check(); err != nil {
+			return nil, fmt.Errorf("probe %s: %w", p.Name, err)
+		}
+	}
 	for _, p := range specs {
 		if err := s.Create(ctx, p.pod()); err != nil {
 			return nil, fmt.Errorf("probe %s: %w", p.Name, err)
@@ -76,38 +78,77 @@ func Start(ctx context.Context, env *environment.Environment, s *environment.Sco
 		if err != nil {
 			return nil, fmt.Errorf("probe %s: %w", p.Name, err)
 		}
+		if has := hasSidecar(found[0]); has != p.Mesh {
+			return nil, fmt.Errorf("probe %s: has a sidecar: %t, want %t; look at istiod and its webhook", p.Name, has, p.Mesh)
+		}
 		ip, _, _ := unstructured.NestedString(found[0].Object, "status", "podIP")
 		pods = append(pods, &Pod{Spec: p, IP: ip, env: env, clients: clients})
 	}
 	return pods, nil
 }
 
-func (p Spec) pod() *corev1.Pod {
-	args := []string{"serve"}
-	ports := p.Ports
-	if len(ports) == 0 { // a caller that nobody calls
-		ports = []int32{callerPort}
+// hasSidecar looks for Istio's, which is an init container that stays.
+func hasSidecar(pod *unstructured.Unstructured) bool {
+	for _, field := range []string{"initContainers", "containers"} {
+		containers, _, _ := unstructured.NestedSlice(pod.Object, "spec", field)
+		for _, c := range containers {
+			if m, ok := c.(map[string]any); ok && m["name"] == "istio-proxy" {
+				return true
+			}
+		}
 	}
-	for _, port := range ports {
+	return false
+}
+
+func (p Spec) check() error {
+	if p.Upstream == nil {
+		return nil
+	}
+	if len(p.Ports) > 0 {
+		return errors.New("serves Ports or an Upstream, not both")
+	}
+	return p.Upstream.check()
+}
+
+// serves gives the command of the pod and the port by which it is ready.
+func (p Spec) serves() (args []string, port int32) {
+	switch {
+	case p.Upstream != nil:
+		return p.Upstream.args(), p.Upstream.http()
+	case len(p.Ports) == 0: // a caller that nobody calls
+		return []string{"serve", strconv.Itoa(callerPort)}, callerPort
+	}
+	args = []string{"serve"}
+	for _, port := range p.Ports {
 		args = append(args, strconv.Itoa(int(port)))
 	}
+	return args, p.Ports[0]
+}
+
+func (p Spec) pod() *corev1.Pod {
+	args, port := p.serves()
+	labels := maps.Clone(p.Labels) // the caller may share it between pods
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[injectLabel] = strconv.FormatBool(p.Mesh)
 	ready := &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{
-		TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(ports[0])}, // from the node, which policies let through
+		TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(port)}, // from the node, which policies let through
 	}}
 	yes, no := true, false
 	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, Labels: p.Labels},
+		ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, Labels: labels},
 		Spec: corev1.PodSpec{
-			NodeName: p.Node, AutomountServiceAccountToken: &no, EnableServiceLinks: &no,
+			NodeName: p.Node, ServiceAccountName: p.ServiceAccount, AutomountServiceAccountToken: &no, EnableServiceLinks: &no,
 			TerminationGracePeriodSeconds: new(int64),
 			SecurityContext: &corev1.PodSecurityContext{
 				RunAsNonRoot: &yes, SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 			},
 			Containers: []corev1.Container{{
-				Name: "probe", Image: Image, ImagePullPolicy: corev1.PullAlways, Args: args, ReadinessProbe: ready,
+				Name: container, Image: Image, ImagePullPolicy: corev1.PullAlways, Args: args, ReadinessProbe: ready,
 				Resources: corev1.ResourceRequirements{
 					Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("5m"), corev1.ResourceMemory: resource.MustParse("8Mi")},
-					Limits:   corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("200m"), corev1.ResourceMemory: resource.MustParse("32Mi")},
+					Limits:   corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1"), corev1.ResourceMemory: resource.MustParse("64Mi")},
 				},
 				SecurityContext: &corev1.SecurityContext{
 					ReadOnlyRootFilesystem: &yes, AllowPrivilegeEscalation: &no, Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
@@ -117,55 +158,8 @@ func (p Spec) pod() *corev1.Pod {
 	}
 }
 
-const callerPort = 1024
-
-// Outcome is what came of one dial.
-type Outcome struct {
-	Target string  `json:"target"`  // host:port
-	Result string  `json:"outcome"` // open, refused, timeout or error
-	Detail string  `json:"detail"`
-	Peer   string  `json:"peer"` // name of the pod that answered, as it says itself
-	Millis float64 `json:"millis"`
-}
-
-// Open says whether a connection stood.
-func (o Outcome) Open() bool { return o.Result == "open" }
-
-// Dial tries to connect to each target (host:port) from the pod, all at once,
-// and returns what came of each, in their order. What was refused is no error.
-func (p *Pod) Dial(ctx context.Context, targets ...string) ([]Outcome, error) {
-	out, err := p.exec(ctx, append([]string{"/probe", "dial", "-timeout", dialTimeout.String()}, targets...))
-	if err != nil {
-		return nil, fmt.Errorf("dial from %s/%s: %w", p.Namespace, p.Name, err)
-	}
-	var outcomes []Outcome
-	lines := bufio.NewScanner(bytes.NewReader(out))
-	for lines.Scan() {
-		var o Outcome
-		if err := json.Unmarshal(lines.Bytes(), &o); err != nil {
-			return nil, fmt.Errorf("dial from %s/%s: %q: %w", p.Namespace, p.Name, lines.Text(), err)
-		}
-		outcomes = append(outcomes, o)
-	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("dial from %s/%s: %w", p.Namespace, p.Name, err)
-	}
-	if len(outcomes) != len(targets) {
-		return nil, fmt.Errorf("dial from %s/%s: %d outcomes for %d targets", p.Namespace, p.Name, len(outcomes), len(targets))
-	}
-	return outcomes, nil
-}
-
-func (p *Pod) exec(ctx context.Context, command []string) ([]byte, error) {
-	request := p.clients.CoreV1().RESTClient().Post().Resource("pods").Namespace(p.Namespace).Name(p.Name).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{Command: command, Stdout: true, Stderr: true}, scheme.ParameterCodec)
-	executor, err := remotecommand.NewWebSocketExecutor(p.env.Config, "GET", request.URL().String())
-	if err != nil {
-		return nil, err
-	}
-	var stdout, stderr bytes.Buffer
-	if err := executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &stdout, Stderr: &stderr}); err != nil {
-		return nil, fmt.Errorf("%w: %s", err, bytes.TrimSpace(stderr.Bytes()))
-	}
-	return stdout.Bytes(), nil
-}
+const (
+	container   = "probe"
+	callerPort  = 1024
+	injectLabel = "sidecar.istio.io/inject"
+)

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
@@ -100,13 +101,58 @@ func TestPodListensAndIsReadyByIt(t *testing.T) {
 			pod := s.pod()
 			assert.Equal(t, "ns", pod.Namespace)
 			assert.Equal(t, "p", pod.Name)
-			assert.Equal(t, s.Labels, pod.Labels)
+			assert.Equal(t, map[string]string{"app": "p", "sidecar.istio.io/inject": "false"}, pod.Labels)
+			assert.Equal(t, map[string]string{"app": "p"}, s.Labels, "it may be shared")
 			assert.Equal(t, c.args, pod.Spec.Containers[0].Args)
 			assert.Equal(t, c.ready, pod.Spec.Containers[0].ReadinessProbe.TCPSocket.Port.IntVal)
 			assert.GreaterOrEqual(t, c.ready, int32(1024), "below it a user other than root may not listen")
 			assert.False(t, *pod.Spec.AutomountServiceAccountToken)
 			assert.Zero(t, *pod.Spec.TerminationGracePeriodSeconds)
 		})
+	}
+}
+
+func TestPodServesAnUpstream(t *testing.T) {
+	for name, c := range map[string]struct {
+		upstream Upstream
+		args     string
+		ready    int32
+		err      string
+	}{
+		"HTTP":            {Upstream{}, "upstream -port 8080", 8080, ""},
+		"HTTPS":           {Upstream{HTTP: 8000, HTTPS: 8443, Names: []string{"a.example", "b.example"}}, "upstream -port 8000 -tls-port 8443 -names a.example,b.example", 8000, ""},
+		"HTTPS, no name":  {Upstream{HTTPS: 8443}, "", 0, "HTTPS and Names go together"},
+		"names, no HTTPS": {Upstream{Names: []string{"a"}}, "", 0, "HTTPS and Names go together"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := Spec{Namespace: "ns", Name: "p", Upstream: &c.upstream}
+			if c.err != "" {
+				require.ErrorContains(t, s.check(), c.err)
+				return
+			}
+			require.NoError(t, s.check())
+			container := s.pod().Spec.Containers[0]
+			assert.Equal(t, strings.Fields(c.args), container.Args)
+			assert.Equal(t, c.ready, container.ReadinessProbe.TCPSocket.Port.IntVal)
+		})
+	}
+	require.ErrorContains(t, Spec{Ports: []int32{8080}, Upstream: &Upstream{}}.check(), "not both")
+}
+
+func TestPodInAndOutOfTheMesh(t *testing.T) {
+	for mesh, label := range map[bool]string{true: "true", false: "false"} {
+		pod := Spec{Namespace: "ns", Name: "p", Mesh: mesh, ServiceAccount: "frontend"}.pod()
+		assert.Equal(t, label, pod.Labels["sidecar.istio.io/inject"], "it overrules the namespace's")
+		assert.Equal(t, "frontend", pod.Spec.ServiceAccountName)
+	}
+	for field, names := range map[string]map[string]bool{
+		"containers":     {"probe": false, "istio-proxy": true},
+		"initContainers": {"istio-validation": false, "istio-proxy": true}, // a native sidecar
+	} {
+		for name, has := range names {
+			pod := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{field: []any{map[string]any{"name": name}}}}}
+			assert.Equal(t, has, hasSidecar(pod), "%s %s", field, name)
+		}
 	}
 }
 
