@@ -1,4 +1,7 @@
-// Package mesh proves the service mesh: mTLS, routing, canaries and observability.
+// Package mesh proves the service mesh: mTLS, routing, circuit breaking,
+// authorization, gateways, canaries and what can be observed of them. Each
+// specification has an instance of the application of its own, so that they
+// run at once and a fault in one disturbs no other.
 package mesh
 
 import (
@@ -8,7 +11,19 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/spec"
 )
 
-func TestMain(m *testing.M) { spec.Main(m, "mesh", platform.For()) }
+const (
+	istio       platform.Component = "istio"
+	gateway     platform.Component = "gateway" // and so cert-manager
+	flagger     platform.Component = "flagger" // and so prometheus
+	prometheus  platform.Component = "prometheus"
+	tracing     platform.Component = "otel-collector" // and so jaeger
+	logStore    platform.Component = "log-store"
+	docuthinker platform.Component = "docuthinker" // its images; instances are deployed by stages
+)
+
+func TestMain(m *testing.M) {
+	spec.Main(m, "mesh", platform.For(istio, gateway, prometheus, flagger, tracing, logStore, docuthinker))
+}
 
 // TestNotBuiltYet keeps the clauses in the report that have no specification yet.
 func TestNotBuiltYet(t *testing.T) {

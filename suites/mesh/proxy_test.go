@@ -1,0 +1,197 @@
+package mesh
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/portforward"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+const (
+	sidecar   = "istio-proxy" // the container's name
+	adminPort = "15000"       // of Envoy, on the pod's loopback
+)
+
+// adminLimit bounds one question to a proxy.
+const adminLimit = 10 * time.Second
+
+// ask gets a path of a proxy's admin interface: what the proxy has, not what it
+// was meant to have.
+func ask(ctx context.Context, env *environment.Environment, namespace, pod, path string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, adminLimit)
+	defer cancel()
+	fail := func(err error) error { return fmt.Errorf("proxy of %s/%s, %s: %w", namespace, pod, path, err) }
+	clients, err := kubernetes.NewForConfig(env.Config)
+	if err != nil {
+		return nil, fail(err)
+	}
+	request := clients.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("portforward")
+	dialer, err := portforward.NewSPDYOverWebsocketDialer(request.URL(), env.Config)
+	if err != nil {
+		return nil, fail(err)
+	}
+	ready := make(chan struct{})
+	forwarder, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, []string{":" + adminPort}, ctx.Done(), ready, io.Discard, io.Discard)
+	if err != nil {
+		return nil, fail(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- forwarder.ForwardPorts() }()
+	select {
+	case <-ready:
+	case err := <-ended:
+		return nil, fail(err)
+	case <-ctx.Done():
+		return nil, fail(context.Cause(ctx))
+	}
+	defer func() { cancel(); <-ended }()
+	ports, err := forwarder.GetPorts()
+	if err != nil {
+		return nil, fail(err)
+	}
+	get, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/%s", ports[0].Local, path), nil)
+	if err != nil {
+		return nil, fail(err)
+	}
+	get.Close = true
+	answer, err := http.DefaultClient.Do(get)
+	if err != nil {
+		return nil, fail(err)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err == nil && answer.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", answer.Status, body)
+	}
+	if err != nil {
+		return nil, fail(err)
+	}
+	return body, nil
+}
+
+// proxied are the pods of a namespace that have a sidecar and are not on their
+// way out, by name.
+func proxied(ctx context.Context, env *environment.Environment, namespace string) ([]string, error) {
+	var pods corev1.PodList
+	if err := env.Client().List(ctx, &pods, client.InNamespace(namespace)); err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, p := range pods.Items {
+		if p.DeletionTimestamp == nil && hasSidecar(&p) {
+			names = append(names, p.Name)
+		}
+	}
+	return names, nil
+}
+
+func hasSidecar(p *corev1.Pod) bool {
+	return slices.ContainsFunc(slices.Concat(p.Spec.InitContainers, p.Spec.Containers), func(c corev1.Container) bool { return c.Name == sidecar })
+}
+
+var pushTimeout = wait.Timeout{Name: "proxiesHaveConfiguration", D: 30 * time.Second}
+
+// settled waits until every proxy of a namespace has all configuration that was
+// applied before the call. istiod tells nobody; so one more host is registered,
+// and once its route is there, all before it is too: routes are sent last.
+func settled(ctx context.Context, env *environment.Environment, namespace string) error {
+	s := env.Scope("marker of " + namespace)
+	host := fmt.Sprintf("marker-%d.invalid", time.Now().UnixNano())
+	err := s.Create(ctx, object("networking.istio.io/v1", "ServiceEntry", namespace, strings.ReplaceAll(host, ".", "-"), map[string]any{
+		"hosts": []any{host}, "exportTo": []any{"."}, "location": "MESH_EXTERNAL", "resolution": "NONE",
+		"ports": []any{map[string]any{"number": int64(80), "name": "http", "protocol": "HTTP"}},
+	}))
+	if err == nil {
+		err = wait.Answers(ctx, pushTimeout, "the proxies of "+namespace+" to have the latest configuration", func(ctx context.Context) (string, error) {
+			return lackingRoute(ctx, env, namespace, host)
+		})
+	}
+	if closed := s.Close(context.WithoutCancel(ctx)); err == nil {
+		err = closed
+	}
+	return err
+}
+
+func lackingRoute(ctx context.Context, env *environment.Environment, namespace, host string) (string, error) {
+	pods, err := proxied(ctx, env, namespace)
+	if err != nil || len(pods) == 0 {
+		return "there are no proxies", err
+	}
+	lacks := make([]string, len(pods))
+	group, ctx := errgroup.WithContext(ctx)
+	for i, pod := range pods {
+		group.Go(func() error {
+			routes, err := ask(ctx, env, namespace, pod, "config_dump?resource=dynamic_route_configs")
+			if err != nil {
+				lacks[i] = err.Error() // a pod may have ended meanwhile
+			} else if !strings.Contains(string(routes), host) {
+				lacks[i] = pod + " lacks it"
+			}
+			return nil
+		})
+	}
+	err = group.Wait()
+	return strings.Join(slices.DeleteFunc(lacks, func(l string) bool { return l == "" }), "; "), err
+}
+
+// weights are the shares in percent by which a proxy spreads the requests of a
+// host, by cluster, as its route has them; nil when it has no such route.
+func weights(ctx context.Context, env *environment.Environment, namespace, pod, host string) (map[string]int, error) {
+	raw, err := ask(ctx, env, namespace, pod, "config_dump?resource=dynamic_route_configs")
+	if err != nil {
+		return nil, err
+	}
+	var dump struct {
+		Configs []struct {
+			RouteConfig struct {
+				VirtualHosts []struct {
+					Domains []string
+					Routes  []struct {
+						Route struct {
+							Cluster          string
+							WeightedClusters struct {
+								Clusters []struct {
+									Name   string
+									Weight int
+								}
+							} `json:"weighted_clusters"`
+						}
+					}
+				} `json:"virtual_hosts"`
+			} `json:"route_config"`
+		}
+	}
+	if err := json.Unmarshal(raw, &dump); err != nil {
+		return nil, fmt.Errorf("routes of %s/%s: %w", namespace, pod, err)
+	}
+	for _, c := range dump.Configs {
+		for _, v := range c.RouteConfig.VirtualHosts {
+			if !slices.Contains(v.Domains, host) || len(v.Routes) == 0 {
+				continue
+			}
+			r := v.Routes[0].Route
+			if r.Cluster != "" {
+				return map[string]int{r.Cluster: 100}, nil
+			}
+			shares := map[string]int{}
+			for _, w := range r.WeightedClusters.Clusters {
+				shares[w.Name] = w.Weight
+			}
+			return shares, nil
+		}
+	}
+	return nil, nil
+}

@@ -1,0 +1,194 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/platform"
+	"github.com/proving-ground/proving-ground/helpers/probe"
+)
+
+// stage is one specification's own instance of the application, in a namespace
+// of the run's, with callers beside it. It is a spec.Need, made by the first
+// proof and kept for all trials of the specification, so that a fault is seeded
+// in what was proved a moment before. It ends with the test.
+type stage struct {
+	name    string
+	values  map[string]any
+	callers []caller
+
+	once    sync.Mutex
+	scope   *environment.Scope
+	ns      string // the application's namespace
+	outside string // a namespace without the mesh
+	pods    map[string]*probe.Pod
+}
+
+// caller is a probe pod of a stage. Its namespace is the application's, or the
+// one outside of the mesh.
+type caller struct {
+	probe.Spec
+	outside bool
+}
+
+// newStage declares a stage; values go over those of stageValues. name is short:
+// it begins the namespaces' names.
+func newStage(t *testing.T, name string, values map[string]any, callers ...caller) *stage {
+	t.Helper()
+	s := &stage{name: name, values: values, callers: callers}
+	t.Cleanup(func() {
+		if err := s.close(); err != nil {
+			t.Errorf("stage %s: %v", name, err)
+		}
+	})
+	return s
+}
+
+// Name is what the journal calls it.
+func (s *stage) Name() string { return "stage " + s.name }
+
+// host is the application's name at the gateway.
+func (s *stage) host() string { return s.ns + ".docuthinker.example" }
+
+// Ensure deploys the application and starts the callers, once.
+func (s *stage) Ensure(ctx context.Context, env *environment.Environment) (err error) {
+	s.once.Lock()
+	defer s.once.Unlock()
+	if s.pods != nil {
+		return nil
+	}
+	if s.scope == nil {
+		s.scope = env.Lasting().Child("stage " + s.name)
+	}
+	if s.ns, err = s.scope.Namespace(ctx, "mesh-"+s.name, map[string]string{"istio-injection": "enabled"}); err != nil {
+		return err
+	}
+	if s.outside, err = s.scope.Namespace(ctx, "mesh-"+s.name+"-outside", nil); err != nil {
+		return err
+	}
+	// First, for it makes the service accounts that callers go by.
+	if err := s.deploy(ctx, env, nil); err != nil {
+		return err
+	}
+	var specs []probe.Spec
+	for _, c := range s.callers {
+		c.Namespace, c.Mesh = s.ns, true
+		if c.outside {
+			c.Namespace, c.Mesh = s.outside, false
+		}
+		if c.Labels == nil {
+			c.Labels = map[string]string{"app": "caller-" + c.Name}
+		}
+		specs = append(specs, c.Spec)
+	}
+	started, err := probe.Start(ctx, env, s.scope, specs...)
+	if err != nil {
+		return fmt.Errorf("stage %s: %w", s.name, err)
+	}
+	if err := settled(ctx, env, s.ns); err != nil {
+		return fmt.Errorf("stage %s: %w", s.name, err)
+	}
+	s.pods = map[string]*probe.Pod{}
+	for _, p := range started {
+		s.pods[p.Name] = p
+	}
+	return nil
+}
+
+// deploy puts the application into the stage's namespace, with other values over
+// the stage's.
+func (s *stage) deploy(ctx context.Context, env *environment.Environment, over map[string]any) error {
+	values := merged(merged(stageValues(s.host()), s.values), over)
+	return platform.Deploy(ctx, env, s.scope, docuthinker, s.ns, values)
+}
+
+// stageValues are small: one pod of each. The network policies stay out, for a
+// call that is refused here must be refused by the mesh; POL-023 proves them.
+func stageValues(host string) map[string]any {
+	return map[string]any{
+		"networkPolicies": false,
+		"drainDelay":      "1s",
+		"mesh":            map[string]any{"enabled": true, "host": host},
+	}
+}
+
+// merged is over laid upon base, table by table; neither is changed.
+func merged(base, over map[string]any) map[string]any {
+	out := map[string]any{}
+	for k, v := range base {
+		out[k] = v
+	}
+	for k, v := range over {
+		below, both := out[k].(map[string]any)
+		if table, ok := v.(map[string]any); ok && both {
+			v = merged(below, table)
+		}
+		out[k] = v
+	}
+	return out
+}
+
+func (s *stage) close() error {
+	s.once.Lock()
+	defer s.once.Unlock()
+	if s.scope == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	return s.scope.Close(ctx)
+}
+
+// ports are all ports of the application's services, as host:port, read from the
+// cluster so that none is forgotten.
+func (s *stage) ports(ctx context.Context, env *environment.Environment) ([]string, error) {
+	var services corev1.ServiceList
+	if err := env.Client().List(ctx, &services, client.InNamespace(s.ns)); err != nil {
+		return nil, err
+	}
+	var ports []string
+	for _, service := range services.Items {
+		for _, p := range service.Spec.Ports {
+			ports = append(ports, fmt.Sprintf("%s.%s:%d", service.Name, s.ns, p.Port))
+		}
+	}
+	return ports, nil
+}
+
+// object is one of a kind that has no Go type here.
+func object(apiVersion, kind, namespace, name string, spec map[string]any) *unstructured.Unstructured {
+	o := &unstructured.Unstructured{Object: map[string]any{"apiVersion": apiVersion, "kind": kind}}
+	o.SetNamespace(namespace)
+	o.SetName(name)
+	if spec != nil {
+		o.Object["spec"] = spec
+	}
+	return o
+}
+
+// change edits an object of the stage that the chart made; path leads to a value
+// that must be there, so that a fault in a renamed field is an error and no
+// silent nothing.
+func (s *stage) change(ctx context.Context, scope *environment.Scope, apiVersion, kind, name string, value any, path ...string) error {
+	o := object(apiVersion, kind, s.ns, name, nil)
+	return scope.Update(ctx, o, func() error {
+		if _, ok, err := unstructured.NestedFieldNoCopy(o.Object, path...); !ok || err != nil {
+			return errors.Join(err, fmt.Errorf("%s %s has no %s", kind, name, strings.Join(path, ".")))
+		}
+		if value == nil {
+			unstructured.RemoveNestedField(o.Object, path...)
+			return nil
+		}
+		return unstructured.SetNestedField(o.Object, value, path...)
+	})
+}
