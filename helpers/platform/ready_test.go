@@ -54,6 +54,9 @@ func TestConditions(t *testing.T) {
 		{Group: "batch", Kind: "Job"}:                                     `conditions: [{type: Complete, status: "True"}]`,
 		{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"}: `conditions: [{type: Established, status: "True"}]`,
 		{Group: "apiregistration.k8s.io", Kind: "APIService"}:             `conditions: [{type: Available, status: "True"}]`,
+		{Group: "cert-manager.io", Kind: "Certificate"}:                   `conditions: [{type: Ready, status: "True"}]`,
+		{Group: "cert-manager.io", Kind: "Issuer"}:                        `conditions: [{type: Ready, status: "True"}]`,
+		{Group: "cert-manager.io", Kind: "ClusterIssuer"}:                 `conditions: [{type: Ready, status: "True"}]`,
 	} {
 		t.Run(kind.String(), func(t *testing.T) {
 			c, ok := conditions[kind]
@@ -65,7 +68,7 @@ func TestConditions(t *testing.T) {
 			assert.Positive(t, c.limit.D)
 		})
 	}
-	assert.Len(t, conditions, 6, "a new kind wants a case here")
+	assert.Len(t, conditions, 9, "a new kind wants a case here")
 }
 
 // live is an object as it comes from the API: whole numbers are int64.

@@ -134,7 +134,7 @@ func TestApplyAsksAgain(t *testing.T) {
 	assert.Contains(t, a.objects, "/api/v1/namespaces/ns/configmaps/c")
 
 	a.unready = 1000
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	err = apply(ctx, env, objects[0])
 	require.ErrorContains(t, err, "(webhookReached) for ConfigMap c to be applied: ")
