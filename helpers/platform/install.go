@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/image"
+	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
 // lookAtOnce bounds the requests by which a component's objects are looked for.
@@ -157,7 +159,16 @@ func (i *installation) carryOut(ctx context.Context, s step) ([]*unstructured.Un
 	if err != nil {
 		return nil, err
 	}
-	return installChart(ctx, i.env, dir, s.Chart, values, p)
+	// Another component's webhook may refuse all until its pods are ready.
+	var objects []*unstructured.Unstructured
+	err = wait.Answers(ctx, webhookTimeout, "release "+s.Chart.Release+" to be installed", func(ctx context.Context) (string, error) {
+		var err error
+		if objects, err = installChart(ctx, i.env, dir, s.Chart, values, p); err != nil && strings.Contains(err.Error(), failedWebhook) {
+			return err.Error(), nil
+		}
+		return "", err
+	})
+	return objects, err
 }
 
 func (i *installation) chartDir(ctx context.Context, c *chartRef) (string, error) {

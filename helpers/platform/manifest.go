@@ -132,13 +132,17 @@ func asUnstructured(obj client.Object, gvk schema.GroupVersionKind) *unstructure
 
 var webhookTimeout = wait.Timeout{Name: "webhookReached", D: time.Minute}
 
+// failedWebhook stands in what the API server answers when it reached no webhook
+// that must be asked.
+const failedWebhook = "failed calling webhook"
+
 // apply asks again while the API server does not reach a webhook: its pods are
 // ready before kube-proxy leads there from the control plane.
 func apply(ctx context.Context, env *environment.Environment, o *unstructured.Unstructured) error {
 	return wait.Answers(ctx, webhookTimeout, fmt.Sprintf("%s %s to be applied", o.GetKind(), o.GetName()), func(ctx context.Context) (string, error) {
 		own := o.DeepCopy()
 		err := env.Client().Apply(ctx, client.ApplyConfigurationFromUnstructured(own), client.FieldOwner(fieldOwner), client.ForceOwnership)
-		if apierrors.IsInternalError(err) && strings.Contains(err.Error(), "failed calling webhook") {
+		if apierrors.IsInternalError(err) && strings.Contains(err.Error(), failedWebhook) {
 			return err.Error(), nil
 		}
 		if meta.IsNoMatchError(err) { // its kind was made a moment ago

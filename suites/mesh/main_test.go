@@ -5,6 +5,8 @@
 package mesh
 
 import (
+	"flag"
+	"strconv"
 	"testing"
 
 	"github.com/proving-ground/proving-ground/helpers/platform"
@@ -21,15 +23,19 @@ const (
 	docuthinker platform.Component = "docuthinker" // its images; instances are deployed by stages
 )
 
+// atOnce is how many specifications go on at once when -parallel is not given:
+// each has pods of its own to start, and what it measures is wrong on a machine
+// that has no time for them.
+const atOnce = 4
+
 func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", strconv.Itoa(atOnce)); err != nil {
+		panic(err)
+	}
 	spec.Main(m, "mesh", platform.For(istio, gateway, prometheus, flagger, tracing, logStore, docuthinker))
 }
 
 // TestNotBuiltYet keeps the clauses in the report that have no specification yet.
 func TestNotBuiltYet(t *testing.T) {
-	spec.NotBuiltYet(t,
-		"MSH-001", "MSH-002", "MSH-003", "MSH-004", "MSH-005", "MSH-006",
-		"MSH-007", "MSH-008", "MSH-009", "MSH-010", "MSH-011", "MSH-012",
-		"MSH-013", "MSH-014", "MSH-015", "MSH-016",
-	)
+	spec.NotBuiltYet(t, "MSH-010", "MSH-011", "MSH-012", "MSH-013", "MSH-014", "MSH-016")
 }

@@ -96,7 +96,9 @@ func verify(ctx context.Context, root string, p *environment.Profile, faults boo
 	following, stop := context.WithCancel(context.Background())
 	followed := make(chan error, 1)
 	go func() { followed <- journal.Follow(following, dir, newProgress(say, faults).tell) }()
-	testing := goTest(ctx, root, append(append([]string{"-count=1", "-timeout=" + suiteTimeout}, flags...), packages...),
+	// One suite after the other, and many specifications of it at once: two suites
+	// at once take as long on one machine, and wait for each other's leases besides.
+	testing := goTest(ctx, root, append(append([]string{"-count=1", "-p=1", "-timeout=" + suiteTimeout}, flags...), packages...),
 		"GROUND_RUN_ID="+run, "GROUND_PROFILE="+p.Name, "GROUND_COUNTERPROOF="+strconv.FormatBool(faults))
 	stop()
 	progressErr := <-followed

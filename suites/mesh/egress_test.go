@@ -1,0 +1,300 @@
+package mesh
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/probe"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+const (
+	worldHTTP    = 8080 // also a port of services in the mesh, so that the proxies look at the host
+	worldHTTPS   = 8443 // no service's
+	egressSample = 40   // that one of two gateways gets none of them: 2 × 2^-40
+)
+
+// refusalLimit is for a call that is shut out. It is over in milliseconds; the
+// rest is for a machine that is busy.
+const refusalLimit = 3 * time.Second
+
+// TestEgressGateway proves that the mesh lets out to registered hosts only, and
+// only through the egress gateway. A pod outside of the mesh is the world; what
+// it received, and from whom, is what counts.
+func TestEgressGateway(t *testing.T) {
+	e := &egress{stage: newStage(t, "egress", nil,
+		caller{Spec: probe.Spec{Name: "app"}},
+		caller{Spec: probe.Spec{Name: "stranger"}, outside: true},
+		caller{Spec: probe.Spec{Name: "world", Upstream: &probe.Upstream{HTTP: worldHTTP, HTTPS: worldHTTPS, Names: []string{"world.example"}}}, outside: true},
+	)}
+	harmless := e.registers("a host more that nobody calls", "", "idle")
+	harmless.Harmless = true
+	const reached = `/unregistered by \S+: expected status 502, saw answered 200`
+	spec.Run(t, spec.Specification{
+		ID:    "MSH-008",
+		Risk:  spec.Namespaced,
+		Needs: []spec.Need{istio, e},
+		Prove: e.prove,
+		CounterProofs: []spec.Sabotage{
+			e.fault("outboundTrafficPolicy ALLOW_ANY in the namespace", reached, func(ctx context.Context, s *environment.Scope) error {
+				return s.Create(ctx, object(networkingV1, "Sidecar", e.ns, "default", map[string]any{
+					"outboundTrafficPolicy": map[string]any{"mode": "ALLOW_ANY"},
+				}))
+			}),
+			e.registers("the unregistered host registered", reached, "unregistered"),
+			e.fault("a route around the egress gateway", "requests to the registered host came by another way than the egress gateway", func(ctx context.Context, s *environment.Scope) error {
+				return e.reroute(ctx, s, func(route map[string]any) error {
+					return unstructured.SetNestedSlice(route, []any{e.destination(e.name("registered"), "", worldHTTP)}, "route")
+				})
+			}),
+			harmless,
+			egressGateway.alone(),
+		},
+	})
+}
+
+// egress is a stage with a host of the world registered as the platform's users
+// do it: a ServiceEntry, a Gateway of the egress gateways, and the route from the
+// mesh to them and on from there.
+type egress struct {
+	*stage
+	registered bool
+}
+
+// name is that of a host of the world; all lead to the same server.
+func (e *egress) name(host string) string { return host + "." + e.outside + ".example" }
+
+func (e *egress) Ensure(ctx context.Context, env *environment.Environment) error {
+	if err := e.stage.Ensure(ctx, env); err != nil || e.registered {
+		return err
+	}
+	for _, o := range e.objects() {
+		if err := e.scope.Create(ctx, o); err != nil {
+			return err
+		}
+	}
+	e.registered = true
+	return e.inForce(ctx, env)
+}
+
+func (e *egress) objects() []*unstructured.Unstructured {
+	host, service := e.name("registered"), egressGateway.name+"."+egressGateway.namespace+".svc.cluster.local"
+	here, there := []any{"."}, []any{".", egressGateway.namespace}
+	return []*unstructured.Unstructured{
+		e.entry("world", host, map[string]any{
+			"resolution": "STATIC", "endpoints": []any{map[string]any{"address": e.pods["world"].IP}}, "exportTo": there,
+		}),
+		object(networkingV1, "Gateway", e.ns, "egress", map[string]any{
+			"selector": map[string]any{"istio": egressGateway.label},
+			"servers": []any{map[string]any{
+				"port": map[string]any{"number": int64(443), "name": "https", "protocol": "HTTPS"}, "hosts": []any{host},
+				"tls": map[string]any{"mode": "ISTIO_MUTUAL"}, // who leaves the mesh is known to its gateway
+			}},
+		}),
+		object(networkingV1, "DestinationRule", e.ns, "egress", map[string]any{
+			"host": service, "exportTo": here,
+			"subsets": []any{map[string]any{"name": "world", "trafficPolicy": map[string]any{
+				"tls": map[string]any{"mode": "ISTIO_MUTUAL", "sni": host},
+			}}},
+		}),
+		object(networkingV1, "VirtualService", e.ns, "world", map[string]any{
+			"hosts": []any{host}, "gateways": []any{"mesh", e.ns + "/egress"}, "exportTo": there,
+			"http": []any{
+				map[string]any{
+					"match": []any{map[string]any{"gateways": []any{"mesh"}, "port": int64(worldHTTP)}},
+					"route": []any{e.destination(service, "world", 443)},
+				},
+				map[string]any{
+					"match": []any{map[string]any{"gateways": []any{e.ns + "/egress"}, "port": int64(443)}},
+					"route": []any{e.destination(host, "", worldHTTP)},
+				},
+			},
+		}),
+	}
+}
+
+// entry registers a host; more goes over what every entry has.
+func (e *egress) entry(name, host string, more map[string]any) *unstructured.Unstructured {
+	return object(networkingV1, "ServiceEntry", e.ns, name, merged(map[string]any{
+		"hosts": []any{host}, "location": "MESH_EXTERNAL", "resolution": "NONE", "exportTo": []any{"."},
+		"ports": []any{map[string]any{"number": int64(worldHTTP), "name": "http", "protocol": "HTTP"}},
+	}, more))
+}
+
+func (e *egress) destination(host, subset string, port int) map[string]any {
+	d := map[string]any{"host": host, "port": map[string]any{"number": int64(port)}}
+	if subset != "" {
+		d["subset"] = subset
+	}
+	return map[string]any{"destination": d}
+}
+
+// inForce waits until the stage's proxies have all configuration, and the egress
+// gateways the registered host.
+func (e *egress) inForce(ctx context.Context, env *environment.Environment) error {
+	if err := settled(ctx, env, e.ns); err != nil {
+		return err
+	}
+	pods, err := egressGateway.ready(ctx, env)
+	if err != nil {
+		return err
+	}
+	return wait.Answers(ctx, pushTimeout, "the egress gateways to have "+e.name("registered"), func(ctx context.Context) (string, error) {
+		for _, p := range pods {
+			routes, err := routesOf(ctx, env, egressGateway.namespace, p.Name, e.name("registered"))
+			if err != nil || len(routes) == 0 {
+				return p.Name + " lacks it", err
+			}
+		}
+		return "", nil
+	})
+}
+
+func (e *egress) prove(ctx context.Context, t spec.T, env *environment.Environment) {
+	gateways := map[string]string{} // by address
+	for _, p := range egressGateway.stands(ctx, t, env) {
+		gateways[address(p)] = named(p)
+	}
+	app, stranger, world := e.pods["app"], e.pods["stranger"], e.pods["world"]
+	run := strconv.FormatInt(time.Now().UnixNano(), 36) // the world remembers earlier proofs, too
+	to := func(host, path string, port int) probe.Request {
+		scheme := "http"
+		if port == worldHTTPS {
+			scheme = "https"
+		}
+		// What the name resolves to: the mesh does not ask.
+		return probe.Request{URL: scheme + "://" + host + "/" + run + "/" + path, Connect: net.JoinHostPort(world.IP, strconv.Itoa(port)), Insecure: scheme == "https"}
+	}
+	ways := []struct {
+		path, host string
+		port       int
+		expect     probe.Expectation
+	}{
+		{"unregistered", e.name("unregistered"), worldHTTP, probe.Status(http.StatusBadGateway)},
+		{"address", net.JoinHostPort(world.IP, strconv.Itoa(worldHTTP)), worldHTTP, probe.Status(http.StatusBadGateway)},
+		{"tls", e.name("unregistered"), worldHTTPS, probe.Refused()},
+		{"registered-tls", e.name("registered"), worldHTTPS, probe.Refused()}, // registered is its port 8080 alone
+	}
+	var open, shut []probe.Checked
+	for _, w := range ways {
+		open = append(open, probe.Expecting(to(w.host, "control", w.port), probe.Status(http.StatusOK)))
+		r := to(w.host, w.path, w.port)
+		r.Timeout = refusalLimit
+		shut = append(shut, probe.Expecting(r, w.expect))
+	}
+	if _, err := stranger.Calls(ctx, open); err != nil {
+		t.Inconclusive("no targets", "the world is not there for a caller outside of the mesh either: %v", err)
+	}
+	traffic, err := app.Traffic(ctx, probe.Plan{Request: to(e.name("registered"), "registered", worldHTTP), Rate: 100, For: 10 * time.Second, Count: egressSample})
+	edgeCheck(t, err)
+	edgeCheck(t, traffic.Wait(ctx))
+	edgeCheck(t, traffic.Outcomes().Check(egressSample, probe.LostNone()))
+	answers, err := app.Calls(ctx, shut)
+	if len(answers) == 0 {
+		edgeCheck(t, err)
+	}
+	seen, numbers, failed := received(ctx, world, run)
+	if failed != nil {
+		t.Broken(failed)
+	}
+	through := 0
+	for _, w := range ways {
+		through += len(seen[w.path])
+		assert.Empty(t, seen[w.path], "the world received what was for %s", w.path)
+	}
+	edgeCheck(t, err)
+	require.Equal(t, []int{egressSample, egressSample}, []int{len(seen["registered"]), numbers}, "the world received other requests to the registered host than were sent: how many, and with how many numbers")
+	by := map[string]int{}
+	around := 0
+	for _, address := range seen["registered"] {
+		if _, is := gateways[address]; !is {
+			around++
+		}
+		by[cmp.Or(gateways[address], address)]++
+	}
+	assert.Zero(t, around, "requests to the registered host came by another way than the egress gateway: %v", by)
+	for _, gateway := range gateways {
+		assert.NotZero(t, by[gateway], "egress gateway %s took no part: %v", gateway, by)
+	}
+	t.Observe(fmt.Sprintf("of %d requests to a registered host the server outside received %d, %d of them from other addresses than the egress gateways'", egressSample, len(seen["registered"]), around), by)
+	var said []string
+	for i, w := range ways {
+		said = append(said, fmt.Sprintf("%s: %s", w.path, answers[i]))
+	}
+	t.Observe(fmt.Sprintf("%d other ways out, each open to a caller outside of the mesh, were tried from inside: the server received %d requests", len(ways), through), said)
+}
+
+// received is where the world's requests of a run came from, by the path's end,
+// and how many numbers those of the registered host have.
+func received(ctx context.Context, world *probe.Pod, run string) (from map[string][]string, numbers int, err error) {
+	all, err := world.Requests(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	from = map[string][]string{}
+	distinct := map[string]bool{}
+	for _, r := range all {
+		path, of := strings.CutPrefix(r.Path, "/"+run+"/")
+		if !of {
+			continue
+		}
+		address, _, err := net.SplitHostPort(r.Remote)
+		if err != nil {
+			return nil, 0, fmt.Errorf("remote address of request %d: %w", r.N, err)
+		}
+		from[path] = append(from[path], address)
+		if path == "registered" {
+			distinct[r.Headers.Get("X-Request-Number")] = true
+		}
+	}
+	return from, len(distinct), nil
+}
+
+// fault is one in the stage's own namespace.
+func (e *egress) fault(name, kills string, apply func(context.Context, *environment.Scope) error) spec.Sabotage {
+	return spec.Sabotage{
+		Name: name, Kills: kills,
+		Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
+			return apply(ctx, s)
+		},
+		Applied: e.inForce, Restored: e.inForce,
+	}
+}
+
+func (e *egress) registers(name, kills, host string) spec.Sabotage {
+	return e.fault(name, kills, func(ctx context.Context, s *environment.Scope) error {
+		return s.Create(ctx, e.entry("more", e.name(host), nil))
+	})
+}
+
+// reroute changes the route from the mesh.
+func (e *egress) reroute(ctx context.Context, s *environment.Scope, change func(route map[string]any) error) error {
+	o := object(networkingV1, "VirtualService", e.ns, "world", nil)
+	return s.Update(ctx, o, func() error {
+		routes, _, err := unstructured.NestedSlice(o.Object, "spec", "http")
+		if err != nil {
+			return err
+		}
+		if len(routes) == 0 {
+			return errors.New("VirtualService world has no routes")
+		}
+		if err := change(routes[0].(map[string]any)); err != nil {
+			return err
+		}
+		return unstructured.SetNestedSlice(o.Object, routes, "spec", "http")
+	})
+}

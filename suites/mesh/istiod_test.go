@@ -1,0 +1,213 @@
+package mesh
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/probe"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+const (
+	newcomer = "newcomer"
+
+	// istiod dates certificates back by this, for clocks that are late
+	// (ClockSkewGracePeriod of istio.io/istio/security/pkg/pki/util).
+	datedBack = 2 * time.Minute
+
+	// newcomerLimit is for a new pod to be ready: seconds, and many times that on
+	// a machine that is busy.
+	newcomerLimit = 40 * time.Second
+
+	calmRate   = 20 // requests a second through gateway, frontend and backend
+	calmSample = 40 // at least, before the loss and after it
+)
+
+// TestControlPlane proves that one istiod may be lost: while it is gone a new pod
+// gets its certificate and its configuration, a new route reaches every proxy,
+// and traffic that runs does not notice.
+func TestControlPlane(t *testing.T) {
+	s := newStage(t, "istiod", nil, caller{Spec: probe.Spec{Name: "user"}, outside: true})
+	spec.Run(t, spec.Specification{
+		ID:            "MSH-009",
+		Risk:          spec.Disruptive,
+		Keys:          []string{controlPlane.key()},
+		Needs:         []spec.Need{istio, gateway, s},
+		Prove:         func(ctx context.Context, t spec.T, env *environment.Environment) { proveControlPlane(ctx, t, env, s) },
+		CounterProofs: controlPlaneFaults(s),
+	})
+}
+
+func proveControlPlane(ctx context.Context, t spec.T, env *environment.Environment, s *stage) {
+	pods := controlPlane.stands(ctx, t, env)
+	ca, err := authority(ctx, env)
+	if err != nil {
+		t.Broken(err)
+	}
+	traffic, err := s.pods["user"].Traffic(ctx, probe.Plan{
+		Request: probe.Request{URL: "https://" + s.host() + "/api/echo", Connect: ingressGateway.name + "." + ingressGateway.namespace + ".svc.cluster.local:443", CA: ca},
+		Rate:    calmRate, For: 2 * time.Minute,
+	})
+	edgeCheck(t, err)
+	edgeCheck(t, traffic.Await(ctx, calmSample))
+
+	victim, proxies, err := busiest(ctx, env, pods)
+	if err != nil {
+		t.Broken(err)
+	}
+	if proxies == 0 {
+		t.Inconclusive("no targets", "no proxy is connected to any istiod")
+	}
+	gone := t.Scope().Child("istiod gone")
+	edgeCheck(t, loseForGood(ctx, env, gone, victim))
+	lost := time.Now()
+	proveNewcomer(ctx, t, env, s, lost)
+	start := time.Now()
+	require.NoError(t, settled(ctx, env, s.ns), "a new route reached not every proxy while an istiod was gone")
+	t.Observe(fmt.Sprintf("a new route reached all proxies of the namespace in %s", time.Since(start).Round(10*time.Millisecond)), nil)
+	left, err := controlPlane.ready(ctx, env)
+	if err != nil {
+		t.Broken(err)
+	}
+	if len(left) != controlPlane.replicas-1 {
+		t.Inconclusive("the fault did not last", "of istiod there are %v while %s is to be gone", each(left, named), victim.Name)
+	}
+	away := time.Since(lost)
+	edgeCheck(t, gone.Close(ctx))
+	edgeCheck(t, controlPlane.settles(ctx, env, controlPlane.replicas))
+	edgeCheck(t, traffic.Await(ctx, len(traffic.Outcomes().Sent)+calmSample))
+	edgeCheck(t, traffic.Stop(ctx))
+	o := traffic.Outcomes()
+	t.Observe(fmt.Sprintf("%s, to which most proxies (%d) were connected, was gone for %s: %d of %d requests of running traffic lost", victim.Name, proxies, away.Round(100*time.Millisecond), len(o.Failed()), len(o.Sent)),
+		map[string]any{"statuses": o.Statuses(), "results": o.Results()})
+	edgeCheck(t, o.Check(2*calmSample, probe.LostNone()))
+}
+
+var quotaTimeout = wait.Timeout{Name: "quotaCounted", D: 20 * time.Second}
+
+// loseForGood deletes an istiod's pod and lets none take its place until s is
+// closed, as where no node has room for it.
+func loseForGood(ctx context.Context, env *environment.Environment, s *environment.Scope, pod corev1.Pod) error {
+	owner := metav1.GetControllerOf(&pod)
+	if owner == nil || owner.Kind != "ReplicaSet" {
+		return fmt.Errorf("pod %s is not of a ReplicaSet: %v", pod.Name, owner)
+	}
+	// A ReplicaSet whose pods are refused tries ever more seldom. That this note is
+	// taken away, as the last that s undoes, makes it try again at once.
+	set := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: owner.Name}}
+	err := s.Update(ctx, set, func() error {
+		metav1.SetMetaDataAnnotation(&set.ObjectMeta, "docuthinker.dev/loses", pod.Name)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	none := &corev1.ResourceQuota{
+		ObjectMeta: metav1.ObjectMeta{Namespace: controlPlane.namespace, Name: "no-more-pods"},
+		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("0")}},
+	}
+	if err := s.Create(ctx, none); err != nil {
+		return err
+	}
+	w, err := wait.On(env.Config)
+	if err != nil {
+		return err
+	}
+	// Before that the API server may not know of it, and let one more in.
+	known := wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("ResourceQuota"), Namespace: none.Namespace, Name: none.Name}
+	if _, err := w.Until(ctx, quotaTimeout, known, wait.Field("status.hard.pods", "0")); err != nil {
+		return err
+	}
+	return controlPlane.lose(ctx, env, s, pod.Name)
+}
+
+// proveNewcomer starts a pod as the frontend, and has it call the backend, which
+// lets nobody else in.
+func proveNewcomer(ctx context.Context, t spec.T, env *environment.Environment, s *stage, lost time.Time) {
+	start := time.Now()
+	starting, cancel := context.WithTimeoutCause(ctx, newcomerLimit, fmt.Errorf("its %s were over", newcomerLimit))
+	defer cancel()
+	pods, err := probe.Start(starting, env, t.Scope(), probe.Spec{
+		Namespace: s.ns, Name: newcomer, Labels: map[string]string{"app": newcomer}, ServiceAccount: "frontend", Mesh: true,
+	})
+	require.NoError(t, err, "a new pod did not become ready in the mesh while an istiod was gone")
+	took := time.Since(start)
+	issued, err := certified(ctx, env, s.ns, newcomer)
+	if err != nil {
+		t.Broken(err)
+	}
+	assert.False(t, issued.Before(lost.Truncate(time.Second)), "the new pod's certificate was issued at %s, before the istiod was gone at %s", issued, lost)
+	answer, err := pods[0].Call(ctx, probe.Request{URL: fmt.Sprintf("http://backend.%s:8080/echo", s.ns)}, probe.Status(http.StatusOK), probe.Peer(s.ns+"/frontend"))
+	edgeCheck(t, err)
+	t.Observe(fmt.Sprintf("an istiod was gone when a new pod was made: it was ready in the mesh after %s, has a certificate issued at %s, %s after the loss, and the backend knows it by that",
+		took.Round(100*time.Millisecond), issued.Format(time.TimeOnly), issued.Sub(lost).Round(time.Second)), answer.String())
+}
+
+// certified is when the certificate that a proxy has was issued.
+func certified(ctx context.Context, env *environment.Environment, namespace, pod string) (time.Time, error) {
+	raw, err := ask(ctx, env, namespace, pod, "certs")
+	if err != nil {
+		return time.Time{}, err
+	}
+	var all struct {
+		Certificates []struct {
+			Chain []struct {
+				From time.Time `json:"valid_from"`
+			} `json:"cert_chain"`
+		}
+	}
+	if err := json.Unmarshal(raw, &all); err != nil {
+		return time.Time{}, fmt.Errorf("certificates of %s/%s: %w", namespace, pod, err)
+	}
+	for _, c := range all.Certificates {
+		if len(c.Chain) > 0 {
+			return c.Chain[0].From.Add(datedBack), nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("the proxy of %s/%s has no certificate", namespace, pod)
+}
+
+var connectedProxies = regexp.MustCompile(`(?m)^pilot_xds\{[^}]*\} (\d+)$`)
+
+// busiest is the istiod to which most proxies are connected, so that its loss is
+// felt.
+func busiest(ctx context.Context, env *environment.Environment, pods []corev1.Pod) (busy corev1.Pod, proxies int, err error) {
+	clients, err := kubernetes.NewForConfig(env.Config)
+	if err != nil {
+		return busy, 0, err
+	}
+	for _, p := range pods {
+		metrics, err := clients.CoreV1().Pods(p.Namespace).ProxyGet("http", p.Name, "15014", "metrics", nil).DoRaw(ctx)
+		if err != nil {
+			return busy, 0, fmt.Errorf("metrics of %s: %w", p.Name, err)
+		}
+		n := 0
+		for _, line := range connectedProxies.FindAllSubmatch(metrics, -1) {
+			count, err := strconv.Atoi(string(line[1]))
+			if err != nil {
+				return busy, 0, err
+			}
+			n += count
+		}
+		if n > proxies {
+			busy, proxies = p, n
+		}
+	}
+	return busy, proxies, nil
+}

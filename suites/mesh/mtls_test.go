@@ -1,0 +1,145 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/probe"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+)
+
+// TestStrictMTLS proves for every port of every service that a call in plaintext
+// from outside the mesh is refused, and that one inside it arrives with the
+// caller's identity. The caller inside is allowed everywhere, so that what is
+// refused is refused for the lack of mTLS: MSH-006 proves who is allowed what.
+func TestStrictMTLS(t *testing.T) {
+	s := newStage(t, "mtls", nil,
+		caller{Spec: probe.Spec{Name: "inside"}},
+		caller{Spec: probe.Spec{Name: "outside"}, outside: true},
+	)
+	admitted := prepared{s, func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+		return s.admit(ctx, scope, "default")
+	}}
+	spec.Run(t, spec.Specification{
+		ID: "MSH-001", Risk: spec.Namespaced, Needs: []spec.Need{istio, gateway, admitted},
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveStrict(ctx, t, env, s) },
+		CounterProofs: []spec.Sabotage{
+			secureFault(s, "namespace PERMISSIVE", `/outside: GET http://frontend\S+:8080/\S+: expected to be refused, saw answered`,
+				func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+					return s.change(ctx, scope, peerAuthentication, "PeerAuthentication", "default", "PERMISSIVE", "spec", "mtls", "mode")
+				}),
+			exception(s, "DISABLE on one port", `/outside: GET http://backend\S+:9090/\S+: expected to be refused, saw answered`, "backend", map[string]any{
+				"mtls": map[string]any{"mode": "STRICT"}, "portLevelMtls": map[string]any{"9090": map[string]any{"mode": "DISABLE"}},
+			}),
+			exception(s, "a workload-level exception", `/outside: GET http://frontend\S+:9090/\S+: expected to be refused, saw answered`, "frontend", map[string]any{
+				"mtls": map[string]any{"mode": "PERMISSIVE"},
+			}),
+			secureFault(s, "injection off for one pod", `/outside: GET http://[0-9.]+:8080/\S+: expected to be refused, saw answered`,
+				func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+					return s.more(ctx, env, scope, "backend", "backend-bare", withoutSidecar)
+				}),
+			secureFault(s, "a port of one pod that passes its sidecar by", `/outside: GET http://[0-9.]+:9090/\S+: expected to be refused, saw answered`,
+				func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+					return s.more(ctx, env, scope, "backend", "backend-passed-by", func(p *corev1.Pod) {
+						p.Annotations["traffic.sidecar.istio.io/excludeInboundPorts"] = "9090"
+					})
+				}),
+			secureFault(s, "callers that send plaintext", `/inside: GET http://backend\S+: expected status 200, saw`,
+				func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+					return s.change(ctx, scope, "networking.istio.io/v1", "DestinationRule", "backend", map[string]any{
+						"tls": map[string]any{"mode": "DISABLE"},
+					}, "spec", "trafficPolicy")
+				}),
+			harmless(exception(s, "STRICT said twice", "", "backend", map[string]any{
+				"mtls": map[string]any{"mode": "STRICT"}, "portLevelMtls": map[string]any{"8080": map[string]any{"mode": "STRICT"}},
+			})),
+		},
+	})
+}
+
+const peerAuthentication = "security.istio.io/v1"
+
+// exception is a PeerAuthentication for one component of the application, which
+// goes before that of the namespace.
+func exception(s *stage, name, kills, component string, rest map[string]any) spec.Sabotage {
+	return secureFault(s, name, kills, func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+		rest := maps.Clone(rest)
+		rest["selector"] = map[string]any{"matchLabels": map[string]any{"app.kubernetes.io/component": component}}
+		return scope.Create(ctx, object(peerAuthentication, "PeerAuthentication", s.ns, "exception", rest))
+	})
+}
+
+func proveStrict(ctx context.Context, t spec.T, env *environment.Environment, s *stage) {
+	services, err := s.ports(ctx, env)
+	if err != nil {
+		t.Broken(err)
+	}
+	pods, err := s.behind(ctx, env)
+	if err != nil {
+		t.Broken(err)
+	}
+	if len(services) == 0 || len(pods) == 0 {
+		t.Inconclusive("no targets", "%s has %d ports of services and %d pods behind them", s.ns, len(services), len(pods))
+	}
+	reachable(ctx, t, env, s, pods)
+
+	targets := slices.Concat(services, slices.Concat(slices.Collect(maps.Values(pods))...))
+	slices.Sort(targets)
+	var plain, encrypted []probe.Checked
+	for _, to := range targets {
+		// A refusal takes milliseconds; to look up the name may take longer.
+		plain = append(plain, probe.Expecting(probe.Request{URL: "http://" + to + "/echo", Timeout: 5 * time.Second}, probe.Refused()))
+	}
+	caller := identity(s.ns, "default")
+	for _, to := range services {
+		encrypted = append(encrypted, probe.Expecting(probe.Request{URL: "http://" + to + "/echo"}, probe.Status(http.StatusOK), probe.Peer(caller)))
+	}
+	outside, err := s.pods["outside"].Calls(ctx, plain)
+	secureCheck(t, err)
+	inside, err := s.pods["inside"].Calls(ctx, encrypted)
+	secureCheck(t, err)
+
+	seen, refused, accepted := map[string]string{}, 0, 0
+	for i, a := range outside {
+		seen["plaintext from outside to "+targets[i]] = a.String()
+		if probe.Refused().Unmet(a) == "" {
+			refused++
+		}
+	}
+	for i, a := range inside {
+		seen["inside to "+services[i]] = a.String()
+		if probe.Peer(caller).Unmet(a) == "" {
+			accepted++
+		}
+	}
+	t.Observe(fmt.Sprintf("%d of %d addresses (%d ports of services, the others their pods' own) refused plaintext from outside; servers of %d of %d ports saw %s call inside the mesh",
+		refused, len(targets), len(services), accepted, len(services), caller), seen)
+}
+
+// reachable makes sure that the pods can be reached from outside the mesh where
+// mTLS is not asked for: by the port of their proxies' health. Otherwise a
+// refusal would say nothing.
+func reachable(ctx context.Context, t spec.T, env *environment.Environment, s *stage, pods map[string][]string) {
+	meshed, err := proxied(ctx, env, s.ns)
+	if err != nil {
+		t.Broken(err)
+	}
+	var calls []probe.Checked
+	for pod, addresses := range pods {
+		if ip, _, err := net.SplitHostPort(addresses[0]); err == nil && slices.Contains(meshed, pod) {
+			calls = append(calls, probe.Expecting(probe.Request{URL: "http://" + net.JoinHostPort(ip, "15021") + "/healthz/ready"}, probe.Status(http.StatusOK)))
+		}
+	}
+	if _, err := s.pods["outside"].Calls(ctx, calls); err != nil {
+		t.Inconclusive("no way to the pods", "their proxies' health cannot be asked for from outside the mesh, so a refusal says nothing: %v", err)
+	}
+}

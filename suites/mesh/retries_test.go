@@ -1,0 +1,253 @@
+package mesh
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	corev1 "k8s.io/api/core/v1"
+	utilrand "k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/probe"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+const (
+	retryAttempts  = 3 // after the first one: 4 arrivals
+	mostArrivals   = 1 + retryAttempts
+	perTry         = 2 * time.Second
+	perTrySlack    = perTry / 4 // by which the server may see a try begin late, or end late
+	slowAnswer     = "3s"       // longer than a try, and told from one that is cut
+	brokenHostCall = 20         // calls, of which the broken one of two hosts gets none with a chance of 1e-6
+)
+
+// TestRetries counts at the servers how often one request of the caller comes.
+// There is one pod of the backend, so that all arrivals are its own, and outlier
+// detection is far away (100 errors in a row, and one pod of one is more than
+// 30 %), so that a pod which is ill on purpose stays in.
+func TestRetries(t *testing.T) {
+	s := newFlowStage(t, "retries", map[string]any{
+		"mesh": map[string]any{"outlierDetection": map[string]any{"consecutive5xxErrors": 100}},
+	})
+	broken := &brokenServer{stage: s}
+	spec.Run(t, spec.Specification{
+		ID:    "MSH-005",
+		Risk:  spec.Namespaced,
+		Needs: []spec.Need{istio, gateway, s, broken},
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+			proveRetries(ctx, t, env, s, broken)
+		},
+		CounterProofs: []spec.Sabotage{
+			retryFault(s, "attempts 1", "under failFirst 3: .* came 2 times, want 4", "attempts", int64(1)),
+			retryFault(s, "retryOn without 5xx", "under errors: .* came 1 times, want 4", "retryOn", "reset,connect-failure"),
+			retryFault(s, "perTryTimeout 5s", "under latency .* came 1 times, want 4", "perTryTimeout", "5s"),
+			retryFault(s, "perTryTimeout 1s", "under latency .* a try lasted", "perTryTimeout", "1s"),
+			retryFault(s, "retryOn connect-failure only", `a server that resets: .* expected status 200`, "retryOn", "connect-failure"),
+			routeFault(s, "retries off", `a server that refuses connections: .* expected status 200`, func(rule map[string]any) {
+				rule["retries"] = map[string]any{"attempts": int64(0)}
+			}),
+			harmless(retryFault(s, "retryOn in another order", "", "retryOn", "connect-failure,reset,5xx")),
+		},
+	})
+}
+
+// retryFault changes a field of the backend's retries.
+func retryFault(s *stage, name, kills, field string, value any) spec.Sabotage {
+	return routeFault(s, name, kills, func(rule map[string]any) {
+		rule["retries"].(map[string]any)[field] = value
+	})
+}
+
+// retryCase is one fault of the server, and what is to come of one request.
+type retryCase struct {
+	what     string
+	fault    map[string]any
+	status   int
+	arrivals int
+}
+
+func proveRetries(ctx context.Context, t spec.T, env *environment.Environment, s *stage, broken *brokenServer) {
+	pod, err := s.theBackend(ctx, env)
+	if err != nil {
+		t.Broken(err)
+	}
+	s.makeIll(ctx, t, env, t.Scope(), pod, well) // is to be well again in the end
+	proveArrivals(ctx, t, env, s, pod, []retryCase{
+		{"no fault", well, http.StatusOK, 1},
+		{"errors", map[string]any{"errorRate": 1}, http.StatusInternalServerError, mostArrivals},
+		{"failFirst 1", map[string]any{"failFirst": 1}, http.StatusOK, 2},
+		{"failFirst 3", map[string]any{"failFirst": retryAttempts}, http.StatusOK, mostArrivals},
+		{"failFirst 4", map[string]any{"failFirst": mostArrivals}, http.StatusServiceUnavailable, mostArrivals},
+		// The server's own proxy, which has no retries, makes a 503 of the reset.
+		{"resets behind the server's proxy", map[string]any{"resetRate": 1}, http.StatusServiceUnavailable, mostArrivals},
+	})
+	proveCut(ctx, t, env, s, pod)
+	flowCheck(t, s.setFault(ctx, env, pod, well))
+	proveElsewhere(ctx, t, env, s, pod, broken, "a server that resets", resetting)
+	proveElsewhere(ctx, t, env, s, pod, broken, "a server that refuses connections", closed)
+}
+
+// theBackend is the only pod of the backend.
+func (s *stage) theBackend(ctx context.Context, env *environment.Environment) (string, error) {
+	pods, err := s.backends(ctx, env)
+	if err != nil || len(pods) != 1 {
+		return "", errors.Join(err, fmt.Errorf("there are %d pods of the backend, want 1", len(pods)))
+	}
+	return pods[0].Name, nil
+}
+
+// proveArrivals makes one request under each fault and counts it at the server.
+func proveArrivals(ctx context.Context, t spec.T, env *environment.Environment, s *stage, pod string, cases []retryCase) {
+	numbers := make([]string, len(cases))
+	answers := make([]probe.Answer, len(cases))
+	unmet := make([]error, len(cases))
+	for i, c := range cases {
+		flowCheck(t, s.setFault(ctx, env, pod, c.fault))
+		numbers[i] = utilrand.String(10)
+		answers[i], unmet[i] = s.pods["caller"].Call(ctx, s.numbered(numbers[i]), probe.Status(c.status))
+	}
+	counts, err := s.arrivals(ctx, env, pod)
+	flowCheck(t, err)
+	for i, c := range cases {
+		came := counts[numbers[i]]
+		t.Observe(fmt.Sprintf("under %s: one request came %d times to the server, and was answered %d after %.0f ms", c.what, came, answers[i].Status, answers[i].Millis),
+			map[string]any{"arrivals": came, "answer": answers[i].String()})
+		assert.Equal(t, c.arrivals, came, "under %s: the request came %d times, want %d", c.what, came, c.arrivals)
+		flowUnmet(t, "under "+c.what, unmet[i])
+	}
+}
+
+// flowUnmet is flowCheck, but the proof goes on after what is not as expected.
+func flowUnmet(t spec.T, what string, err error) {
+	t.Helper()
+	var unmet *probe.Unmet
+	if errors.As(err, &unmet) {
+		assert.NoError(t, err, "%s: %v", what, err)
+		return
+	}
+	flowCheck(t, err)
+}
+
+// proveCut makes the server slower than a try may be, and measures there how
+// long each one lasted.
+func proveCut(ctx context.Context, t spec.T, env *environment.Environment, s *stage, pod string) {
+	const what = "under latency " + slowAnswer
+	flowCheck(t, s.setFault(ctx, env, pod, map[string]any{"latency": slowAnswer}))
+	number := utilrand.String(10)
+	answer, unmet := s.pods["caller"].Call(ctx, s.numbered(number), probe.Status(http.StatusGatewayTimeout))
+	counts, err := s.arrivals(ctx, env, pod)
+	if err != nil {
+		t.Broken(err)
+	}
+	tries, err := s.tries(ctx, env, pod, number, counts[number])
+	flowCheck(t, err)
+	t.Observe(fmt.Sprintf("%s: one request came %d times to the server, by whose log the tries lasted %v; the caller had %d after %.1f s",
+		what, counts[number], tries, answer.Status, answer.Millis/1000), map[string]any{"tries": tries, "answer": answer.String()})
+	assert.Equal(t, mostArrivals, counts[number], "%s: the request came %d times, want %d", what, counts[number], mostArrivals)
+	for _, d := range tries {
+		assert.True(t, perTry-perTrySlack <= d && d <= perTry+perTrySlack, "%s: a try lasted %s, want %s", what, d, perTry)
+	}
+	assert.GreaterOrEqual(t, answer.Millis, (mostArrivals*(perTry-perTrySlack)).Seconds()*1000, "%s: the caller waited less than %d tries", what, mostArrivals)
+	flowUnmet(t, what, unmet)
+}
+
+var logTimeout = wait.Timeout{Name: "serverLogsRequest", D: 10 * time.Second}
+
+// tries are how long the attempts of a request lasted, by the server's log, in
+// which each stands when it is over. n of them are awaited.
+func (s *stage) tries(ctx context.Context, env *environment.Environment, pod, number string, n int) ([]time.Duration, error) {
+	clients, err := kubernetes.NewForConfig(env.Config)
+	if err != nil {
+		return nil, err
+	}
+	var lasted []time.Duration
+	err = wait.Answers(ctx, logTimeout, fmt.Sprintf("the log of %s to have %d attempts of %s", pod, n, number), func(ctx context.Context) (string, error) {
+		log, err := clients.CoreV1().Pods(s.ns).GetLogs(pod, &corev1.PodLogOptions{Container: "backend"}).DoRaw(ctx)
+		if err != nil {
+			return "", err
+		}
+		if lasted, err = logged(log, number); err == nil && len(lasted) < n {
+			return fmt.Sprintf("it has %d", len(lasted)), nil
+		}
+		return "", err
+	})
+	return lasted, err
+}
+
+func logged(log []byte, number string) (lasted []time.Duration, err error) {
+	lines := bufio.NewScanner(bytes.NewReader(log))
+	for lines.Scan() {
+		var line struct {
+			Number   string `json:"request_number"`
+			Attempt  int
+			Duration float64
+		}
+		if !bytes.Contains(lines.Bytes(), []byte(number)) {
+			continue
+		}
+		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
+			return nil, fmt.Errorf("log line %q: %w", lines.Text(), err)
+		}
+		if line.Number == number && line.Attempt > 0 {
+			lasted = append(lasted, time.Duration(line.Duration*float64(time.Second)).Round(time.Millisecond))
+		}
+	}
+	return lasted, lines.Err()
+}
+
+// proveElsewhere puts a broken server beside the good one. What meets the former
+// must be tried again and succeed at the latter, and come to it once.
+func proveElsewhere(ctx context.Context, t spec.T, env *environment.Environment, s *stage, pod string, broken *brokenServer, what string, port int32) {
+	joined := t.Scope().Child(what)
+	host, err := broken.join(ctx, env, joined, port)
+	if err != nil {
+		t.Broken(err)
+	}
+	var calls []probe.Checked
+	var numbers []string
+	for range brokenHostCall {
+		number := utilrand.String(10)
+		numbers = append(numbers, number)
+		calls = append(calls, probe.Expecting(s.numbered(number), probe.Status(http.StatusOK)))
+	}
+	_, unmet := s.pods["caller"].CallsInSequence(ctx, calls)
+	hosts, err := s.stableHosts(ctx, env)
+	if err != nil {
+		t.Broken(err)
+	}
+	good, err := s.arrivals(ctx, env, pod)
+	if err != nil {
+		t.Broken(err)
+	}
+	bad, err := s.arrivals(ctx, env, broken.name)
+	flowCheck(t, errors.Join(err, broken.leave(ctx, env, joined, host)))
+	atGood, atBad := sum(good, numbers), sum(bad, numbers)
+	met := atBad
+	if port == closed {
+		met = hosts[host].connectFails
+	}
+	t.Observe(fmt.Sprintf("%s: of %d requests %d met it first and were tried again, %d came to the good one", what, len(calls), met, atGood),
+		map[string]any{"arrivals at the good server": atGood, "arrivals at the broken one": atBad, "the caller's proxy": fmt.Sprintf("%+v", hosts)})
+	if met == 0 {
+		t.Inconclusive("no samples", "%s: none of %d requests met it; the caller's proxy has %+v", what, len(calls), hosts)
+	}
+	flowUnmet(t, what, unmet)
+	assert.Equal(t, len(calls), atGood, "%s: %d requests came %d times to the good one", what, len(calls), atGood)
+}
+
+func sum(arrivals map[string]int, numbers []string) (n int) {
+	for _, number := range numbers {
+		n += arrivals[number]
+	}
+	return n
+}

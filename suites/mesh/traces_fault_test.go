@@ -1,0 +1,209 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+// Most faults are in the stage's namespace. The gateways' sampling and the number
+// of collectors are everyone's, but nobody else depends on them.
+func traceFaults(s *stage) []spec.Sabotage {
+	return []spec.Sabotage{
+		harmless(s.telemetryFault("every request sampled, said twice", "", "frontend", map[string]any{"randomSamplingPercentage": int64(100)})),
+		s.telemetryFault("the frontend's sidecar tells nothing", `20 traces: lacks frontend\.\S+ server, frontend\.\S+ client`, "frontend",
+			map[string]any{"disableSpanReporting": true}),
+		s.brokenOff(),
+		s.envFault("the frontend's sampler is off", `20 of 20 traces: lacks frontend server, frontend client`, "frontend", samplerOff),
+		s.envFault("the backend sends to a wrong address", `20 of 20 traces: lacks backend server`, "backend",
+			corev1.EnvVar{Name: "OTEL_EXPORTER_OTLP_ENDPOINT", Value: "http://otel-collector.monitoring:4319"}),
+		s.envFault("the frontend keeps too few spans until they are taken", `spans of the application were lost with a collector`, "frontend",
+			corev1.EnvVar{Name: "OTEL_BSP_MAX_QUEUE_SIZE", Value: "4"}, corev1.EnvVar{Name: "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", Value: "4"}),
+		samplingFault(),
+		fewerCollectors(),
+	}
+}
+
+var samplerOff = corev1.EnvVar{Name: "OTEL_TRACES_SAMPLER", Value: "always_off"}
+
+// withoutTraceparent takes the header away before Envoy reads it. Later would
+// not do: Envoy writes it anew when it sends a request on.
+var withoutTraceparent = map[string]any{
+	"applyTo": "NETWORK_FILTER",
+	"match": map[string]any{
+		"context":  "SIDECAR_INBOUND",
+		"listener": map[string]any{"filterChain": map[string]any{"filter": map[string]any{"name": "envoy.filters.network.http_connection_manager"}}},
+	},
+	"patch": map[string]any{"operation": "MERGE", "value": map[string]any{"typed_config": map[string]any{
+		"@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+		"early_header_mutation_extensions": []any{map[string]any{
+			"name": "envoy.http.early_header_mutation.header_mutation",
+			"typed_config": map[string]any{
+				"@type":     "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+				"mutations": []any{map[string]any{"remove": "traceparent"}},
+			},
+		}},
+	}}},
+}
+
+// telemetryFault is what the mesh is told of one component's traces.
+func (s *stage) telemetryFault(name, kills, component string, tracing map[string]any) spec.Sabotage {
+	return s.meshFault(name, kills, component, "telemetry.istio.io/v1", "Telemetry", map[string]any{
+		"selector": map[string]any{"matchLabels": map[string]any{"app.kubernetes.io/component": component}},
+		"tracing":  []any{tracing},
+	})
+}
+
+// brokenOff has the backend begin a trace of its own.
+func (s *stage) brokenOff() spec.Sabotage {
+	return s.meshFault("the trace is broken off before the backend", `came to the backend in another trace`, "backend", "networking.istio.io/v1alpha3", "EnvoyFilter", map[string]any{
+		"workloadSelector": map[string]any{"labels": map[string]any{"app.kubernetes.io/component": "backend"}},
+		"configPatches":    []any{withoutTraceparent},
+	})
+}
+
+// meshFault is an object of the mesh's that concerns one component. Its pods are
+// made anew: a proxy keeps what it had for the connections that it has.
+func (s *stage) meshFault(name, kills, component, apiVersion, kind string, content map[string]any) spec.Sabotage {
+	f := s.templateFault(name, kills, component, func(p *corev1.PodTemplateSpec) {
+		if p.Annotations == nil {
+			p.Annotations = map[string]string{}
+		}
+		p.Annotations["docuthinker.dev/fault"] = name
+	})
+	renew := f.Apply
+	f.Apply = func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+		if err := scope.Create(ctx, object(apiVersion, kind, s.ns, "fault", content)); err != nil {
+			return err
+		}
+		if err := settled(ctx, env, s.ns); err != nil {
+			return err
+		}
+		return renew(ctx, env, scope)
+	}
+	return f
+}
+
+// envFault sets variables of a component.
+func (s *stage) envFault(name, kills, component string, vars ...corev1.EnvVar) spec.Sabotage {
+	return s.templateFault(name, kills, component, func(p *corev1.PodTemplateSpec) {
+		c := &p.Spec.Containers[0]
+		c.Env = append(withoutVars(c.Env, vars), vars...)
+	})
+}
+
+// templateFault changes the pods of a component.
+func (s *stage) templateFault(name, kills, component string, change func(*corev1.PodTemplateSpec)) spec.Sabotage {
+	settles := func(ctx context.Context, env *environment.Environment) error { return s.settles(ctx, env, component) }
+	return spec.Sabotage{
+		Name: name, Kills: kills,
+		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+			d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: component}}
+			return scope.Update(ctx, d, func() error {
+				change(&d.Spec.Template)
+				return nil
+			})
+		},
+		Applied: settles, Restored: settles,
+	}
+}
+
+func withoutVars(env, vars []corev1.EnvVar) (kept []corev1.EnvVar) {
+	named := map[string]bool{}
+	for _, v := range vars {
+		named[v.Name] = true
+	}
+	for _, v := range env {
+		if !named[v.Name] {
+			kept = append(kept, v)
+		}
+	}
+	return kept
+}
+
+var seenRollout = wait.Timeout{Name: "stageRolledOut", D: 60 * time.Second}
+
+// settles waits until a component is rolled out and all proxies have heard.
+func (s *stage) settles(ctx context.Context, env *environment.Environment, component string) error {
+	w, err := wait.On(env.Config)
+	if err != nil {
+		return err
+	}
+	_, err = w.Until(ctx, seenRollout, wait.Target{
+		Kind: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespace: s.ns, Name: component,
+	}, wait.RolledOut())
+	if err != nil {
+		return err
+	}
+	return settled(ctx, env, s.ns)
+}
+
+// samplingFault is at the gateways: every proxy follows what the one before it
+// decided, also against what the user's traceparent says.
+func samplingFault() spec.Sabotage {
+	return spec.Sabotage{
+		Name: "sampling 0 at the gateways", Kills: `20 of 20 traces: there is no such trace`,
+		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+			return scope.Create(ctx, object("telemetry.istio.io/v1", "Telemetry", "istio-ingress", "fault", map[string]any{
+				"tracing": []any{map[string]any{"randomSamplingPercentage": int64(0)}},
+			}))
+		},
+		Applied:  func(ctx context.Context, env *environment.Environment) error { return gatewaysSample(ctx, env, "0") },
+		Restored: func(ctx context.Context, env *environment.Environment) error { return gatewaysSample(ctx, env, "100") },
+	}
+}
+
+var randomSampling = regexp.MustCompile(`"random_sampling":\s*\{\s*(?:"value":\s*([0-9.]+))?`)
+
+// gatewaysSample waits until all ingress gateways sample that many per cent.
+func gatewaysSample(ctx context.Context, env *environment.Environment, percent string) error {
+	pods, err := proxied(ctx, env, "istio-ingress")
+	if err != nil {
+		return err
+	}
+	return wait.Answers(ctx, pushTimeout, "the ingress gateways to sample "+percent+" %", func(ctx context.Context) (string, error) {
+		for _, pod := range pods {
+			listeners, err := ask(ctx, env, "istio-ingress", pod, "config_dump?resource=dynamic_listeners")
+			if err != nil {
+				return "", err
+			}
+			all := randomSampling.FindAllSubmatch(listeners, -1)
+			if len(all) == 0 {
+				return pod + " has no sampling", nil
+			}
+			for _, m := range all {
+				if is := string(m[1]); is != percent && (is != "" || percent != "0") { // nought is left out
+					return fmt.Sprintf("%s samples %q", pod, is), nil
+				}
+			}
+		}
+		return "", nil
+	})
+}
+
+func fewerCollectors() spec.Sabotage {
+	return spec.Sabotage{
+		Name: "one collector", Kills: fmt.Sprintf("1 of %d collectors are ready", collectorReplicas),
+		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+			d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: jaeger.namespace, Name: "otel-collector"}}
+			return scope.Update(ctx, d, func() error {
+				d.Spec.Replicas = ptr.To[int32](1)
+				return nil
+			})
+		},
+		Applied: func(ctx context.Context, env *environment.Environment) error { return collectorsReady(ctx, env, 1) },
+		Restored: func(ctx context.Context, env *environment.Environment) error {
+			return collectorsReady(ctx, env, collectorReplicas)
+		},
+	}
+}
