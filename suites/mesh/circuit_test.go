@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
@@ -32,7 +33,7 @@ const (
 
 const (
 	circuitPods    = 4  // of which 30 % are one
-	circuitSpeedUp = 10 // of the times, where one is waited for
+	circuitSpeedUp = 5  // of the times, where one is waited for
 	circuitCalls   = 40 // in sequence, of which the ill pods get many more than 3
 	circuitBatch   = 10 // calls between two questions whether the ill pod is out
 	circuitRate    = 20 // requests a second, while it is out
@@ -201,19 +202,29 @@ func freshHosts(ctx context.Context, env *environment.Environment, s *stage) err
 func proveEjection(ctx context.Context, t spec.T, env *environment.Environment, s *stage, ill corev1.Pod) {
 	const base, longest = baseEjection / circuitSpeedUp, (baseEjection + ejectionInterval) / circuitSpeedUp
 	s.makeIll(ctx, t, env, t.Scope(), ill.Name, map[string]any{"errorRate": 1})
-	out := ejected(ctx, t, env, s, ill)
-	traffic, err := s.pods["caller"].Traffic(ctx, probe.Plan{Request: s.toBackend(), Rate: circuitRate, For: time.Minute})
-	flowCheck(t, err)
-	if late := time.Since(out.earliest); late > base/2 {
+	out := untilEjected(ctx, t, env, s, ill)
+	// Well again while it is out, so that it is a good pod that comes back; and
+	// called meanwhile.
+	var traffic *probe.Record
+	var group errgroup.Group
+	group.Go(func() error { return s.setFault(ctx, env, ill.Name, well) })
+	group.Go(func() (err error) {
+		traffic, err = s.pods["caller"].Traffic(ctx, probe.Plan{Request: s.toBackend(), Rate: circuitRate, For: time.Minute})
+		return err
+	})
+	flowCheck(t, group.Wait())
+	begun := time.Now()
+	waiting, cancel := context.WithTimeout(ctx, longest+returnDelay)
+	defer cancel()
+	_, missing := traffic.AwaitOne(waiting, 0, "an answer of "+ill.Name, func(o probe.Sent) bool { return o.Pod == ill.Name })
+	out.count(ctx, t, env, s, ill)
+	if late := begun.Sub(out.earliest); late > base*3/4 {
 		t.Inconclusive("no samples", "the pod was well and calls went on %s after its ejection for %s: too late to see it stay out", late, base)
 	}
-	waiting, cancel := context.WithDeadline(ctx, out.latest.Add(longest+returnDelay))
-	defer cancel()
-	_, err = traffic.AwaitOne(waiting, 0, "an answer of "+ill.Name, func(o probe.Sent) bool { return o.Pod == ill.Name })
-	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
-		require.NoError(t, err, "the ejected pod was not back within %s", longest+returnDelay)
+	if missing != nil && waiting.Err() != nil && ctx.Err() == nil {
+		require.NoError(t, missing, "the ejected pod was not back within %s", longest+returnDelay)
 	}
-	flowCheck(t, err)
+	flowCheck(t, missing)
 	flowCheck(t, traffic.Await(ctx, len(traffic.Outcomes().Sent)+circuitRate)) // a second more: it stays
 	flowCheck(t, traffic.Stop(ctx))
 	arrived, err := s.arrivalsOf(ctx, env, ill.Name, traffic.Prefix)
@@ -230,7 +241,7 @@ func proveEjection(ctx context.Context, t spec.T, env *environment.Environment, 
 	// each happened somewhere within its request.
 	least, most := back.At.Sub(out.latest), back.At.Add(millis(back.Millis)).Sub(out.earliest)
 	t.Observe(fmt.Sprintf("time compressed %d x (base ejection %s -> %s, interval %s -> %s): the ill one of %d pods, by its own count, got %d of %d calls in sequence, each answered with an error, then none for %s to %s, then %d of %d requests at %d a second; the caller saw %d errors, for the retries went elsewhere",
-		circuitSpeedUp, baseEjection, base, ejectionInterval, ejectionInterval/circuitSpeedUp, circuitPods, out.errors, out.calls,
+		circuitSpeedUp, baseEjection, base, ejectionInterval, ejectionInterval/circuitSpeedUp, circuitPods, out.errors, len(out.begun),
 		least.Round(time.Millisecond), most.Round(time.Millisecond), total(arrived), len(outcomes.Sent), circuitRate, out.seen),
 		map[string]any{"errors": out.errors, "out for": []string{least.String(), most.String()}, "answers by pod": outcomes.Pods()})
 	assert.Equal(t, consecutiveErrors, out.errors, "the ill pod had answered %d errors before it was ejected, want %d", out.errors, consecutiveErrors)
@@ -239,23 +250,23 @@ func proveEjection(ctx context.Context, t spec.T, env *environment.Environment, 
 
 // ejection is what led to one, and when it was, at the earliest and the latest.
 type ejection struct {
-	earliest, latest time.Time
+	prefix       string      // of the calls' numbers
+	begun, ended []time.Time // of each call at the earliest, and at the latest
+	seen         int         // errors that came to the caller
+
 	errors           int // that the pod answered, by its own count of arrivals
-	calls            int
-	seen             int // errors that came to the caller
+	earliest, latest time.Time
 }
 
-// ejected calls until the caller's proxy has the ill pod out. Then it is made well
-// at once, so that it is a good pod that comes back.
-func ejected(ctx context.Context, t spec.T, env *environment.Environment, s *stage, ill corev1.Pod) (out ejection) {
-	prefix := utilrand.String(8)
-	var begun, ended []time.Time // of each call at the earliest, and at the latest
-	for out.calls < circuitCalls {
+// untilEjected calls until the caller's proxy has the ill pod out.
+func untilEjected(ctx context.Context, t spec.T, env *environment.Environment, s *stage, ill corev1.Pod) ejection {
+	out := ejection{prefix: utilrand.String(8)}
+	for len(out.begun) < circuitCalls {
 		start := time.Now()
-		answers := s.inSequence(ctx, t, prefix, out.calls, circuitBatch)
+		answers := s.inSequence(ctx, t, out.prefix, len(out.begun), circuitBatch)
 		end := time.Now()
 		for _, a := range answers {
-			begun = append(begun, start)
+			out.begun = append(out.begun, start)
 			start = start.Add(millis(a.Millis))
 			end = end.Add(-millis(a.Millis))
 			if a.Status != http.StatusOK {
@@ -264,33 +275,37 @@ func ejected(ctx context.Context, t spec.T, env *environment.Environment, s *sta
 		}
 		for _, a := range answers {
 			end = end.Add(millis(a.Millis))
-			ended = append(ended, end)
+			out.ended = append(out.ended, end)
 		}
-		out.calls += len(answers)
 		hosts, err := s.stableHosts(ctx, env)
 		if err != nil {
 			t.Broken(err)
 		}
-		isOut := hosts[address8080(ill)].ejected
-		if isOut {
-			flowCheck(t, s.setFault(ctx, env, ill.Name, well))
-		}
-		arrived, err := s.arrivalsOf(ctx, env, ill.Name, prefix)
-		if err != nil {
-			t.Broken(err)
-		}
-		out.errors = total(arrived)
-		if isOut && out.errors > 0 {
-			last := slices.Max(slices.Collect(maps.Keys(arrived)))
-			out.earliest, out.latest = begun[last], ended[last]
+		if hosts[address8080(ill)].ejected {
 			return out
 		}
 	}
+	out.count(ctx, t, env, s, ill)
 	if out.errors < consecutiveErrors {
-		t.Inconclusive("no samples", "the ill pod got %d of %d calls", out.errors, out.calls)
+		t.Inconclusive("no samples", "the ill pod got %d of %d calls", out.errors, len(out.begun))
 	}
 	require.Fail(t, "no ejection", "nobody ejected the ill pod, which answered %d errors", out.errors)
 	return out
+}
+
+// count asks the ill pod which of the calls came to it. The last of them led to
+// the ejection.
+func (e *ejection) count(ctx context.Context, t spec.T, env *environment.Environment, s *stage, ill corev1.Pod) {
+	t.Helper()
+	arrived, err := s.arrivalsOf(ctx, env, ill.Name, e.prefix)
+	if err == nil && len(arrived) == 0 {
+		err = fmt.Errorf("%s counted none of %d calls numbered %s", ill.Name, len(e.begun), e.prefix)
+	}
+	if err != nil {
+		t.Broken(err)
+	}
+	last := slices.Max(slices.Collect(maps.Keys(arrived)))
+	e.errors, e.earliest, e.latest = total(arrived), e.begun[last], e.ended[last]
 }
 
 // anyAnswer is one of the backend, or of a proxy that had none from it: the

@@ -52,24 +52,18 @@ func ofApplication(way []hop) []hop {
 type span struct {
 	hop
 	parent string // its ID
-	failed bool
 }
 
 // spans are those of a trace by their IDs.
 func (tr trace) spans() map[string]span {
 	all := map[string]span{}
 	for _, s := range tr.Spans {
-		var one span
-		kind := "without kind"
+		one := span{hop: tr.Processes[s.ProcessID].ServiceName + " without kind"}
 		for _, tag := range s.Tags {
-			switch tag.Key {
-			case "span.kind":
-				kind = fmt.Sprint(tag.Value)
-			case "error":
-				one.failed = true
+			if tag.Key == "span.kind" {
+				one.hop = tr.Processes[s.ProcessID].ServiceName + " " + fmt.Sprint(tag.Value)
 			}
 		}
-		one.hop = tr.Processes[s.ProcessID].ServiceName + " " + kind
 		for _, r := range s.References {
 			if r.RefType == "CHILD_OF" {
 				one.parent = r.SpanID
@@ -91,8 +85,8 @@ func (tr trace) lacks(want []hop) []hop {
 
 // unlike is empty when the trace is that of a request which took the way: these
 // hops and no others, the first one the child of the user's span, or the root,
-// and each the parent of the next. An attempt of a proxy that reached nobody and
-// was made again is no hop.
+// and each other one the child of the hop before it. What a proxy tried again is
+// there as often as it was tried.
 func (tr trace) unlike(r request, way []hop) string {
 	if len(tr.Spans) == 0 {
 		return "there is no such trace"
@@ -100,35 +94,22 @@ func (tr trace) unlike(r request, way []hop) string {
 	if lacking := tr.lacks(way); len(lacking) > 0 {
 		return "lacks " + strings.Join(lacking, ", ")
 	}
-	all := tr.spans()
-	led := map[string]bool{}
+	all, begins := tr.spans(), 0
 	for _, s := range all {
-		led[s.parent] = true
-	}
-	parents := map[hop]string{}
-	for id, s := range all {
-		if s.failed && !led[id] {
-			continue
-		}
-		if _, twice := parents[s.hop]; twice {
-			return "has more than one " + s.hop
-		}
-		if !slices.Contains(way, s.hop) {
+		at := slices.Index(way, s.hop)
+		switch {
+		case at < 0:
 			return "has a span that is not of the way: " + s.hop
-		}
-		parents[s.hop] = all[s.parent].hop
-		if parents[s.hop] == "" {
-			parents[s.hop] = "span " + s.parent
+		case at == 0 && s.parent != r.parent:
+			return s.hop + " is not the child of the user's span"
+		case at == 0:
+			begins++
+		case all[s.parent].hop != way[at-1]:
+			return fmt.Sprintf("the parent of %s is %q instead of %s", s.hop, all[s.parent].hop, way[at-1])
 		}
 	}
-	for i, h := range way {
-		want := "span " + r.parent
-		if i > 0 {
-			want = way[i-1]
-		}
-		if parents[h] != want {
-			return fmt.Sprintf("the parent of %s is %q instead of %q", h, parents[h], want)
-		}
+	if begins != 1 {
+		return fmt.Sprintf("begins %d times", begins)
 	}
 	return ""
 }

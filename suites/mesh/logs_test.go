@@ -48,11 +48,15 @@ func TestLogs(t *testing.T) {
 // line is one of the log store's, by its fields.
 type line map[string]string
 
-// is names it: whose line it is, and of which trace.
-func (l line) is() string { return l["app"] + " " + l["trace_id"] }
+// is names it: whose line it is, of which trace, and of which attempt of a proxy's.
+func (l line) is() string { return l["app"] + " " + l["trace_id"] + " " + l["attempt"] }
 
 func proveLogs(ctx context.Context, t spec.T, env *environment.Environment, s *stage) {
-	requests := several(loggedRequests, newRequest)
+	if err := s.reached(ctx, env); err != nil {
+		t.Broken(err)
+	}
+	requests := s.send(ctx, t, several(loggedRequests, newRequest))
+	sent := time.Now()
 	want := map[string]line{}
 	for _, r := range requests {
 		for app, path := range map[string]string{"frontend": "/api/echo", "backend": "/echo"} {
@@ -64,11 +68,6 @@ func proveLogs(ctx context.Context, t spec.T, env *environment.Environment, s *s
 			want[l.is()] = l
 		}
 	}
-	if err := s.reached(ctx, env); err != nil {
-		t.Broken(err)
-	}
-	s.send(ctx, t, requests)
-	sent := time.Now()
 	came, err := await(ctx, env, requests, want)
 	if err != nil {
 		t.Broken(err)
@@ -141,7 +140,10 @@ func await(ctx context.Context, env *environment.Environment, requests []request
 		defer tail.Close()
 		for d := json.NewDecoder(tail); err == nil && len(came) < len(want); {
 			var l line
-			if err = d.Decode(&l); err == nil {
+			if err = d.Decode(&l); err != nil {
+				break
+			}
+			if _, wanted := want[l.is()]; wanted {
 				came[l.is()] = l
 			}
 		}
@@ -178,8 +180,8 @@ func logFaults(s *stage) []spec.Sabotage {
 	return []spec.Sabotage{
 		harmless(s.envFault("the frontend's sampler is off: lines have the trace all the same", "", "frontend", samplerOff)),
 		s.brokenOff(),
-		agentFault("the agents pass the stage's namespace over", `20 of 20 lines are not in the log store`, "{kube-", func() string { return "{" + s.ns + "_,kube-" }),
-		agentFault("the agents do not know a trace's ID", `20 of 20 lines are not in the log store`, "trace_id: {parse_from: attributes.trace_id}", func() string { return "trace_id: {parse_from: attributes.trace}" }),
+		agentFault("the agents pass the stage's namespace over", `lines are not in the log store`, "{kube-", func() string { return "{" + s.ns + "_,kube-" }),
+		agentFault("the agents do not know a trace's ID", `lines are not in the log store`, "trace_id: {parse_from: attributes.trace_id}", func() string { return "trace_id: {parse_from: attributes.trace}" }),
 	}
 }
 

@@ -46,9 +46,11 @@ func several(n int, one func() request) []request {
 	return all
 }
 
-// send makes the requests, all at once, and fills in the traces that the mesh
-// began. That they are answered, and in one trace at both services, is asserted.
-func (s *stage) send(ctx context.Context, t spec.T, requests []request) {
+// send makes the requests, all at once, and gives those that were answered, with
+// the traces that the mesh began filled in: that both services had them in one
+// trace is asserted. Why others were not answered is not the matter here, as long
+// as they are few.
+func (s *stage) send(ctx context.Context, t spec.T, requests []request) (answered []request) {
 	t.Helper()
 	var calls []probe.Checked
 	for _, r := range requests {
@@ -60,21 +62,30 @@ func (s *stage) send(ctx context.Context, t spec.T, requests []request) {
 		calls = append(calls, probe.Expecting(call, probe.Status(http.StatusOK)))
 	}
 	answers, err := s.pods["user"].Calls(ctx, calls)
-	edgeCheck(t, err)
+	var unmet *probe.Unmet
+	if err != nil && (!errors.As(err, &unmet) || 2*len(unmet.Failures) > len(requests)) {
+		t.Broken(err)
+	}
 	for i, a := range answers {
+		if a.Status != http.StatusOK {
+			continue
+		}
+		r := requests[i]
 		var echo struct {
 			Frontend, Backend struct{ Headers http.Header }
 		}
 		if err := json.Unmarshal([]byte(a.Body), &echo); err != nil {
-			t.Broken(fmt.Errorf("request %s: no echo: %w: %.200q", requests[i].number, err, a.Body))
+			t.Broken(fmt.Errorf("request %s: no echo: %w: %.200q", r.number, err, a.Body))
 		}
 		front, back := traceOf(echo.Frontend.Headers), traceOf(echo.Backend.Headers)
-		if requests[i].parent == "" {
-			requests[i].trace = front
+		if r.parent == "" {
+			r.trace = front
 		}
-		require.Equal(t, requests[i].trace, front, "request %s came to the frontend in another trace", requests[i].number)
-		require.Equal(t, front, back, "request %s came to the backend in another trace", requests[i].number)
+		require.Equal(t, r.trace, front, "request %s came to the frontend in another trace", r.number)
+		require.Equal(t, front, back, "request %s came to the backend in another trace", r.number)
+		answered = append(answered, r)
 	}
+	return answered
 }
 
 // reached waits until every gateway leads to the application: after a rollout they

@@ -64,9 +64,9 @@ func proveTraces(ctx context.Context, t spec.T, env *environment.Environment, s 
 // proveWay follows each request from hop to hop.
 func proveWay(ctx context.Context, t spec.T, env *environment.Environment, s *stage) {
 	way := s.way()
-	requests := slices.Concat(several(tracedRequests, newRequest), several(tracedRequests, untraced))
-	for one := range slices.Chunk(requests, 2) {
-		s.send(ctx, t, one)
+	var requests []request
+	for range tracedRequests {
+		requests = append(requests, s.send(ctx, t, []request{newRequest(), untraced()})...)
 	}
 	sent := time.Now()
 	found, err := traces(ctx, env, requests, way)
@@ -103,9 +103,7 @@ func proveLoss(ctx context.Context, t spec.T, env *environment.Environment, s *s
 	}
 	var requests []request
 	more := func() {
-		now := several(burst, newRequest)
-		s.send(ctx, t, now)
-		requests = append(requests, now...)
+		requests = append(requests, s.send(ctx, t, several(burst, newRequest))...)
 	}
 	accepted := before
 	for accepted == before { // ends with ctx at the latest
