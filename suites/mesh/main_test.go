@@ -34,8 +34,3 @@ func TestMain(m *testing.M) {
 	}
 	spec.Main(m, "mesh", platform.For(istio, gateway, prometheus, flagger, tracing, logStore, docuthinker))
 }
-
-// TestNotBuiltYet keeps the clauses in the report that have no specification yet.
-func TestNotBuiltYet(t *testing.T) {
-	spec.NotBuiltYet(t, "MSH-010", "MSH-011", "MSH-012", "MSH-013")
-}

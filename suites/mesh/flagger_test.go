@@ -1,0 +1,301 @@
+//go:build canary
+
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/probe"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+// The platform's Canary. Its interval of a minute is ten seconds here, the least
+// that Flagger takes; the threshold, the weights and the limits are its own.
+const (
+	interval      = 10 * time.Second
+	timeScale     = "time compressed 6 x: interval 60 s -> 10 s"
+	threshold     = 5   // failed checks
+	maxWeight     = 50  // per cent
+	stepWeight    = 10  // per cent
+	minSuccess    = 99  // per cent of requests
+	maxDuration   = 500 // milliseconds, 99th percentile
+	alertChannel  = "on-call"
+	eventPath     = "/events"
+	alertPath     = "/alerts"
+	abortPath     = "/abort"
+	canaryName    = "backend"
+	flaggerAPI    = "flagger.app/v1beta1"
+	backendHeader = "X-Backend-Version"
+)
+
+// slack is what an analysis may take of the time that Flagger itself needs.
+const slack = 1.2
+
+var (
+	// canaryMoves is for the next change of a Canary's status: a tick, and those on
+	// which pods are not ready yet.
+	canaryMoves   = wait.Timeout{Name: "canaryMoves", D: 90 * time.Second}
+	frontendReady = wait.Timeout{Name: "frontendReady", D: 60 * time.Second}
+	// proxyFollows is for a new weight to come from Flagger to a proxy.
+	proxyFollows = wait.Timeout{Name: "proxyFollows", D: interval - time.Second}
+)
+
+// rollout is a stage whose backend Flagger rolls out. It has users behind the
+// gateway, and a receiver of what Flagger tells: each event, for Kubernetes drops
+// those of an object that has many, and each alert. Kept over the trials, it
+// begins each one with Flagger at rest and a version of its own.
+type rollout struct {
+	*stage
+	handedOver bool
+	versions   int
+}
+
+func newRollout(t *testing.T, name string) *rollout {
+	return &rollout{stage: newStage(t, name, map[string]any{"mesh": map[string]any{"routing": map[string]any{"backend": "flagger"}}},
+		caller{Spec: probe.Spec{Name: "users"}, outside: true},
+		caller{Spec: probe.Spec{Name: "receiver", Upstream: &probe.Upstream{}}, outside: true})}
+}
+
+// Ensure hands the backend to Flagger, once.
+func (r *rollout) Ensure(ctx context.Context, env *environment.Environment) error {
+	if err := r.stage.Ensure(ctx, env); err != nil || r.handedOver {
+		return err
+	}
+	receiver := fmt.Sprintf("http://%s:8080", r.pods["receiver"].IP)
+	provider := object("flagger.app/v1beta1", "AlertProvider", r.ns, alertChannel, map[string]any{
+		"type": "slack", "channel": alertChannel, "username": "flagger", "address": receiver + alertPath,
+	})
+	canary := object(flaggerAPI, "Canary", r.ns, canaryName, map[string]any{
+		"targetRef": map[string]any{"apiVersion": "apps/v1", "kind": "Deployment", "name": "backend"},
+		// Without retries, which would hide errors from users and multiply them at
+		// the canary.
+		"service":      map[string]any{"port": int64(8080), "portName": "http-web", "portDiscovery": true},
+		"skipAnalysis": false,
+		"analysis": map[string]any{
+			"interval": interval.String(), "threshold": int64(threshold), "maxWeight": int64(maxWeight), "stepWeight": int64(stepWeight),
+			"metrics": []any{
+				metric("request-success-rate", map[string]any{"min": int64(minSuccess)}),
+				metric("request-duration", map[string]any{"max": int64(maxDuration)}),
+			},
+			"webhooks": []any{map[string]any{"name": "events", "type": "event", "url": receiver + eventPath}},
+			"alerts":   []any{map[string]any{"name": alertChannel, "severity": "info", "providerRef": map[string]any{"name": alertChannel}}},
+		},
+	})
+	for _, o := range []*unstructured.Unstructured{provider, canary} {
+		if err := r.scope.Create(ctx, o); err != nil {
+			return err
+		}
+	}
+	if _, err := r.await(ctx, env, "be initialized", func(p progress) bool { return p.Phase == "Initialized" }); err != nil {
+		return err
+	}
+	if err := r.well(ctx, env); err != nil {
+		return err
+	}
+	r.handedOver = true
+	return nil
+}
+
+// well waits until users are served by the primary, behind a frontend that says
+// that it is ready.
+func (r *rollout) well(ctx context.Context, env *environment.Environment) error {
+	if err := r.frontendRolledOut(ctx, env); err != nil {
+		return err
+	}
+	if err := settled(ctx, env, r.ns); err != nil {
+		return err
+	}
+	primary, err := r.primary(ctx, env)
+	if err != nil {
+		return err
+	}
+	return wait.Answers(ctx, frontendReady, "users of "+r.ns+" to be served", func(ctx context.Context) (string, error) {
+		var unmet *probe.Unmet
+		if err := r.answeredBy(ctx, primary); errors.As(err, &unmet) {
+			return err.Error(), nil
+		} else if err != nil {
+			return "", err
+		}
+		return "", nil
+	})
+}
+
+func (r *rollout) frontendRolledOut(ctx context.Context, env *environment.Environment) error {
+	w, err := wait.On(env.Config)
+	if err != nil {
+		return err
+	}
+	_, err = w.Until(ctx, frontendReady, wait.Target{
+		Kind: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespace: r.ns, Name: "frontend",
+	}, wait.RolledOut())
+	return err
+}
+
+// metric is one of Flagger's built-in checks over the last interval.
+func metric(name string, allowed map[string]any) map[string]any {
+	return map[string]any{"name": name, "interval": interval.String(), "thresholdRange": allowed}
+}
+
+func (r *rollout) target() wait.Target {
+	return wait.Target{Kind: schema.FromAPIVersionAndKind(flaggerAPI, "Canary"), Namespace: r.ns, Name: canaryName}
+}
+
+// progress is how far Flagger is.
+type progress struct {
+	Phase        string
+	Weight       int64
+	FailedChecks int64
+}
+
+func (p progress) atRest() bool {
+	return p.Phase == "Initialized" || p.Phase == "Succeeded" || p.Phase == "Failed"
+}
+
+func progressOf(o *unstructured.Unstructured) (p progress) {
+	p.Phase, _, _ = unstructured.NestedString(o.Object, "status", "phase")
+	p.Weight, _, _ = unstructured.NestedInt64(o.Object, "status", "canaryWeight")
+	p.FailedChecks, _, _ = unstructured.NestedInt64(o.Object, "status", "failedChecks")
+	return p
+}
+
+// next waits for Flagger to move on.
+func (r *rollout) next(ctx context.Context, env *environment.Environment, at progress) (progress, error) {
+	return r.await(ctx, env, fmt.Sprintf("move on from %+v", at), func(p progress) bool { return p != at })
+}
+
+func (r *rollout) await(ctx context.Context, env *environment.Environment, what string, is func(progress) bool) (progress, error) {
+	w, err := wait.On(env.Config)
+	if err != nil {
+		return progress{}, err
+	}
+	found, err := w.Until(ctx, canaryMoves, r.target(), wait.Condition{What: what, Missing: func(o *unstructured.Unstructured) string {
+		if p := progressOf(o); !is(p) {
+			return fmt.Sprintf("is at %+v", p)
+		}
+		return ""
+	}})
+	if err != nil {
+		return progress{}, err
+	}
+	return progressOf(found[0]), nil
+}
+
+// calm brings Flagger to rest: an analysis that a trial left behind is rolled
+// back at the next tick, by a webhook that says so, as the receiver does to
+// everyone.
+func (r *rollout) calm(ctx context.Context, env *environment.Environment) error {
+	at, err := r.await(ctx, env, "have a status", func(p progress) bool { return p.Phase != "" })
+	if err != nil || at.atRest() {
+		return err
+	}
+	abort := env.Scope("abort of " + r.ns)
+	o := r.object()
+	err = abort.Update(ctx, o, func() error {
+		hooks, _, err := unstructured.NestedSlice(o.Object, "spec", "analysis", "webhooks")
+		if err != nil {
+			return err
+		}
+		hooks = append(hooks, map[string]any{
+			"name": "abort", "type": "rollback", "url": fmt.Sprintf("http://%s:8080%s", r.pods["receiver"].IP, abortPath),
+		})
+		return unstructured.SetNestedSlice(o.Object, hooks, "spec", "analysis", "webhooks")
+	})
+	if err == nil {
+		_, err = r.await(ctx, env, "come to rest", progress.atRest)
+	}
+	return errors.Join(err, abort.Close(context.WithoutCancel(ctx)))
+}
+
+func (r *rollout) object() *unstructured.Unstructured {
+	return object(flaggerAPI, "Canary", r.ns, canaryName, nil)
+}
+
+// release puts a new version of the backend into its Deployment, with settings of
+// its own, and gives the version. It goes by the stage's scope: to take it back
+// after a proof would be a new version to Flagger.
+func (r *rollout) release(ctx context.Context, settings map[string]string) (string, error) {
+	r.versions++
+	version := fmt.Sprintf("1.%d.0", r.versions)
+	d := &appsv1.Deployment{}
+	d.Namespace, d.Name = r.ns, "backend"
+	return version, r.scope.Update(ctx, d, func() error {
+		d.Labels["version"], d.Spec.Template.Labels["version"] = version, version
+		container := &d.Spec.Template.Spec.Containers[0]
+		left := len(settings)
+		for i := range container.Env {
+			e := &container.Env[i]
+			if value, is := settings[e.Name]; is {
+				e.Value = value
+				left--
+			}
+		}
+		if left > 0 {
+			return fmt.Errorf("deployment backend of %s has not all of %v", r.ns, settings)
+		}
+		return nil
+	})
+}
+
+// primary is the version that Flagger has as the good one.
+func (r *rollout) primary(ctx context.Context, env *environment.Environment) (string, error) {
+	var d appsv1.Deployment
+	err := env.Client().Get(ctx, client.ObjectKey{Namespace: r.ns, Name: "backend-primary"}, &d)
+	return d.Spec.Template.Labels["version"], err
+}
+
+// share is the canary's per cent of the backend's requests, as the frontend's
+// proxy has it once it has what is wanted, or when it had time enough.
+func (r *rollout) share(ctx context.Context, env *environment.Environment, want int64) (got int64, err error) {
+	host := "backend." + r.ns + ".svc.cluster.local"
+	asked := false
+	err = wait.Answers(ctx, proxyFollows, fmt.Sprintf("the frontend's proxy to give the canary %d %%", want), func(ctx context.Context) (string, error) {
+		var pods corev1.PodList
+		if err := env.Client().List(ctx, &pods, client.InNamespace(r.ns), client.MatchingLabels{"app": "frontend"}); err != nil {
+			return "", err
+		}
+		if len(pods.Items) != 1 {
+			return fmt.Sprintf("%d frontends", len(pods.Items)), nil
+		}
+		shares, err := weights(ctx, env, r.ns, pods.Items[0].Name, host)
+		if err != nil {
+			return err.Error(), nil // the pod may have ended meanwhile
+		}
+		got, asked = 0, true
+		sum := int64(0)
+		for cluster, weight := range shares {
+			sum += int64(weight)
+			if strings.Contains(cluster, "|backend-canary.") {
+				got += int64(weight)
+			}
+		}
+		if sum != 100 || got != want {
+			return fmt.Sprint(shares), nil
+		}
+		return "", nil
+	})
+	if asked && ctx.Err() == nil {
+		return got, nil // the caller judges
+	}
+	return got, err
+}
+
+// moved says how long Flagger took, and fails when it was too long for it.
+func moved(t spec.T, from time.Time, intervals int, what string) string {
+	took, least := time.Since(from), time.Duration(intervals)*interval
+	require.LessOrEqual(t, took, time.Duration(float64(least)*slack), "%s takes Flagger %s at least", what, least)
+	return fmt.Sprintf("%s in %.0f s, %.2f x the %d intervals that Flagger needs", what, took.Seconds(), took.Seconds()/least.Seconds(), intervals)
+}

@@ -1,0 +1,210 @@
+//go:build canary
+
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/probe"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+)
+
+// illness is what a new version has, and how it is told that it was that.
+type illness struct {
+	settings map[string]string
+	flagger  *regexp.Regexp       // its reason of a failed check
+	shows    func(f figures) bool // in Prometheus' own figures
+}
+
+var (
+	errorProne = illness{
+		map[string]string{"FAULT_ERROR_RATE": "0.5"},
+		regexp.MustCompile(`advancement success rate \d+\.\d+% < 99%$`),
+		func(f figures) bool { return f.Requests > 0 && f.Success < minSuccess },
+	}
+	sluggish = illness{
+		map[string]string{"FAULT_LATENCY": "800ms"},
+		regexp.MustCompile(`advancement request duration \S+ > 500ms$`),
+		func(f figures) bool { return f.Requests > 0 && f.P99 > maxDuration && f.Success >= minSuccess },
+	}
+	nothing = map[string]string{} // what a good image has
+)
+
+// TestCanaryRollbackOnErrors proves that a version of which half of the answers
+// are errors is taken back, and that few users met it.
+func TestCanaryRollbackOnErrors(t *testing.T) {
+	r := newRollout(t, "errors")
+	ill := errorProne
+	spec.Run(t, spec.Specification{
+		ID:      "MSH-011",
+		Risk:    spec.Namespaced,
+		Needs:   []spec.Need{istio, gateway, flagger, r},
+		Timeout: proofLimit,
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+			w := r.begin(ctx, t, env, ill.settings)
+			saw := w.rolledBack(ill, func() { w.bounded(w.users.Outcomes()) })
+			users := w.finish()
+			met := w.bounded(users)
+			w.check(users.Numbered(saw.last+1, math.MaxInt).Check(minUsers, probe.LostNone()))
+			t.Observe(saw.text+"; "+met, map[string]any{"flagger": saw.halts, "prometheus": saw.figures})
+		},
+		CounterProofs: []spec.Sabotage{
+			r.healthyInstead(&ill),
+			r.fault("no metric is checked", wentOn, []any{}, "spec", "analysis", "metrics"),
+			r.fault("success rate 10 % suffices", wentOn, []any{metric("request-success-rate", map[string]any{"min": int64(10)})}, "spec", "analysis", "metrics"),
+			r.fault("step weight 50", `at most \d+ of \d+ requests`, int64(maxWeight), "spec", "analysis", "stepWeight"),
+			r.noLoad(wantOfMetrics),
+			r.harmless(),
+		},
+	})
+}
+
+// TestCanaryRollbackOnLatency proves the same of a version that answers well, but
+// late.
+func TestCanaryRollbackOnLatency(t *testing.T) {
+	r := newRollout(t, "latency")
+	ill := sluggish
+	spec.Run(t, spec.Specification{
+		ID:      "MSH-012",
+		Risk:    spec.Namespaced,
+		Needs:   []spec.Need{istio, gateway, flagger, r},
+		Timeout: proofLimit,
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+			w := r.begin(ctx, t, env, ill.settings)
+			saw := w.rolledBack(ill, func() {})
+			users := w.finish()
+			w.check(users.Numbered(saw.last+1, math.MaxInt).Check(minUsers, probe.PercentileWithin(90, maxDuration*time.Millisecond)))
+			t.Observe(saw.text, map[string]any{"flagger": saw.halts, "prometheus": saw.figures})
+		},
+		CounterProofs: []spec.Sabotage{
+			r.healthyInstead(&ill),
+			r.fault("no metric is checked", wentOn, []any{}, "spec", "analysis", "metrics"),
+			r.fault("5 s suffice", wentOn, []any{metric("request-duration", map[string]any{"max": int64(5000)})}, "spec", "analysis", "metrics"),
+			r.noLoad(wantOfMetrics),
+			r.harmless(),
+		},
+	})
+}
+
+const (
+	wentOn  = `Flagger went on with it`
+	noFault = `nothing is wrong with the new version`
+)
+
+// healthyInstead has the proof release a good image where a bad one is meant.
+func (r *rollout) healthyInstead(ill *illness) spec.Sabotage {
+	return spec.Sabotage{
+		Name: "a good image where the bad one was meant", Kills: noFault,
+		Apply: func(_ context.Context, _ *environment.Environment, s *environment.Scope) error {
+			meant := ill.settings
+			ill.settings = nothing
+			return s.Defer("the bad image", func(context.Context) error {
+				ill.settings = meant
+				return nil
+			})
+		},
+		Applied: func(context.Context, *environment.Environment) error {
+			if len(ill.settings) > 0 {
+				return fmt.Errorf("the next version is to have %v", ill.settings)
+			}
+			return nil
+		},
+		Restored: r.calm,
+	}
+}
+
+// rollback is what was seen of one.
+type rollback struct {
+	halts   []string  // Flagger's reasons
+	figures []figures // Prometheus' at the same times
+	last    int       // request of users when it was over
+	text    string
+}
+
+// rolledBack follows Flagger until it has rolled the version back, and makes sure
+// that it did so for the illness: not because there was nothing to judge by.
+// each is called after each failed check.
+func (w *walk) rolledBack(ill illness, each func()) (saw rollback) {
+	var first time.Time
+	for !w.at.atRest() {
+		before := w.at
+		w.move()
+		if first.IsZero() && w.at.Weight > 0 {
+			first = time.Now()
+		}
+		failed := w.at.FailedChecks > before.FailedChecks
+		on := w.at.Weight > before.Weight && before.Weight > 0 || w.at.Phase == "Promoting" || w.at.Phase == "Succeeded"
+		if !failed && !on {
+			continue
+		}
+		if failed {
+			halt, absent := w.lastHalt()
+			if absent {
+				continue
+			}
+			require.Regexp(w.t, ill.flagger, halt, "Flagger's reason of the failed check")
+			saw.halts = append(saw.halts, halt)
+		}
+		f, err := w.measure(w.ctx, w.env)
+		w.check(err)
+		require.True(w.t, ill.shows(f), "%s: Prometheus has %+v", noFault, f)
+		require.False(w.t, on, "%s: to %+v, while Prometheus has %+v", wentOn, w.at, f)
+		saw.figures = append(saw.figures, f)
+		each()
+	}
+	require.Equal(w.t, "Failed", w.at.Phase, "how the rollout of a bad version ended")
+	pace := moved(w.t, first, 1+threshold, "from 10 % to the rollback")
+	events, err := w.events(w.ctx, w.told)
+	w.check(err)
+	require.Len(w.t, halts(events), threshold, "failed checks")
+	require.Contains(w.t, events, fmt.Sprintf("Rolling back backend.%s failed checks threshold reached %d", w.ns, threshold))
+	require.EqualValues(w.t, 0, w.share(0), "the canary's share after the rollback, at the frontend's proxy")
+	saw.last = w.users.Last()
+	kept, err := w.primary(w.ctx, w.env)
+	w.check(err)
+	require.Equal(w.t, w.old, kept, "the primary's version")
+	w.check(w.answeredBy(w.ctx, w.old))
+	saw.text = fmt.Sprintf("version %s rolled back after %d failed checks, %d of them by its figures, the last: %q, for which Prometheus has %+v; %s; version %s kept, the frontend's proxy has the canary at 0 %% (%s)",
+		w.version, threshold, len(saw.halts), saw.halts[len(saw.halts)-1], saw.figures[len(saw.figures)-1], pace, w.old, timeScale)
+	return saw
+}
+
+// bounded makes sure that users met no more errors than the canary's share of
+// requests can have brought them, from the first error to the last.
+func (w *walk) bounded(users probe.Outcomes) string {
+	failed := users.Failed()
+	if len(failed) > 0 && failed[0].N <= w.before {
+		w.t.Broken(fmt.Errorf("users met errors before there was a new version: %s", failed[0]))
+	}
+	require.NotEmpty(w.t, failed, "errors that users met of a version that gives some")
+	while := users.Numbered(failed[0].N, failed[len(failed)-1].N)
+	most := atMost(len(while.Sent), stepWeight/100.)
+	require.LessOrEqual(w.t, len(failed), most, "users meet errors: at most %d of %d requests, of %d %%, the canary's share, with 99.9 %% certainty; results %v, statuses %v, the first: %s",
+		most, len(while.Sent), stepWeight, while.Results(), while.Statuses(), failed[0])
+	return fmt.Sprintf("users met %d errors in %d requests (%.1f %%; the canary's share of 10 %% allows %d)",
+		len(failed), len(while.Sent), 100*float64(len(failed))/float64(len(while.Sent)), most)
+}
+
+// atMost is the number of successes that n tries with the chance p exceed once in
+// a thousand times at most.
+func atMost(n int, p float64) int {
+	below := 0.0
+	for k := range n {
+		a, _ := math.Lgamma(float64(n + 1))
+		b, _ := math.Lgamma(float64(k + 1))
+		c, _ := math.Lgamma(float64(n - k + 1))
+		below += math.Exp(a - b - c + float64(k)*math.Log(p) + float64(n-k)*math.Log1p(-p))
+		if below >= 0.999 {
+			return k
+		}
+	}
+	return n
+}
