@@ -25,26 +25,28 @@ const (
 	adminPort = "15000"       // of Envoy, on the pod's loopback
 )
 
-// adminLimit bounds one question to a proxy.
-const adminLimit = 10 * time.Second
+// askLimit bounds one question to a pod.
+const askLimit = 10 * time.Second
 
-// ask gets a path of a proxy's admin interface: what the proxy has, not what it
-// was meant to have.
-func ask(ctx context.Context, env *environment.Environment, namespace, pod, path string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, adminLimit)
+// exchange makes a request to a port of a pod from within, past its proxy; body
+// may be nil.
+func exchange(ctx context.Context, env *environment.Environment, namespace, pod, port, method, path string, body io.Reader) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	fail := func(err error) error { return fmt.Errorf("proxy of %s/%s, %s: %w", namespace, pod, path, err) }
+	fail := func(err error) error {
+		return fmt.Errorf("pod %s/%s, %s %s at port %s: %w", namespace, pod, method, path, port, err)
+	}
 	clients, err := kubernetes.NewForConfig(env.Config)
 	if err != nil {
 		return nil, fail(err)
 	}
-	request := clients.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("portforward")
-	dialer, err := portforward.NewSPDYOverWebsocketDialer(request.URL(), env.Config)
+	tunnel := clients.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("portforward")
+	dialer, err := portforward.NewSPDYOverWebsocketDialer(tunnel.URL(), env.Config)
 	if err != nil {
 		return nil, fail(err)
 	}
 	ready := make(chan struct{})
-	forwarder, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, []string{":" + adminPort}, ctx.Done(), ready, io.Discard, io.Discard)
+	forwarder, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, []string{":" + port}, ctx.Done(), ready, io.Discard, io.Discard)
 	if err != nil {
 		return nil, fail(err)
 	}
@@ -62,24 +64,30 @@ func ask(ctx context.Context, env *environment.Environment, namespace, pod, path
 	if err != nil {
 		return nil, fail(err)
 	}
-	get, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/%s", ports[0].Local, path), nil)
+	request, err := http.NewRequestWithContext(ctx, method, fmt.Sprintf("http://127.0.0.1:%d/%s", ports[0].Local, path), body)
 	if err != nil {
 		return nil, fail(err)
 	}
-	get.Close = true
-	answer, err := http.DefaultClient.Do(get)
+	request.Close = true
+	answer, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return nil, fail(err)
 	}
 	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
+	said, err := io.ReadAll(answer.Body)
 	if err == nil && answer.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", answer.Status, body)
+		err = fmt.Errorf("%s: %s", answer.Status, said)
 	}
 	if err != nil {
 		return nil, fail(err)
 	}
-	return body, nil
+	return said, nil
+}
+
+// ask gets a path of a proxy's admin interface: what the proxy has, not what it
+// was meant to have.
+func ask(ctx context.Context, env *environment.Environment, namespace, pod, path string) ([]byte, error) {
+	return exchange(ctx, env, namespace, pod, adminPort, http.MethodGet, path, nil)
 }
 
 // proxied are the pods of a namespace that have a sidecar and are not on their

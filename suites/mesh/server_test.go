@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -17,8 +16,6 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/portforward"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
@@ -39,65 +36,6 @@ const (
 func newFlowStage(t *testing.T, name string, values map[string]any) *stage {
 	t.Helper()
 	return newStage(t, name, values, caller{Spec: probe.Spec{Name: "caller", ServiceAccount: "frontend"}})
-}
-
-// askLimit bounds one question to a pod.
-const askLimit = 10 * time.Second
-
-// exchange makes a request to a port of a pod from within, past its proxy; body
-// may be nil.
-func exchange(ctx context.Context, env *environment.Environment, namespace, pod, port, method, path string, body io.Reader) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
-	defer cancel()
-	fail := func(err error) error {
-		return fmt.Errorf("pod %s/%s, %s %s at port %s: %w", namespace, pod, method, path, port, err)
-	}
-	clients, err := kubernetes.NewForConfig(env.Config)
-	if err != nil {
-		return nil, fail(err)
-	}
-	tunnel := clients.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("portforward")
-	dialer, err := portforward.NewSPDYOverWebsocketDialer(tunnel.URL(), env.Config)
-	if err != nil {
-		return nil, fail(err)
-	}
-	ready := make(chan struct{})
-	forwarder, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, []string{":" + port}, ctx.Done(), ready, io.Discard, io.Discard)
-	if err != nil {
-		return nil, fail(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- forwarder.ForwardPorts() }()
-	select {
-	case <-ready:
-	case err := <-ended:
-		return nil, fail(err)
-	case <-ctx.Done():
-		return nil, fail(context.Cause(ctx))
-	}
-	defer func() { cancel(); <-ended }()
-	ports, err := forwarder.GetPorts()
-	if err != nil {
-		return nil, fail(err)
-	}
-	request, err := http.NewRequestWithContext(ctx, method, fmt.Sprintf("http://127.0.0.1:%d/%s", ports[0].Local, path), body)
-	if err != nil {
-		return nil, fail(err)
-	}
-	request.Close = true
-	answer, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return nil, fail(err)
-	}
-	defer answer.Body.Close()
-	said, err := io.ReadAll(answer.Body)
-	if err == nil && answer.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", answer.Status, said)
-	}
-	if err != nil {
-		return nil, fail(err)
-	}
-	return said, nil
 }
 
 // toBackend is a request for the backend's /echo. Its timeout is far above what

@@ -86,7 +86,7 @@ func proveWay(ctx context.Context, t spec.T, env *environment.Environment, s *st
 	t.Observe(fmt.Sprintf("%d requests by gateway and frontend to the backend, half of them with a trace of the user's: %d are one whole trace in Jaeger, %s after the last answer. The database is not on the way yet (issue 5): the last hop is the backend's",
 		len(requests), whole, took.Round(100*time.Millisecond)), map[string]any{"way": way, "first": requests[0].trace, "unlike": unlike})
 	for why, of := range unlike {
-		assert.Fail(t, fmt.Sprintf("%d of %d traces: %s", len(of), len(requests), why), "they are %v", of)
+		assert.Fail(t, fmt.Sprintf("they are %v", of), "%d of %d traces: %s", len(of), len(requests), why)
 	}
 	if whole < len(requests) {
 		t.FailNow() // what is lost already cannot be lost with a collector
