@@ -32,5 +32,5 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("test.parallel", strconv.Itoa(atOnce)); err != nil {
 		panic(err)
 	}
-	spec.Main(m, "mesh", platform.For(istio, gateway, prometheus, flagger, tracing, logStore, docuthinker))
+	spec.Main(m, "mesh", platform.For(istio, gateway, prometheus, flagger, tracing, logStore, kiali, docuthinker))
 }
