@@ -18,25 +18,13 @@ var ErrBusy = errors.New("locked by another process")
 // with LOCK_NB to get ErrBusy instead of waiting. Closing the file frees the
 // lock. The file is not inherited by children.
 func Open(path string, how int) (*os.File, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("lock: %w", err)
-	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := open(path)
 	if err != nil {
-		return nil, fmt.Errorf("lock: %w", err)
+		return nil, err
 	}
-	for {
-		err = syscall.Flock(int(f.Fd()), how)
-		if !errors.Is(err, syscall.EINTR) {
-			break
-		}
-	}
-	if err != nil {
+	if err := lock(f, how); err != nil {
 		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, ErrBusy
-		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+		return nil, err
 	}
 	return f, nil
 }
@@ -45,32 +33,60 @@ func Open(path string, how int) (*os.File, error) {
 // not nil, is called once if it is not to be had at once. Closing the file
 // frees the lock.
 func Acquire(ctx context.Context, path string, onWait func()) (*os.File, error) {
-	f, err := Open(path, syscall.LOCK_EX|syscall.LOCK_NB)
+	f, err := open(path)
+	if err != nil {
+		return nil, err
+	}
+	if err = lock(f, syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
+		return f, nil
+	}
 	if !errors.Is(err, ErrBusy) {
-		return f, err
+		f.Close()
+		return nil, err
 	}
 	if onWait != nil {
 		onWait()
 	}
-	type result struct {
-		f   *os.File
-		err error
-	}
-	got := make(chan result, 1)
-	go func() {
-		f, err := Open(path, syscall.LOCK_EX)
-		got <- result{f, err}
-	}()
+	got := make(chan error, 1)
+	go func() { got <- lock(f, syscall.LOCK_EX) }()
 	select {
-	case r := <-got:
-		return r.f, r.err
+	case err = <-got:
+		if err != nil {
+			f.Close()
+			return nil, err
+		}
+		return f, nil
 	case <-ctx.Done():
 		go func() { // a blocked flock(2) cannot be called off: give it back when it comes
-			if r := <-got; r.err == nil {
-				r.f.Close()
-			}
+			_ = <-got
+			f.Close()
 		}()
 		return nil, fmt.Errorf("waiting for %s, which another process holds: %w", path, context.Cause(ctx))
+	}
+}
+
+func open(path string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	return f, nil
+}
+
+// lock is flock(2): ErrBusy when how has LOCK_NB and another open file has it.
+func lock(f *os.File, how int) error {
+	for {
+		switch err := syscall.Flock(int(f.Fd()), how); {
+		case err == nil:
+			return nil
+		case errors.Is(err, syscall.EWOULDBLOCK):
+			return ErrBusy
+		case !errors.Is(err, syscall.EINTR):
+			return fmt.Errorf("lock %s: %w", f.Name(), err)
+		}
 	}
 }
 
