@@ -196,7 +196,7 @@ func (k *kindCluster) make(ctx context.Context, hash string, built map[string]*i
 		}
 	case <-ctx.Done(): // without its nodes, it fails at once
 		err := errors.Join(context.Cause(ctx), k.provider.Delete(k.profile.ClusterName, k.kubeconfig()))
-		<-done // what it says only follows from that
+		_ = <-done // what it says only follows from that
 		return nil, err
 	}
 	e, err := Open(k.profile, k.profile.ClusterName, k.kubeconfig(), hash)

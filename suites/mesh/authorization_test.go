@@ -65,12 +65,12 @@ func TestAuthorization(t *testing.T) {
 		CounterProofs: []spec.Sabotage{
 			secureFault(s, "an ALLOW-all policy", denied("stranger", "DELETE", "backend:8080"),
 				func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
-					return scope.Create(ctx, object(authorizationAPI, authorizationPolicy, s.ns, "allow-all", map[string]any{"rules": []any{map[string]any{}}}))
+					return scope.Create(ctx, object(securityV1, authorizationPolicy, s.ns, "allow-all", map[string]any{"rules": []any{map[string]any{}}}))
 				}),
 			// Its deletion would not be undone: the scope gives back only what others made.
 			secureFault(s, "a default deny of nothing", denied("stranger", "GET", unlisted+":8080"),
 				func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
-					return s.change(ctx, scope, authorizationAPI, authorizationPolicy, "default-deny", map[string]any{
+					return s.change(ctx, scope, securityV1, authorizationPolicy, "default-deny", map[string]any{
 						"selector": map[string]any{"matchLabels": map[string]any{"app": "nobody"}},
 					}, "spec")
 				}),
@@ -91,10 +91,7 @@ func TestAuthorization(t *testing.T) {
 	})
 }
 
-const (
-	authorizationAPI    = "security.istio.io/v1"
-	authorizationPolicy = "AuthorizationPolicy"
-)
+const authorizationPolicy = "AuthorizationPolicy"
 
 // denied and allowed match what a proof says of a call that was to be so, and was
 // not.
@@ -125,7 +122,7 @@ func allowing(port string, callers []any, methods ...any) func(namespace string)
 // ruleFault puts another rule in the place of all those of a policy.
 func ruleFault(s *stage, name, kills, policy string, rule func(namespace string) map[string]any) spec.Sabotage {
 	return secureFault(s, name, kills, func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
-		return s.change(ctx, scope, authorizationAPI, authorizationPolicy, policy, []any{rule(s.ns)}, "spec", "rules")
+		return s.change(ctx, scope, securityV1, authorizationPolicy, policy, []any{rule(s.ns)}, "spec", "rules")
 	})
 }
 
@@ -141,7 +138,7 @@ func (s *stage) authorizationStage(ctx context.Context, env *environment.Environ
 	if err != nil {
 		return err
 	}
-	if err := scope.Create(ctx, object("networking.istio.io/v1", "DestinationRule", s.ns, unlisted, map[string]any{
+	if err := scope.Create(ctx, object(networkingV1, "DestinationRule", s.ns, unlisted, map[string]any{
 		"host":          fmt.Sprintf("%s.%s.svc.%s", unlisted, s.ns, trustDomain),
 		"trafficPolicy": map[string]any{"connectionPool": oneRequestEach()},
 	})); err != nil {
@@ -192,7 +189,7 @@ func (s *stage) openAtGateway(ctx context.Context, scope *environment.Scope, to 
 	if _, err := fmt.Sscan(number, &port); err != nil {
 		return fmt.Errorf("port of %s: %w", to, err)
 	}
-	return scope.Create(ctx, object("networking.istio.io/v1", "VirtualService", s.ns, service+"-"+number, map[string]any{
+	return scope.Create(ctx, object(networkingV1, "VirtualService", s.ns, service+"-"+number, map[string]any{
 		"hosts": []any{s.hostFor(to)}, "gateways": []any{"istio-ingress/docuthinker"},
 		"http": []any{map[string]any{"route": []any{map[string]any{"destination": map[string]any{
 			"host": fmt.Sprintf("%s.%s.svc.%s", service, s.ns, trustDomain), "port": map[string]any{"number": port},

@@ -114,6 +114,9 @@ type certificate struct {
 // life is the time from issue to end.
 func (c certificate) life() time.Duration { return c.To.Sub(c.From) - predated }
 
+// issued is when that was.
+func (c certificate) issued() time.Time { return c.From.Add(predated) }
+
 func (c certificate) names() (uris []string) {
 	for _, s := range c.SANs {
 		uris = append(uris, s.URI)
@@ -241,7 +244,7 @@ func proveRenewal(ctx context.Context, t spec.T, env *environment.Environment, s
 			t.Inconclusive("no samples", "%s answered %d of %d requests", p.Name, seen.Pods()[p.Name], len(seen.Sent))
 		}
 	}
-	secureCheck(t, seen.Check(enough, probe.LostNone()))
+	checkEach(t, seen.Check(enough, probe.LostNone()))
 	t.Observe(fmt.Sprintf("%d requests to the frontend and on to the backend, each by connections of its own, at %d a second from before the renewal to after it: %v", len(seen.Sent), trafficRate, seen.Statuses()), seen.Pods())
 }
 
@@ -257,7 +260,7 @@ func (r renewal) at() float64 {
 // awaitRenewal waits until a pod has another certificate, or is overdue to have
 // one. The proxy tells nobody; it is asked whenever more of the traffic came back.
 func awaitRenewal(ctx context.Context, env *environment.Environment, traffic *probe.Record, p corev1.Pod) (r renewal, err error) {
-	if r.Before, err = latest(ctx, env, p); err != nil {
+	if r.Before, err = latest(ctx, env, p.Namespace, p.Name); err != nil {
 		return r, err
 	}
 	overdue := r.Before.To.Add(-time.Duration((1 - latestRenewal) * float64(r.Before.life())))
@@ -265,7 +268,7 @@ func awaitRenewal(ctx context.Context, env *environment.Environment, traffic *pr
 		if err := traffic.Await(ctx, traffic.Last()+trafficRate/2); err != nil {
 			return "", err
 		}
-		if r.After, err = latest(ctx, env, p); err != nil {
+		if r.After, err = latest(ctx, env, p.Namespace, p.Name); err != nil {
 			return "", err
 		}
 		if r.After.Serial == r.Before.Serial && time.Now().Before(overdue) {
@@ -277,10 +280,10 @@ func awaitRenewal(ctx context.Context, env *environment.Environment, traffic *pr
 }
 
 // latest is the certificate that a proxy shows to new connections.
-func latest(ctx context.Context, env *environment.Environment, p corev1.Pod) (certificate, error) {
-	held, err := certificates(ctx, env, p.Namespace, p.Name)
+func latest(ctx context.Context, env *environment.Environment, namespace, pod string) (certificate, error) {
+	held, err := certificates(ctx, env, namespace, pod)
 	if err == nil && len(held) == 0 {
-		err = fmt.Errorf("the proxy of %s/%s has no certificate any more", p.Namespace, p.Name)
+		err = fmt.Errorf("the proxy of %s/%s has no certificate", namespace, pod)
 	}
 	if err != nil {
 		return certificate{}, err

@@ -71,8 +71,8 @@ func TestCircuitBreaking(t *testing.T) {
 // outlierFault changes a value of the backend's outlier detection, or with no
 // path all of it; nil takes it away.
 func outlierFault(s *stage, name, kills string, value any, path ...string) spec.Sabotage {
-	return flowFault(s, name, kills, func(ctx context.Context, scope *environment.Scope) error {
-		return s.change(ctx, scope, "networking.istio.io/v1", "DestinationRule", "backend", value, append(outlierPath(), path...)...)
+	return stageFault(s, name, kills, func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+		return s.change(ctx, scope, networkingV1, "DestinationRule", "backend", value, append(outlierPath(), path...)...)
 	})
 }
 
@@ -86,7 +86,7 @@ func proveCircuit(ctx context.Context, t spec.T, env *environment.Environment, s
 	if len(pods) != circuitPods {
 		t.Inconclusive("no targets", "there are %d pods of the backend, want %d", len(pods), circuitPods)
 	}
-	flowCheck(t, freshHosts(ctx, env, s))
+	check(t, freshHosts(ctx, env, s))
 	near, err := s.near(ctx, env, pods)
 	if err != nil {
 		t.Broken(err)
@@ -142,14 +142,14 @@ func proveShare(ctx context.Context, t spec.T, env *environment.Environment, s *
 		}
 	}
 	assert.Equal(t, len(ill)-allowed, served, "of %d ill pods %d got more than %d requests; arrivals %v", len(ill), served, consecutiveErrors, arrivals)
-	flowCheck(t, healthy.Close(ctx))
+	check(t, healthy.Close(ctx))
 }
 
 // compressed makes the declared times of ejection shorter. The caller's proxy
 // makes a new cluster of it, whose pods have no past.
 func compressed(ctx context.Context, t spec.T, env *environment.Environment, s *stage) {
 	changes := false
-	rule := object("networking.istio.io/v1", "DestinationRule", s.ns, "backend", nil)
+	rule := object(networkingV1, "DestinationRule", s.ns, "backend", nil)
 	err := t.Scope().Update(ctx, rule, func() error {
 		for _, field := range []string{"interval", "baseEjectionTime"} {
 			path := append(outlierPath(), field)
@@ -168,10 +168,10 @@ func compressed(ctx context.Context, t spec.T, env *environment.Environment, s *
 		}
 		return nil
 	})
-	flowCheck(t, err)
-	flowCheck(t, settled(ctx, env, s.ns))
+	check(t, err)
+	check(t, settled(ctx, env, s.ns))
 	if changes {
-		flowCheck(t, freshHosts(ctx, env, s))
+		check(t, freshHosts(ctx, env, s))
 	}
 }
 
@@ -212,7 +212,7 @@ func proveEjection(ctx context.Context, t spec.T, env *environment.Environment, 
 		traffic, err = s.pods["caller"].Traffic(ctx, probe.Plan{Request: s.toBackend(), Rate: circuitRate, For: time.Minute})
 		return err
 	})
-	flowCheck(t, group.Wait())
+	check(t, group.Wait())
 	begun := time.Now()
 	waiting, cancel := context.WithTimeout(ctx, longest+returnDelay)
 	defer cancel()
@@ -224,9 +224,9 @@ func proveEjection(ctx context.Context, t spec.T, env *environment.Environment, 
 	if missing != nil && waiting.Err() != nil && ctx.Err() == nil {
 		require.NoError(t, missing, "the ejected pod was not back within %s", longest+returnDelay)
 	}
-	flowCheck(t, missing)
-	flowCheck(t, traffic.Await(ctx, len(traffic.Outcomes().Sent)+circuitRate)) // a second more: it stays
-	flowCheck(t, traffic.Stop(ctx))
+	check(t, missing)
+	check(t, traffic.Await(ctx, len(traffic.Outcomes().Sent)+circuitRate)) // a second more: it stays
+	check(t, traffic.Stop(ctx))
 	arrived, err := s.arrivalsOf(ctx, env, ill.Name, traffic.Prefix)
 	if err != nil {
 		t.Broken(err)
@@ -320,7 +320,7 @@ func (s *stage) inSequence(ctx context.Context, t spec.T, prefix string, first, 
 		calls = append(calls, probe.Expecting(s.numbered(fmt.Sprintf("%s-%d", prefix, first+i)), anyAnswer))
 	}
 	answers, err := s.pods["caller"].CallsInSequence(ctx, calls)
-	flowCheck(t, err)
+	check(t, err)
 	return answers
 }
 

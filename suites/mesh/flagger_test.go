@@ -4,6 +4,7 @@ package mesh
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -135,14 +136,7 @@ func (r *rollout) well(ctx context.Context, env *environment.Environment) error 
 }
 
 func (r *rollout) frontendRolledOut(ctx context.Context, env *environment.Environment) error {
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
-	_, err = w.Until(ctx, frontendReady, wait.Target{
-		Kind: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespace: r.ns, Name: "frontend",
-	}, wait.RolledOut())
-	return err
+	return rolledOut(ctx, env, frontendReady, "Deployment", r.ns, "frontend")
 }
 
 // metric is one of Flagger's built-in checks over the last interval.
@@ -270,7 +264,7 @@ func (r *rollout) share(ctx context.Context, env *environment.Environment, want 
 		if len(pods.Items) != 1 {
 			return fmt.Sprintf("%d frontends", len(pods.Items)), nil
 		}
-		shares, err := weights(ctx, env, r.ns, pods.Items[0].Name, host)
+		shares, err := weights(ctx, env, r.ns, pods.Items[0].Name, host, "8080")
 		if err != nil {
 			return err.Error(), nil // the pod may have ended meanwhile
 		}
@@ -291,6 +285,43 @@ func (r *rollout) share(ctx context.Context, env *environment.Environment, want 
 		return got, nil // the caller judges
 	}
 	return got, err
+}
+
+// weights are the shares in percent by which a proxy spreads the requests of a
+// host at a port, by cluster, as its route has them; nil when it has no such route.
+func weights(ctx context.Context, env *environment.Environment, namespace, pod, host, port string) (map[string]int, error) {
+	routes, err := routesOf(ctx, env, namespace, pod, host)
+	if err != nil || routes[port] == "" { // a sidecar's route configurations are called by their ports
+		return nil, err
+	}
+	var known struct {
+		Routes []struct {
+			Route struct {
+				Cluster          string
+				WeightedClusters struct {
+					Clusters []struct {
+						Name   string
+						Weight int
+					}
+				} `json:"weighted_clusters"`
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(routes[port]), &known); err != nil {
+		return nil, fmt.Errorf("routes of %s/%s: %w", namespace, pod, err)
+	}
+	if len(known.Routes) == 0 {
+		return nil, nil
+	}
+	r := known.Routes[0].Route
+	if r.Cluster != "" {
+		return map[string]int{r.Cluster: 100}, nil
+	}
+	shares := map[string]int{}
+	for _, w := range r.WeightedClusters.Clusters {
+		shares[w.Name] = w.Weight
+	}
+	return shares, nil
 }
 
 // moved says how long Flagger took, and fails when it was too long for it.

@@ -16,15 +16,12 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
-	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/probe"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
 const (
-	kiali platform.Component = "kiali" // and so prometheus
-
 	graphRate   = 10               // requests a second
 	graphWindow = 10 * time.Second // of the rates that Kiali shows: five of Prometheus' looks at the proxies
 	graphSlack  = 0.5              // by which a rate may be off: the window does not end with the traffic's second
@@ -60,8 +57,8 @@ func proveGraph(ctx context.Context, t spec.T, env *environment.Environment, s *
 		t.Broken(err)
 	}
 	traffic, err := s.pods["user"].Traffic(ctx, probe.Plan{Request: s.asUser(), Rate: graphRate, For: graphTimeout.D + graphWindow, KeepAlive: true})
-	edgeCheck(t, err)
-	edgeCheck(t, traffic.Await(ctx, int(graphRate*graphWindow.Seconds())))
+	check(t, err)
+	check(t, traffic.Await(ctx, int(graphRate*graphWindow.Seconds())))
 	var edges map[string]float64
 	waited := wait.Answers(ctx, graphTimeout, "the graph to show the traffic", func(ctx context.Context) (string, error) {
 		now, err := edgesOf(ctx, env, s.ns)
@@ -72,9 +69,9 @@ func proveGraph(ctx context.Context, t spec.T, env *environment.Environment, s *
 		return strings.Join(slices.Concat(unlikely(edges, users), absent(edges, spans)), ", "), nil
 	})
 	if edges == nil {
-		edgeCheck(t, waited)
+		check(t, waited)
 	}
-	edgeCheck(t, traffic.Stop(ctx))
+	check(t, traffic.Stop(ctx))
 	if lost := traffic.Outcomes().ErrorShare(); lost > 0.1 {
 		t.Broken(fmt.Errorf("%.0f %% of the requests failed: what the graph should show is not known", 100*lost))
 	}
@@ -201,45 +198,27 @@ func (s *stage) otherTraffic() spec.Sabotage {
 // passedBy has the frontend's calls leave its pod without its sidecar, and the
 // backend take them: the traffic flows, and the mesh does not see where from.
 func (s *stage) passedBy() spec.Sabotage {
-	settles := func(ctx context.Context, env *environment.Environment) error { return s.settles(ctx, env, "frontend") }
-	return spec.Sabotage{
-		Name: "calls that pass the frontend's sidecar by", Kills: `edges that traffic took and that the graph lacks`,
-		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
-			err := s.change(ctx, scope, "security.istio.io/v1", "PeerAuthentication", "default", "PERMISSIVE", "spec", "mtls", "mode")
-			if err != nil {
-				return err
-			}
-			err = scope.Create(ctx, object("security.istio.io/v1", "AuthorizationPolicy", s.ns, "all", map[string]any{
-				"action": "ALLOW", "rules": []any{map[string]any{}},
-			}))
-			if err != nil {
-				return err
-			}
-			d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "frontend"}}
-			return scope.Update(ctx, d, func() error {
-				if d.Spec.Template.Annotations == nil {
-					d.Spec.Template.Annotations = map[string]string{}
-				}
-				d.Spec.Template.Annotations["traffic.sidecar.istio.io/excludeOutboundPorts"] = "8080"
-				return nil
-			})
-		},
-		Applied: settles, Restored: settles,
+	f := s.deploymentFault("calls that pass the frontend's sidecar by", `edges that traffic took and that the graph lacks`, "frontend", func(d *appsv1.Deployment) {
+		metav1.SetMetaDataAnnotation(&d.Spec.Template.ObjectMeta, "traffic.sidecar.istio.io/excludeOutboundPorts", "8080")
+	})
+	leave := f.Apply
+	f.Apply = func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+		err := s.change(ctx, scope, securityV1, "PeerAuthentication", "default", "PERMISSIVE", "spec", "mtls", "mode")
+		if err != nil {
+			return err
+		}
+		err = scope.Create(ctx, object(securityV1, "AuthorizationPolicy", s.ns, "all", map[string]any{
+			"action": "ALLOW", "rules": []any{map[string]any{}},
+		}))
+		if err != nil {
+			return err
+		}
+		return leave(ctx, env, scope)
 	}
+	return f
 }
 
 // twoBackends is harmless: they are one workload.
 func (s *stage) twoBackends() spec.Sabotage {
-	settles := func(ctx context.Context, env *environment.Environment) error { return s.settles(ctx, env, "backend") }
-	return spec.Sabotage{
-		Name: "two backends", Harmless: true,
-		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
-			d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "backend"}}
-			return scope.Update(ctx, d, func() error {
-				d.Spec.Replicas = ptr.To[int32](2)
-				return nil
-			})
-		},
-		Applied: settles, Restored: settles,
-	}
+	return harmless(s.deploymentFault("two backends", "", "backend", func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](2) }))
 }

@@ -8,11 +8,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"math/big"
-	"slices"
 	"strings"
 	"time"
 
@@ -28,8 +26,6 @@ import (
 // gateways serve for the stage's host alone. Only what is wrong with the
 // gateways themselves disturbs others.
 func ingressFaults(s *stage) []spec.Sabotage {
-	harmless := ownGateway(s, "a Gateway of its own that says the same", "", true, nil)
-	harmless.Harmless = true
 	return []spec.Sabotage{
 		ownGateway(s, "the certificate expired", "certificate has expired", true, func(ca *tls.Certificate, _ *corev1.Secret) (*corev1.Secret, error) {
 			return signed(ca, time.Now().Add(-time.Hour))
@@ -41,7 +37,7 @@ func ingressFaults(s *stage) []spec.Sabotage {
 			return &corev1.Secret{Type: live.Type, Data: live.Data}, nil
 		}),
 		ownGateway(s, "no redirect", "expected a redirect to https", false, nil),
-		harmless,
+		harmless(ownGateway(s, "a Gateway of its own that says the same", "", true, nil)),
 		ingressGateway.alone(),
 		ingressGateway.changed("gateways that end without draining", "expected no request to be lost", ingressGateway.replicas, func(d *appsv1.Deployment) {
 			d.Spec.Template.Annotations["proxy.istio.io/config"] = `{"terminationDrainDuration": "0s"}`
@@ -49,10 +45,7 @@ func ingressFaults(s *stage) []spec.Sabotage {
 	}
 }
 
-const (
-	networkingV1 = "networking.istio.io/v1"
-	ownName      = "own"
-)
+const ownName = "own" // the Gateway resource
 
 // ownGateway binds the stage's host to a Gateway resource in its namespace, with
 // the platform's certificate or one that credential makes of the authority and
@@ -75,7 +68,7 @@ func ownGateway(s *stage, name, kills string, redirect bool, credential func(ca 
 			}
 			hosts := []any{s.host()}
 			own := object(networkingV1, "Gateway", s.ns, ownName, map[string]any{
-				"selector": map[string]any{"istio": ingressGateway.label},
+				"selector": map[string]any{"istio": ingressGateway.labels["istio"]},
 				"servers": []any{
 					map[string]any{
 						"port": map[string]any{"number": int64(443), "name": "https", "protocol": "HTTPS"}, "hosts": hosts,
@@ -132,39 +125,6 @@ func gatewaysHave(ctx context.Context, env *environment.Environment, host, what 
 		}
 		return "", nil
 	})
-}
-
-// routesOf are a proxy's virtual hosts for a host, by the names of the route
-// configurations that hold them.
-func routesOf(ctx context.Context, env *environment.Environment, namespace, pod, host string) (map[string]string, error) {
-	raw, err := ask(ctx, env, namespace, pod, "config_dump?resource=dynamic_route_configs")
-	if err != nil {
-		return nil, err
-	}
-	var dump struct {
-		Configs []struct {
-			RouteConfig struct {
-				Name         string
-				VirtualHosts []json.RawMessage `json:"virtual_hosts"`
-			} `json:"route_config"`
-		}
-	}
-	if err := json.Unmarshal(raw, &dump); err != nil {
-		return nil, fmt.Errorf("routes of %s/%s: %w", namespace, pod, err)
-	}
-	hosts := map[string]string{}
-	for _, c := range dump.Configs {
-		for _, v := range c.RouteConfig.VirtualHosts {
-			var known struct{ Domains []string }
-			if err := json.Unmarshal(v, &known); err != nil {
-				return nil, fmt.Errorf("routes %s of %s/%s: %w", c.RouteConfig.Name, namespace, pod, err)
-			}
-			if slices.Contains(known.Domains, host) {
-				hosts[c.RouteConfig.Name] = string(v)
-			}
-		}
-	}
-	return hosts, nil
 }
 
 func madeOf(ctx context.Context, env *environment.Environment, credential func(*tls.Certificate, *corev1.Secret) (*corev1.Secret, error)) (*corev1.Secret, error) {

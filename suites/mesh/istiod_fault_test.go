@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -48,17 +47,7 @@ func lossyRoute(s *stage) spec.Sabotage {
 	return spec.Sabotage{
 		Name: "one request in five of the running traffic aborted", Kills: "expected no request to be lost",
 		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
-			o := object(networkingV1, "VirtualService", s.ns, "frontend", nil)
-			return scope.Update(ctx, o, func() error {
-				routes, _, err := unstructured.NestedSlice(o.Object, "spec", "http")
-				if err != nil || len(routes) != 1 {
-					return errors.Join(err, fmt.Errorf("VirtualService frontend has %d routes, want one", len(routes)))
-				}
-				routes[0].(map[string]any)["fault"] = map[string]any{
-					"abort": map[string]any{"httpStatus": int64(http.StatusServiceUnavailable), "percentage": map[string]any{"value": int64(20)}},
-				}
-				return unstructured.SetNestedSlice(o.Object, routes, "spec", "http")
-			})
+			return s.abort(ctx, scope, http.StatusServiceUnavailable, 20)
 		},
 		Applied: inForce(true), Restored: inForce(false),
 	}

@@ -2,11 +2,9 @@ package mesh
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"regexp"
-	"strconv"
 	"testing"
 	"time"
 
@@ -16,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/probe"
@@ -26,10 +23,6 @@ import (
 
 const (
 	newcomer = "newcomer"
-
-	// istiod dates certificates back by this, for clocks that are late
-	// (ClockSkewGracePeriod of istio.io/istio/security/pkg/pki/util).
-	datedBack = 2 * time.Minute
 
 	// newcomerLimit is for a new pod to be ready: seconds, and many times that on
 	// a machine that is busy.
@@ -64,8 +57,8 @@ func proveControlPlane(ctx context.Context, t spec.T, env *environment.Environme
 		Request: probe.Request{URL: "https://" + s.host() + "/api/echo", Connect: ingressGateway.name + "." + ingressGateway.namespace + ".svc.cluster.local:443", CA: ca},
 		Rate:    calmRate, For: 2 * time.Minute,
 	})
-	edgeCheck(t, err)
-	edgeCheck(t, traffic.Await(ctx, calmSample))
+	check(t, err)
+	check(t, traffic.Await(ctx, calmSample))
 
 	victim, proxies, err := busiest(ctx, env, pods)
 	if err != nil {
@@ -75,7 +68,7 @@ func proveControlPlane(ctx context.Context, t spec.T, env *environment.Environme
 		t.Inconclusive("no targets", "no proxy is connected to any istiod")
 	}
 	gone := t.Scope().Child("istiod gone")
-	edgeCheck(t, loseForGood(ctx, env, gone, victim))
+	check(t, loseForGood(ctx, env, gone, victim))
 	lost := time.Now()
 	proveNewcomer(ctx, t, env, s, lost)
 	start := time.Now()
@@ -89,14 +82,14 @@ func proveControlPlane(ctx context.Context, t spec.T, env *environment.Environme
 		t.Inconclusive("the fault did not last", "of istiod there are %v while %s is to be gone", each(left, named), victim.Name)
 	}
 	away := time.Since(lost)
-	edgeCheck(t, gone.Close(ctx))
-	edgeCheck(t, controlPlane.settles(ctx, env, controlPlane.replicas))
-	edgeCheck(t, traffic.Await(ctx, len(traffic.Outcomes().Sent)+calmSample))
-	edgeCheck(t, traffic.Stop(ctx))
+	check(t, gone.Close(ctx))
+	check(t, controlPlane.settles(ctx, env, controlPlane.replicas))
+	check(t, traffic.Await(ctx, len(traffic.Outcomes().Sent)+calmSample))
+	check(t, traffic.Stop(ctx))
 	o := traffic.Outcomes()
 	t.Observe(fmt.Sprintf("%s, to which most proxies (%d) were connected, was gone for %s: %d of %d requests of running traffic lost", victim.Name, proxies, away.Round(100*time.Millisecond), len(o.Failed()), len(o.Sent)),
 		map[string]any{"statuses": o.Statuses(), "results": o.Results()})
-	edgeCheck(t, o.Check(2*calmSample, probe.LostNone()))
+	check(t, o.Check(2*calmSample, probe.LostNone()))
 }
 
 var quotaTimeout = wait.Timeout{Name: "quotaCounted", D: 20 * time.Second}
@@ -148,39 +141,16 @@ func proveNewcomer(ctx context.Context, t spec.T, env *environment.Environment, 
 	})
 	require.NoError(t, err, "a new pod did not become ready in the mesh while an istiod was gone")
 	took := time.Since(start)
-	issued, err := certified(ctx, env, s.ns, newcomer)
+	held, err := latest(ctx, env, s.ns, newcomer)
 	if err != nil {
 		t.Broken(err)
 	}
+	issued := held.issued()
 	assert.False(t, issued.Before(lost.Truncate(time.Second)), "the new pod's certificate was issued at %s, before the istiod was gone at %s", issued, lost)
 	answer, err := pods[0].Call(ctx, probe.Request{URL: fmt.Sprintf("http://backend.%s:8080/echo", s.ns)}, probe.Status(http.StatusOK), probe.Peer(s.ns+"/frontend"))
-	edgeCheck(t, err)
+	check(t, err)
 	t.Observe(fmt.Sprintf("an istiod was gone when a new pod was made: it was ready in the mesh after %s, has a certificate issued at %s, %s after the loss, and the backend knows it by that",
 		took.Round(100*time.Millisecond), issued.Format(time.TimeOnly), issued.Sub(lost).Round(time.Second)), answer.String())
-}
-
-// certified is when the certificate that a proxy has was issued.
-func certified(ctx context.Context, env *environment.Environment, namespace, pod string) (time.Time, error) {
-	raw, err := ask(ctx, env, namespace, pod, "certs")
-	if err != nil {
-		return time.Time{}, err
-	}
-	var all struct {
-		Certificates []struct {
-			Chain []struct {
-				From time.Time `json:"valid_from"`
-			} `json:"cert_chain"`
-		}
-	}
-	if err := json.Unmarshal(raw, &all); err != nil {
-		return time.Time{}, fmt.Errorf("certificates of %s/%s: %w", namespace, pod, err)
-	}
-	for _, c := range all.Certificates {
-		if len(c.Chain) > 0 {
-			return c.Chain[0].From.Add(datedBack), nil
-		}
-	}
-	return time.Time{}, fmt.Errorf("the proxy of %s/%s has no certificate", namespace, pod)
 }
 
 var connectedProxies = regexp.MustCompile(`(?m)^pilot_xds\{[^}]*\} (\d+)$`)
@@ -188,25 +158,13 @@ var connectedProxies = regexp.MustCompile(`(?m)^pilot_xds\{[^}]*\} (\d+)$`)
 // busiest is the istiod to which most proxies are connected, so that its loss is
 // felt.
 func busiest(ctx context.Context, env *environment.Environment, pods []corev1.Pod) (busy corev1.Pod, proxies int, err error) {
-	clients, err := kubernetes.NewForConfig(env.Config)
-	if err != nil {
-		return busy, 0, err
-	}
 	for _, p := range pods {
-		metrics, err := clients.CoreV1().Pods(p.Namespace).ProxyGet("http", p.Name, "15014", "metrics", nil).DoRaw(ctx)
+		n, err := metricOf(ctx, env, p.Namespace, p.Name, "15014", connectedProxies)
 		if err != nil {
-			return busy, 0, fmt.Errorf("metrics of %s: %w", p.Name, err)
+			return busy, 0, err
 		}
-		n := 0
-		for _, line := range connectedProxies.FindAllSubmatch(metrics, -1) {
-			count, err := strconv.Atoi(string(line[1]))
-			if err != nil {
-				return busy, 0, err
-			}
-			n += count
-		}
-		if n > proxies {
-			busy, proxies = p, n
+		if int(n) > proxies {
+			busy, proxies = p, int(n)
 		}
 	}
 	return busy, proxies, nil

@@ -188,15 +188,8 @@ func logFaults(s *stage) []spec.Sabotage {
 // agentFault puts something else into the agents' configuration, which stands in
 // their template.
 func agentFault(name, kills, old string, with func() string) spec.Sabotage {
-	rolledOut := func(ctx context.Context, env *environment.Environment) error {
-		w, err := wait.On(env.Config)
-		if err != nil {
-			return err
-		}
-		_, err = w.Until(ctx, seenRollout, wait.Target{
-			Kind: appsv1.SchemeGroupVersion.WithKind("DaemonSet"), Namespace: logs.namespace, Name: logAgent,
-		}, wait.RolledOut())
-		return err
+	settles := func(ctx context.Context, env *environment.Environment) error {
+		return rolledOut(ctx, env, seenRollout, "DaemonSet", logs.namespace, logAgent)
 	}
 	return spec.Sabotage{
 		Name: name, Kills: kills,
@@ -212,6 +205,6 @@ func agentFault(name, kills, old string, with func() string) spec.Sabotage {
 				return fmt.Errorf("the configuration of %s has no %q", logAgent, old)
 			})
 		},
-		Applied: rolledOut, Restored: rolledOut,
+		Applied: settles, Restored: settles,
 	}
 }

@@ -18,8 +18,9 @@ const (
 	gateway     platform.Component = "gateway" // and so cert-manager
 	flagger     platform.Component = "flagger" // and so prometheus
 	prometheus  platform.Component = "prometheus"
-	tracing     platform.Component = "otel-collector" // and so jaeger
+	tracing     platform.Component = "otel-collector" // and so jaeger and the log store
 	logStore    platform.Component = "log-store"
+	kiali       platform.Component = "kiali"       // and so prometheus
 	docuthinker platform.Component = "docuthinker" // its images; instances are deployed by stages
 )
 

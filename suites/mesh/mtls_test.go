@@ -35,7 +35,7 @@ func TestStrictMTLS(t *testing.T) {
 		CounterProofs: []spec.Sabotage{
 			secureFault(s, "namespace PERMISSIVE", `/outside: GET http://frontend\S+:8080/\S+: expected to be refused, saw answered`,
 				func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
-					return s.change(ctx, scope, peerAuthentication, "PeerAuthentication", "default", "PERMISSIVE", "spec", "mtls", "mode")
+					return s.change(ctx, scope, securityV1, "PeerAuthentication", "default", "PERMISSIVE", "spec", "mtls", "mode")
 				}),
 			exception(s, "DISABLE on one port", `/outside: GET http://backend\S+:9090/\S+: expected to be refused, saw answered`, "backend", map[string]any{
 				"mtls": map[string]any{"mode": "STRICT"}, "portLevelMtls": map[string]any{"9090": map[string]any{"mode": "DISABLE"}},
@@ -55,7 +55,7 @@ func TestStrictMTLS(t *testing.T) {
 				}),
 			secureFault(s, "callers that send plaintext", `/inside: GET http://backend\S+: expected status 200, saw`,
 				func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
-					return s.change(ctx, scope, "networking.istio.io/v1", "DestinationRule", "backend", map[string]any{
+					return s.change(ctx, scope, networkingV1, "DestinationRule", "backend", map[string]any{
 						"tls": map[string]any{"mode": "DISABLE"},
 					}, "spec", "trafficPolicy")
 				}),
@@ -66,15 +66,13 @@ func TestStrictMTLS(t *testing.T) {
 	})
 }
 
-const peerAuthentication = "security.istio.io/v1"
-
 // exception is a PeerAuthentication for one component of the application, which
 // goes before that of the namespace.
 func exception(s *stage, name, kills, component string, rest map[string]any) spec.Sabotage {
 	return secureFault(s, name, kills, func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
 		rest := maps.Clone(rest)
 		rest["selector"] = map[string]any{"matchLabels": map[string]any{"app.kubernetes.io/component": component}}
-		return scope.Create(ctx, object(peerAuthentication, "PeerAuthentication", s.ns, "exception", rest))
+		return scope.Create(ctx, object(securityV1, "PeerAuthentication", s.ns, "exception", rest))
 	})
 }
 
@@ -104,9 +102,9 @@ func proveStrict(ctx context.Context, t spec.T, env *environment.Environment, s 
 		encrypted = append(encrypted, probe.Expecting(probe.Request{URL: "http://" + to + "/echo"}, probe.Status(http.StatusOK), probe.Peer(caller)))
 	}
 	outside, err := s.pods["outside"].Calls(ctx, plain)
-	secureCheck(t, err)
+	checkEach(t, err)
 	inside, err := s.pods["inside"].Calls(ctx, encrypted)
-	secureCheck(t, err)
+	checkEach(t, err)
 
 	seen, refused, accepted := map[string]string{}, 0, 0
 	for i, a := range outside {

@@ -59,7 +59,7 @@ func exchange(ctx context.Context, env *environment.Environment, namespace, pod,
 	case <-ctx.Done():
 		return nil, fail(context.Cause(ctx))
 	}
-	defer func() { cancel(); <-ended }()
+	defer func() { cancel(); _ = <-ended }()
 	ports, err := forwarder.GetPorts()
 	if err != nil {
 		return nil, fail(err)
@@ -118,7 +118,7 @@ var pushTimeout = wait.Timeout{Name: "proxiesHaveConfiguration", D: 30 * time.Se
 func settled(ctx context.Context, env *environment.Environment, namespace string) error {
 	s := env.Scope("marker of " + namespace)
 	host := fmt.Sprintf("marker-%d.invalid", time.Now().UnixNano())
-	err := s.Create(ctx, object("networking.istio.io/v1", "ServiceEntry", namespace, strings.ReplaceAll(host, ".", "-"), map[string]any{
+	err := s.Create(ctx, object(networkingV1, "ServiceEntry", namespace, strings.ReplaceAll(host, ".", "-"), map[string]any{
 		"hosts": []any{host}, "exportTo": []any{"."}, "location": "MESH_EXTERNAL", "resolution": "NONE",
 		"ports": []any{map[string]any{"number": int64(80), "name": "http", "protocol": "HTTP"}},
 	}))
@@ -155,9 +155,9 @@ func lackingRoute(ctx context.Context, env *environment.Environment, namespace, 
 	return strings.Join(slices.DeleteFunc(lacks, func(l string) bool { return l == "" }), "; "), err
 }
 
-// weights are the shares in percent by which a proxy spreads the requests of a
-// host, by cluster, as its route has them; nil when it has no such route.
-func weights(ctx context.Context, env *environment.Environment, namespace, pod, host string) (map[string]int, error) {
+// routesOf are a proxy's virtual hosts for a host, by the names of the route
+// configurations that hold them.
+func routesOf(ctx context.Context, env *environment.Environment, namespace, pod, host string) (map[string]string, error) {
 	raw, err := ask(ctx, env, namespace, pod, "config_dump?resource=dynamic_route_configs")
 	if err != nil {
 		return nil, err
@@ -165,41 +165,25 @@ func weights(ctx context.Context, env *environment.Environment, namespace, pod, 
 	var dump struct {
 		Configs []struct {
 			RouteConfig struct {
-				VirtualHosts []struct {
-					Domains []string
-					Routes  []struct {
-						Route struct {
-							Cluster          string
-							WeightedClusters struct {
-								Clusters []struct {
-									Name   string
-									Weight int
-								}
-							} `json:"weighted_clusters"`
-						}
-					}
-				} `json:"virtual_hosts"`
+				Name         string
+				VirtualHosts []json.RawMessage `json:"virtual_hosts"`
 			} `json:"route_config"`
 		}
 	}
 	if err := json.Unmarshal(raw, &dump); err != nil {
 		return nil, fmt.Errorf("routes of %s/%s: %w", namespace, pod, err)
 	}
+	hosts := map[string]string{}
 	for _, c := range dump.Configs {
 		for _, v := range c.RouteConfig.VirtualHosts {
-			if !slices.Contains(v.Domains, host) || len(v.Routes) == 0 {
-				continue
+			var known struct{ Domains []string }
+			if err := json.Unmarshal(v, &known); err != nil {
+				return nil, fmt.Errorf("routes %s of %s/%s: %w", c.RouteConfig.Name, namespace, pod, err)
 			}
-			r := v.Routes[0].Route
-			if r.Cluster != "" {
-				return map[string]int{r.Cluster: 100}, nil
+			if slices.Contains(known.Domains, host) {
+				hosts[c.RouteConfig.Name] = string(v)
 			}
-			shares := map[string]int{}
-			for _, w := range r.WeightedClusters.Clusters {
-				shares[w.Name] = w.Weight
-			}
-			return shares, nil
 		}
 	}
-	return nil, nil
+	return hosts, nil
 }

@@ -93,7 +93,7 @@ func proveRetries(ctx context.Context, t spec.T, env *environment.Environment, s
 		{"resets behind the server's proxy", map[string]any{"resetRate": 1}, http.StatusServiceUnavailable, mostArrivals},
 	})
 	proveCut(ctx, t, env, s, pod)
-	flowCheck(t, s.setFault(ctx, env, pod, well))
+	check(t, s.setFault(ctx, env, pod, well))
 	proveElsewhere(ctx, t, env, s, pod, broken, "a server that resets", resetting)
 	proveElsewhere(ctx, t, env, s, pod, broken, "a server that refuses connections", closed)
 }
@@ -113,30 +113,19 @@ func proveArrivals(ctx context.Context, t spec.T, env *environment.Environment, 
 	answers := make([]probe.Answer, len(cases))
 	unmet := make([]error, len(cases))
 	for i, c := range cases {
-		flowCheck(t, s.setFault(ctx, env, pod, c.fault))
+		check(t, s.setFault(ctx, env, pod, c.fault))
 		numbers[i] = utilrand.String(10)
 		answers[i], unmet[i] = s.pods["caller"].Call(ctx, s.numbered(numbers[i]), probe.Status(c.status))
 	}
 	counts, err := s.arrivals(ctx, env, pod)
-	flowCheck(t, err)
+	check(t, err)
 	for i, c := range cases {
 		came := counts[numbers[i]]
 		t.Observe(fmt.Sprintf("under %s: one request came %d times to the server, and was answered %d after %.0f ms", c.what, came, answers[i].Status, answers[i].Millis),
 			map[string]any{"arrivals": came, "answer": answers[i].String()})
 		assert.Equal(t, c.arrivals, came, "under %s: the request came %d times, want %d", c.what, came, c.arrivals)
-		flowUnmet(t, "under "+c.what, unmet[i])
+		checkOn(t, "under "+c.what, unmet[i])
 	}
-}
-
-// flowUnmet is flowCheck, but the proof goes on after what is not as expected.
-func flowUnmet(t spec.T, what string, err error) {
-	t.Helper()
-	var unmet *probe.Unmet
-	if errors.As(err, &unmet) {
-		assert.NoError(t, err, "%s: %v", what, err)
-		return
-	}
-	flowCheck(t, err)
 }
 
 // proveCut makes the server slower than a try may be, and looks there at each one:
@@ -144,7 +133,7 @@ func flowUnmet(t spec.T, what string, err error) {
 // end of a single one may come late to a server on a busy machine.
 func proveCut(ctx context.Context, t spec.T, env *environment.Environment, s *stage, pod string) {
 	const what = "under latency " + slowAnswer
-	flowCheck(t, s.setFault(ctx, env, pod, map[string]any{"latency": slowAnswer}))
+	check(t, s.setFault(ctx, env, pod, map[string]any{"latency": slowAnswer}))
 	number := utilrand.String(10)
 	answer, unmet := s.pods["caller"].Call(ctx, s.numbered(number), probe.Status(http.StatusGatewayTimeout))
 	counts, err := s.arrivals(ctx, env, pod)
@@ -152,7 +141,7 @@ func proveCut(ctx context.Context, t spec.T, env *environment.Environment, s *st
 		t.Broken(err)
 	}
 	tries, err := s.tries(ctx, env, pod, number, counts[number])
-	flowCheck(t, err)
+	check(t, err)
 	t.Observe(fmt.Sprintf("%s: one request came %d times to the server, by whose log they ended %v; the caller had %d after %.1f s",
 		what, counts[number], tries, answer.Status, answer.Millis/1000), map[string]any{"tries": tries, "answer": answer.String()})
 	assert.Equal(t, mostArrivals, counts[number], "%s: the request came %d times, want %d", what, counts[number], mostArrivals)
@@ -167,7 +156,7 @@ func proveCut(ctx context.Context, t spec.T, env *environment.Environment, s *st
 		assert.True(t, perTry-perTrySlack <= median && median <= perTry+perTrySlack, "%s: the tries lasted %s (median), want %s", what, median, perTry)
 	}
 	assert.GreaterOrEqual(t, answer.Millis, (mostArrivals*(perTry-perTrySlack)).Seconds()*1000, "%s: the caller waited less than %d tries", what, mostArrivals)
-	flowUnmet(t, what, unmet)
+	checkOn(t, what, unmet)
 }
 
 var logTimeout = wait.Timeout{Name: "serverLogsRequest", D: 10 * time.Second}
@@ -251,7 +240,7 @@ func proveElsewhere(ctx context.Context, t spec.T, env *environment.Environment,
 		t.Broken(err)
 	}
 	bad, err := s.arrivals(ctx, env, broken.name)
-	flowCheck(t, errors.Join(err, broken.leave(ctx, env, joined, host)))
+	check(t, errors.Join(err, broken.leave(ctx, env, joined, host)))
 	atGood, atBad := sum(good, numbers), sum(bad, numbers)
 	met := atBad
 	if port == closed {
@@ -262,7 +251,7 @@ func proveElsewhere(ctx context.Context, t spec.T, env *environment.Environment,
 	if met == 0 {
 		t.Inconclusive("no samples", "%s: none of %d requests met it; the caller's proxy has %+v", what, len(calls), hosts)
 	}
-	flowUnmet(t, what, unmet)
+	checkOn(t, what, unmet)
 	assert.Equal(t, len(calls), atGood, "%s: %d requests came %d times to the good one", what, len(calls), atGood)
 }
 

@@ -53,7 +53,7 @@ func TestCanaryRollbackOnErrors(t *testing.T) {
 			saw := w.rolledBack(ill, func() { w.bounded(w.users.Outcomes()) })
 			users := w.finish()
 			met := w.bounded(users)
-			w.check(users.Numbered(saw.last+1, math.MaxInt).Check(minUsers, probe.LostNone()))
+			check(w.t, users.Numbered(saw.last+1, math.MaxInt).Check(minUsers, probe.LostNone()))
 			t.Observe(saw.text+"; "+met, map[string]any{"flagger": saw.halts, "prometheus": saw.figures})
 		},
 		CounterProofs: []spec.Sabotage{
@@ -81,7 +81,7 @@ func TestCanaryRollbackOnLatency(t *testing.T) {
 			w := r.begin(ctx, t, env, ill.settings)
 			saw := w.rolledBack(ill, func() {})
 			users := w.finish()
-			w.check(users.Numbered(saw.last+1, math.MaxInt).Check(minUsers, probe.PercentileWithin(90, maxDuration*time.Millisecond)))
+			check(w.t, users.Numbered(saw.last+1, math.MaxInt).Check(minUsers, probe.PercentileWithin(90, maxDuration*time.Millisecond)))
 			t.Observe(saw.text, map[string]any{"flagger": saw.halts, "prometheus": saw.figures})
 		},
 		CounterProofs: []spec.Sabotage{
@@ -154,7 +154,7 @@ func (w *walk) rolledBack(ill illness, each func()) (saw rollback) {
 			saw.halts = append(saw.halts, halt)
 		}
 		f, err := w.measure(w.ctx, w.env)
-		w.check(err)
+		check(w.t, err)
 		require.True(w.t, ill.shows(f), "%s: Prometheus has %+v", noFault, f)
 		require.False(w.t, on, "%s: to %+v, while Prometheus has %+v", wentOn, w.at, f)
 		saw.figures = append(saw.figures, f)
@@ -163,15 +163,15 @@ func (w *walk) rolledBack(ill illness, each func()) (saw rollback) {
 	require.Equal(w.t, "Failed", w.at.Phase, "how the rollout of a bad version ended")
 	pace := moved(w.t, first, 1+threshold, "from 10 % to the rollback")
 	events, err := w.events(w.ctx, w.told)
-	w.check(err)
+	check(w.t, err)
 	require.Len(w.t, halts(events), threshold, "failed checks")
 	require.Contains(w.t, events, fmt.Sprintf("Rolling back backend.%s failed checks threshold reached %d", w.ns, threshold))
 	require.EqualValues(w.t, 0, w.share(0), "the canary's share after the rollback, at the frontend's proxy")
 	saw.last = w.users.Last()
 	kept, err := w.primary(w.ctx, w.env)
-	w.check(err)
+	check(w.t, err)
 	require.Equal(w.t, w.old, kept, "the primary's version")
-	w.check(w.answeredBy(w.ctx, w.old))
+	check(w.t, w.answeredBy(w.ctx, w.old))
 	saw.text = fmt.Sprintf("version %s rolled back after %d failed checks, %d of them by its figures, the last: %q, for which Prometheus has %+v; %s; version %s kept, the frontend's proxy has the canary at 0 %% (%s)",
 		w.version, threshold, len(saw.halts), saw.halts[len(saw.halts)-1], saw.figures[len(saw.figures)-1], pace, w.old, timeScale)
 	return saw

@@ -2,13 +2,11 @@ package mesh
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -19,7 +17,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
-	"github.com/proving-ground/proving-ground/helpers/probe"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/wait"
 )
@@ -30,21 +27,6 @@ const trustDomain = "cluster.local"
 // identity is the name by which the mesh knows a service account.
 func identity(namespace, serviceAccount string) string {
 	return fmt.Sprintf("spiffe://%s/ns/%s/sa/%s", trustDomain, namespace, serviceAccount)
-}
-
-// secureCheck fails the proof for each thing that was seen and is not as
-// expected. Any other error says nothing of the clause, and breaks the proof.
-func secureCheck(t spec.T, err error) {
-	t.Helper()
-	unmet := new(probe.Unmet)
-	switch {
-	case errors.As(err, &unmet):
-		for _, f := range unmet.Failures {
-			t.Errorf("%s: expected %s, saw %s", strings.TrimSuffix(unmet.Of+": "+f.Request, ": "), f.Expected, f.Seen)
-		}
-	case err != nil:
-		t.Broken(err)
-	}
 }
 
 // prepared is a stage with something put into it for good before the first proof.
@@ -66,7 +48,7 @@ func (p prepared) Ensure(ctx context.Context, env *environment.Environment) erro
 // admit lets a service account of the stage in everywhere, beside what the
 // application's policies allow. It takes nothing away from them.
 func (s *stage) admit(ctx context.Context, scope *environment.Scope, serviceAccount string) error {
-	return scope.Create(ctx, object("security.istio.io/v1", "AuthorizationPolicy", s.ns, "caller-"+serviceAccount, map[string]any{
+	return scope.Create(ctx, object(securityV1, "AuthorizationPolicy", s.ns, "caller-"+serviceAccount, map[string]any{
 		"action": "ALLOW",
 		"rules":  []any{map[string]any{"from": from(principal(trustDomain, s.ns, serviceAccount))}},
 	}))
@@ -79,7 +61,7 @@ func (s *stage) admit(ctx context.Context, scope *environment.Scope, serviceAcco
 // neither is what is judged here.
 func (s *stage) newConnections(ctx context.Context, scope *environment.Scope, services ...string) error {
 	for _, name := range services {
-		rule := object("networking.istio.io/v1", "DestinationRule", s.ns, name, nil)
+		rule := object(networkingV1, "DestinationRule", s.ns, name, nil)
 		err := scope.Update(ctx, rule, func() error {
 			return unstructured.SetNestedField(rule.Object, oneRequestEach(), "spec", "trafficPolicy", "connectionPool")
 		})
@@ -112,39 +94,24 @@ func from(principals ...any) []any {
 	return []any{map[string]any{"source": map[string]any{"principals": principals}}}
 }
 
-// secureFault is a fault in the stage's namespace that is in force, or gone, once
-// the stage's proxies have the mesh's latest configuration. A frontend that could
-// not reach the backend was not ready, and is to be so again.
+// secureFault is a stageFault after which the frontend, which was not ready while
+// it could not reach the backend, is to be so again.
 func secureFault(s *stage, name, kills string, apply func(context.Context, *environment.Environment, *environment.Scope) error) spec.Sabotage {
-	have := func(ctx context.Context, env *environment.Environment) error { return settled(ctx, env, s.ns) }
-	return spec.Sabotage{
-		Name: name, Kills: kills, Apply: apply, Applied: have,
-		Restored: func(ctx context.Context, env *environment.Environment) error {
-			w, err := wait.On(env.Config)
-			if err != nil {
-				return err
-			}
-			if err := have(ctx, env); err != nil { // first, for readiness comes of it
-				return err
-			}
-			_, err = w.Until(ctx, readyAgainTimeout, wait.Target{
-				Kind: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespace: s.ns, Name: "frontend",
-			}, wait.RolledOut())
-			if err != nil {
-				return err
-			}
-			return have(ctx, env)
-		},
+	f := stageFault(s, name, kills, apply)
+	have := f.Restored
+	f.Restored = func(ctx context.Context, env *environment.Environment) error {
+		if err := have(ctx, env); err != nil { // first, for readiness comes of it
+			return err
+		}
+		if err := rolledOut(ctx, env, readyAgainTimeout, "Deployment", s.ns, "frontend"); err != nil {
+			return err
+		}
+		return have(ctx, env)
 	}
+	return f
 }
 
 var readyAgainTimeout = wait.Timeout{Name: "frontendReadyAgain", D: 60 * time.Second}
-
-// harmless is a fault that is none.
-func harmless(f spec.Sabotage) spec.Sabotage {
-	f.Harmless, f.Kills = true, ""
-	return f
-}
 
 // more starts one more pod like those of a Deployment of the stage, behind the
 // same Service, and waits until it is ready.

@@ -42,8 +42,8 @@ func TestTrafficSplit(t *testing.T) {
 			weightsFault(s, "weights 50/50", bound, 50, 50),
 			weightsFault(s, "weights 80/20", bound, 80, 20),
 			weightsFault(s, "all to stable", bound, 100, 0),
-			flowFault(s, "each subset with the other's pods", bound, func(ctx context.Context, scope *environment.Scope) error {
-				return s.change(ctx, scope, "networking.istio.io/v1", "DestinationRule", "backend", []any{
+			stageFault(s, "each subset with the other's pods", bound, func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+				return s.change(ctx, scope, networkingV1, "DestinationRule", "backend", []any{
 					map[string]any{"name": "stable", "labels": map[string]any{trackLabel: "canary"}},
 					map[string]any{"name": "canary", "labels": map[string]any{trackLabel: "stable"}},
 				}, "spec", "subsets")
@@ -60,7 +60,7 @@ func proveSplit(ctx context.Context, t spec.T, env *environment.Environment, s *
 	}
 	prefix := utilrand.String(8)
 	answered, unmet, err := s.called(ctx, prefix)
-	flowCheck(t, err)
+	check(t, err)
 
 	// By what the servers counted: which requests came to the pods of each track.
 	versions := map[string]string{} // of each track

@@ -165,6 +165,13 @@ func (s *stage) ports(ctx context.Context, env *environment.Environment) ([]stri
 	return ports, nil
 }
 
+// The API versions of what the mesh is told.
+const (
+	networkingV1 = "networking.istio.io/v1"
+	securityV1   = "security.istio.io/v1"
+	telemetryV1  = "telemetry.istio.io/v1"
+)
+
 // object is one of a kind that has no Go type here.
 func object(apiVersion, kind, namespace, name string, spec map[string]any) *unstructured.Unstructured {
 	o := &unstructured.Unstructured{Object: map[string]any{"apiVersion": apiVersion, "kind": kind}}

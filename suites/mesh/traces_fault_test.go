@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"regexp"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -58,7 +57,7 @@ var withoutTraceparent = map[string]any{
 
 // telemetryFault is what the mesh is told of one component's traces.
 func (s *stage) telemetryFault(name, kills, component string, tracing map[string]any) spec.Sabotage {
-	return s.meshFault(name, kills, component, "telemetry.istio.io/v1", "Telemetry", map[string]any{
+	return s.meshFault(name, kills, component, telemetryV1, "Telemetry", map[string]any{
 		"selector": map[string]any{"matchLabels": map[string]any{"app.kubernetes.io/component": component}},
 		"tracing":  []any{tracing},
 	})
@@ -75,11 +74,8 @@ func (s *stage) brokenOff() spec.Sabotage {
 // meshFault is an object of the mesh's that concerns one component. Its pods are
 // made anew: a proxy keeps what it had for the connections that it has.
 func (s *stage) meshFault(name, kills, component, apiVersion, kind string, content map[string]any) spec.Sabotage {
-	f := s.templateFault(name, kills, component, func(p *corev1.PodTemplateSpec) {
-		if p.Annotations == nil {
-			p.Annotations = map[string]string{}
-		}
-		p.Annotations["docuthinker.dev/fault"] = name
+	f := s.deploymentFault(name, kills, component, func(d *appsv1.Deployment) {
+		metav1.SetMetaDataAnnotation(&d.Spec.Template.ObjectMeta, "docuthinker.dev/fault", name)
 	})
 	renew := f.Apply
 	f.Apply = func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
@@ -94,67 +90,13 @@ func (s *stage) meshFault(name, kills, component, apiVersion, kind string, conte
 	return f
 }
 
-// envFault sets variables of a component.
-func (s *stage) envFault(name, kills, component string, vars ...corev1.EnvVar) spec.Sabotage {
-	return s.templateFault(name, kills, component, func(p *corev1.PodTemplateSpec) {
-		c := &p.Spec.Containers[0]
-		c.Env = append(withoutVars(c.Env, vars), vars...)
-	})
-}
-
-// templateFault changes the pods of a component.
-func (s *stage) templateFault(name, kills, component string, change func(*corev1.PodTemplateSpec)) spec.Sabotage {
-	settles := func(ctx context.Context, env *environment.Environment) error { return s.settles(ctx, env, component) }
-	return spec.Sabotage{
-		Name: name, Kills: kills,
-		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
-			d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: component}}
-			return scope.Update(ctx, d, func() error {
-				change(&d.Spec.Template)
-				return nil
-			})
-		},
-		Applied: settles, Restored: settles,
-	}
-}
-
-func withoutVars(env, vars []corev1.EnvVar) (kept []corev1.EnvVar) {
-	named := map[string]bool{}
-	for _, v := range vars {
-		named[v.Name] = true
-	}
-	for _, v := range env {
-		if !named[v.Name] {
-			kept = append(kept, v)
-		}
-	}
-	return kept
-}
-
-var seenRollout = wait.Timeout{Name: "stageRolledOut", D: 60 * time.Second}
-
-// settles waits until a component is rolled out and all proxies have heard.
-func (s *stage) settles(ctx context.Context, env *environment.Environment, component string) error {
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
-	_, err = w.Until(ctx, seenRollout, wait.Target{
-		Kind: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespace: s.ns, Name: component,
-	}, wait.RolledOut())
-	if err != nil {
-		return err
-	}
-	return settled(ctx, env, s.ns)
-}
-
 // samplingFault is at the gateways: every proxy follows what the one before it
 // decided, also against what the user's traceparent says.
 func samplingFault() spec.Sabotage {
 	return spec.Sabotage{
 		Name: "sampling 0 at the gateways", Kills: ` traces: there is no such trace`,
 		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
-			return scope.Create(ctx, object("telemetry.istio.io/v1", "Telemetry", "istio-ingress", "fault", map[string]any{
+			return scope.Create(ctx, object(telemetryV1, "Telemetry", "istio-ingress", "fault", map[string]any{
 				"tracing": []any{map[string]any{"randomSamplingPercentage": int64(0)}},
 			}))
 		},
@@ -191,19 +133,9 @@ func gatewaysSample(ctx context.Context, env *environment.Environment, percent s
 	})
 }
 
+// fewerCollectors need not be Alone: nobody else goes by them.
 func fewerCollectors() spec.Sabotage {
-	return spec.Sabotage{
-		Name: "one collector", Kills: fmt.Sprintf("1 of %d collectors are ready", collectorReplicas),
-		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
-			d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: jaeger.namespace, Name: "otel-collector"}}
-			return scope.Update(ctx, d, func() error {
-				d.Spec.Replicas = ptr.To[int32](1)
-				return nil
-			})
-		},
-		Applied: func(ctx context.Context, env *environment.Environment) error { return collectorsReady(ctx, env, 1) },
-		Restored: func(ctx context.Context, env *environment.Environment) error {
-			return collectorsReady(ctx, env, collectorReplicas)
-		},
-	}
+	f := collectors.changed("one collector", fmt.Sprintf("1 of %d collectors are ready", collectors.replicas), 1, func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](1) })
+	f.Alone = false
+	return f
 }

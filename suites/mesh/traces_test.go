@@ -4,17 +4,14 @@ import (
 	"context"
 	"fmt"
 	"regexp"
-	"slices"
 	"strconv"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -25,12 +22,9 @@ import (
 )
 
 const (
-	collectorReplicas = 3
-	tracedRequests    = 10 // of each kind, one after the other
-	burst             = 20 // requests at once while a collector is lost
+	tracedRequests = 10 // of each kind, one after the other
+	burst          = 20 // requests at once while a collector is lost
 )
-
-var collectorLabels = labels.Set{"app": "otel-collector"}
 
 // TestTraces proves that what happened to a request on its way from the gateway
 // to the backend is one trace in Jaeger, and that a collector which is lost
@@ -40,7 +34,7 @@ func TestTraces(t *testing.T) {
 	spec.Run(t, spec.Specification{
 		ID:            "MSH-014",
 		Risk:          spec.Disruptive,
-		Keys:          []string{"deployment/monitoring/otel-collector", "telemetry/istio-ingress", ingressGateway.key()},
+		Keys:          []string{collectors.key(), "telemetry/istio-ingress", ingressGateway.key()},
 		Needs:         []spec.Need{istio, gateway, tracing, s},
 		Timeout:       3 * time.Minute,
 		Prove:         func(ctx context.Context, t spec.T, env *environment.Environment) { proveTraces(ctx, t, env, s) },
@@ -49,16 +43,16 @@ func TestTraces(t *testing.T) {
 }
 
 func proveTraces(ctx context.Context, t spec.T, env *environment.Environment, s *stage) {
-	collectors, err := readyCollectors(ctx, env)
+	ready, err := collectors.ready(ctx, env)
 	if err != nil {
 		t.Broken(err)
 	}
-	require.Len(t, collectors, collectorReplicas, "%d of %d collectors are ready", len(collectors), collectorReplicas)
+	require.Len(t, each(ready, named), collectors.replicas, "%d of %d collectors are ready", len(ready), collectors.replicas)
 	if err := s.reached(ctx, env); err != nil {
 		t.Broken(err)
 	}
 	proveWay(ctx, t, env, s)
-	proveLoss(ctx, t, env, s, collectors[0])
+	proveLoss(ctx, t, env, s, ready[0].Name)
 }
 
 // proveWay follows each request from hop to hop.
@@ -148,33 +142,13 @@ func proveLoss(ctx context.Context, t spec.T, env *environment.Environment, s *s
 		accepted-before, until, took.Round(100*time.Millisecond), len(requests), lost, len(own)*len(requests), sidecars, (len(way)-len(own))*len(requests)), lacking)
 }
 
-// readyCollectors are the names of those that are ready and not on their way out.
-func readyCollectors(ctx context.Context, env *environment.Environment) ([]string, error) {
-	var pods corev1.PodList
-	if err := env.Client().List(ctx, &pods, client.InNamespace(jaeger.namespace), client.MatchingLabels(collectorLabels)); err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, p := range pods.Items {
-		if p.DeletionTimestamp == nil && slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
-			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-		}) {
-			names = append(names, p.Name)
-		}
-	}
-	return names, nil
-}
-
-var (
-	collectorEnds = wait.Timeout{Name: "collectorEnds", D: 30 * time.Second}
-	collectorsUp  = wait.Timeout{Name: "collectorsReady", D: 60 * time.Second}
-)
+var collectorEnds = wait.Timeout{Name: "collectorEnds", D: 30 * time.Second}
 
 // loseCollector gives a collector one second to end, which is less than it asks
 // for, and waits until it is gone and another one is ready. Its ReplicaSet makes
 // that, so that nothing is left to undo.
 func loseCollector(ctx context.Context, env *environment.Environment, name string) error {
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: jaeger.namespace, Name: name}}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: collectors.namespace, Name: name}}
 	if err := env.Client().Delete(ctx, pod, client.GracePeriodSeconds(1)); err != nil {
 		return err
 	}
@@ -183,45 +157,36 @@ func loseCollector(ctx context.Context, env *environment.Environment, name strin
 		return err
 	}
 	kind := corev1.SchemeGroupVersion.WithKind("Pod")
-	if err := w.Gone(ctx, collectorEnds, wait.Target{Kind: kind, Namespace: jaeger.namespace, Name: name}); err != nil {
+	if err := w.Gone(ctx, collectorEnds, wait.Target{Kind: kind, Namespace: collectors.namespace, Name: name}); err != nil {
 		return err
 	}
-	return collectorsReady(ctx, env, collectorReplicas)
-}
-
-func collectorsReady(ctx context.Context, env *environment.Environment, n int) error {
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
-	of := wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespace: jaeger.namespace, Name: "otel-collector"}
-	if _, err := w.Until(ctx, collectorsUp, of, wait.RolledOut()); err != nil {
-		return err
-	}
-	_, err = w.Converges(ctx, collectorsUp, n, wait.Target{
-		Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: jaeger.namespace, Selector: collectorLabels.AsSelector(),
-	}, wait.PodReady())
-	return err
+	return collectors.settles(ctx, env, collectors.replicas)
 }
 
 var acceptedMetric = regexp.MustCompile(`(?m)^otelcol_receiver_accepted_spans\S* (\S+)$`)
 
 // acceptedSpans is how many spans a collector has taken, by its own metrics.
-func acceptedSpans(ctx context.Context, env *environment.Environment, pod string) (n float64, err error) {
+func acceptedSpans(ctx context.Context, env *environment.Environment, pod string) (float64, error) {
+	return metricOf(ctx, env, collectors.namespace, pod, "8888", acceptedMetric)
+}
+
+// metricOf is the sum of a metric that a pod tells of at a port; the expression's
+// group is the value.
+func metricOf(ctx context.Context, env *environment.Environment, namespace, pod, port string, metric *regexp.Regexp) (sum float64, err error) {
 	clients, err := kubernetes.NewForConfig(env.Config)
 	if err != nil {
 		return 0, err
 	}
-	raw, err := clients.CoreV1().RESTClient().Get().Namespace(jaeger.namespace).Resource("pods").Name(pod + ":8888").SubResource("proxy").Suffix("metrics").DoRaw(ctx)
+	metrics, err := clients.CoreV1().Pods(namespace).ProxyGet("http", pod, port, "metrics", nil).DoRaw(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("metrics of collector %s: %w", pod, err)
+		return 0, fmt.Errorf("metrics of %s: %w", pod, err)
 	}
-	for _, m := range acceptedMetric.FindAllSubmatch(raw, -1) {
+	for _, m := range metric.FindAllSubmatch(metrics, -1) {
 		v, err := strconv.ParseFloat(string(m[1]), 64)
 		if err != nil {
-			return 0, fmt.Errorf("metrics of collector %s: %w", pod, err)
+			return 0, fmt.Errorf("metrics of %s: %w", pod, err)
 		}
-		n += v
+		sum += v
 	}
-	return n, nil
+	return sum, nil
 }

@@ -52,24 +52,24 @@ var healthy = map[string]string{"FAULT_ERROR_RATE": "0", "FAULT_LATENCY": "0s"}
 func (r *rollout) begin(ctx context.Context, t spec.T, env *environment.Environment, settings map[string]string) *walk {
 	w := &walk{rollout: r, ctx: ctx, t: t, env: env}
 	all, err := r.pods["receiver"].Requests(ctx)
-	w.check(err)
+	check(w.t, err)
 	w.told = len(all)
 	w.at, err = r.await(ctx, env, "be at rest", progress.atRest)
-	w.check(err)
+	check(w.t, err)
 	w.old, err = r.primary(ctx, env)
-	w.check(err)
+	check(w.t, err)
 	request := r.asUser()
 	request.Timeout = userTimeout
 	while, leave := context.WithCancel(ctx)
 	w.leave = leave
 	w.users, err = r.pods["users"].Traffic(while, probe.Plan{Request: request, Rate: userRate, For: proofLimit, KeepAlive: true})
-	w.check(err)
-	w.check(w.users.Await(ctx, minUsers))
+	check(w.t, err)
+	check(w.t, w.users.Await(ctx, minUsers))
 	w.before = w.users.Last()
 	with := maps.Clone(healthy)
 	maps.Copy(with, settings)
 	w.version, err = r.release(ctx, with)
-	w.check(err)
+	check(w.t, err)
 	w.move()
 	require.Equal(t, "Progressing", w.at.Phase, "Flagger begins with the new version")
 	return w
@@ -78,7 +78,7 @@ func (r *rollout) begin(ctx context.Context, t spec.T, env *environment.Environm
 // move waits for Flagger's next step.
 func (w *walk) move() {
 	at, err := w.next(w.ctx, w.env, w.at)
-	w.check(err)
+	check(w.t, err)
 	w.at = at
 	w.t.Logf("%+v", at)
 }
@@ -86,7 +86,7 @@ func (w *walk) move() {
 // share is the canary's at the frontend's proxy.
 func (w *walk) share(want int64) int64 {
 	got, err := w.rollout.share(w.ctx, w.env, want)
-	w.check(err)
+	check(w.t, err)
 	return got
 }
 
@@ -95,7 +95,7 @@ func (w *walk) share(want int64) int64 {
 // of the version.
 func (w *walk) lastHalt() (why string, absent bool) {
 	events, err := w.events(w.ctx, w.told)
-	w.check(err)
+	check(w.t, err)
 	all := halts(events)
 	if len(all) == 0 {
 		return "no check failed", false
@@ -114,22 +114,11 @@ func (w *walk) lastHalt() (why string, absent bool) {
 // finish gives what came of users' requests, of minUsers at least since the call.
 // It goes on until the last of them has had its time, and hangs up then.
 func (w *walk) finish() probe.Outcomes {
-	w.check(w.users.Await(w.ctx, w.users.Last()+minUsers))
+	check(w.t, w.users.Await(w.ctx, w.users.Last()+minUsers))
 	last := w.users.Last()
-	w.check(w.users.Await(w.ctx, last+userRate*int(userTimeout.Seconds())))
+	check(w.t, w.users.Await(w.ctx, last+userRate*int(userTimeout.Seconds())))
 	w.leave()
 	return w.users.Outcomes().Numbered(1, last)
-}
-
-// check fails the proof by what was seen, or breaks it by what was in the way.
-func (w *walk) check(err error) {
-	var unmet *probe.Unmet
-	if errors.As(err, &unmet) {
-		require.NoError(w.t, err)
-	}
-	if err != nil {
-		w.t.Broken(err)
-	}
 }
 
 // fault changes a value of the Canary, which Flagger reads anew at each tick.
@@ -170,18 +159,7 @@ func (r *rollout) noLoad(kills string) spec.Sabotage {
 	return spec.Sabotage{
 		Name: "no load during the analysis", Kills: kills,
 		Apply: func(ctx context.Context, env *environment.Environment, s *environment.Scope) error {
-			v := object("networking.istio.io/v1", "VirtualService", r.ns, "frontend", nil)
-			err := s.Update(ctx, v, func() error {
-				routes, _, err := unstructured.NestedSlice(v.Object, "spec", "http")
-				if err != nil || len(routes) == 0 {
-					return errors.Join(err, errors.New("virtualservice frontend has no route"))
-				}
-				routes[0].(map[string]any)["fault"] = map[string]any{
-					"abort": map[string]any{"httpStatus": int64(teapot), "percentage": map[string]any{"value": int64(100)}},
-				}
-				return unstructured.SetNestedSlice(v.Object, routes, "spec", "http")
-			})
-			if err != nil {
+			if err := r.abort(ctx, s, teapot, 100); err != nil {
 				return err
 			}
 			d := &appsv1.Deployment{}
@@ -213,8 +191,7 @@ func (r *rollout) noLoad(kills string) spec.Sabotage {
 
 // harmless annotates the Canary.
 func (r *rollout) harmless() spec.Sabotage {
-	s := r.fault("an annotation", "", "nobody", "metadata", "annotations", "docuthinker.dev/reviewed-by")
-	s.Harmless = true
+	s := harmless(r.fault("an annotation", "", "nobody", "metadata", "annotations", "docuthinker.dev/reviewed-by"))
 	s.Apply = func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
 		o := r.object()
 		return scope.Update(ctx, o, func() error {
