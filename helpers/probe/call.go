@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"k8s.io/client-go/util/exec"
 )
 
 // What one request may take when it does not say. One that is expected to be
@@ -155,12 +157,15 @@ func (p *Pod) calls(ctx context.Context, calls []Checked, command ...string) ([]
 		return nil, fmt.Errorf("%s: %w", from, err)
 	}
 	var out bytes.Buffer
-	if err := p.exec(ctx, bytes.NewReader(list), &out, command...); err != nil {
-		return nil, fmt.Errorf("%s: %w", from, err)
+	broke := p.exec(ctx, bytes.NewReader(list), &out, command...)
+	if exit := (exec.CodeExitError{}); broke != nil && (ctx.Err() != nil || errors.As(broke, &exit)) {
+		return nil, fmt.Errorf("%s: %w", from, broke) // and out may still be written
 	}
+	// The API server at times closes without the command's status (seen once in about
+	// a thousand): what counts then is whether all answers came.
 	answers, err := decodeAnswers(&out, len(calls))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", from, err)
+		return nil, fmt.Errorf("%s: %w", from, errors.Join(broke, err))
 	}
 	unmet := &Unmet{Of: from}
 	var errs []error

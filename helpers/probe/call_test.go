@@ -100,6 +100,26 @@ func TestCallThatFails(t *testing.T) {
 	assert.NotErrorAs(t, err, &unmet)
 }
 
+// A connection that breaks when all answers are in has lost nothing.
+func TestCallsWhoseConnectionBreaks(t *testing.T) {
+	const ok = `{"index": 0, "outcome": "answered", "status": 200}` + "\n"
+	var sent []map[string]any
+	k := answering(&sent, ok)
+	k.breaks = true
+	p := callerOf(t, k)
+	_, err := p.Call(t.Context(), Request{URL: "http://a"}, Status(200))
+	require.NoError(t, err)
+	twice := []Checked{Expecting(Request{URL: "http://a"}, Status(200)), Expecting(Request{URL: "http://b"}, Status(200))}
+	_, err = p.Calls(t.Context(), twice)
+	require.ErrorContains(t, err, "close 1006")
+	require.ErrorContains(t, err, "1 answers to 2 requests")
+
+	failing := answering(&sent, ok)
+	failing.status = exitOne
+	_, err = callerOf(t, failing).Call(t.Context(), Request{URL: "http://a"}, Status(200))
+	require.ErrorContains(t, err, "exit code 1")
+}
+
 func TestRequestString(t *testing.T) {
 	assert.Equal(t, "GET http://a", Request{URL: "http://a"}.String())
 	assert.Equal(t, "POST https://a (Host b) by c:1", Request{Method: "POST", URL: "https://a", Host: "b", Connect: "c:1"}.String())

@@ -21,6 +21,7 @@ import (
 type kubelet struct {
 	stdout, stderr string
 	status         string // how the command ended
+	breaks         bool   // the connection, before it tells how the command ended
 	run            func(in io.Reader, out io.Writer)
 	path           string // of the last request
 	command        []string
@@ -59,6 +60,9 @@ func (k *kubelet) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	send(remotecommand.StreamStdOut, k.stdout)
 	send(remotecommand.StreamStdErr, k.stderr)
+	if k.breaks {
+		return
+	}
 	send(remotecommand.StreamErr, k.status)
 	writing.Lock()
 	defer writing.Unlock()

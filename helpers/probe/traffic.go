@@ -43,7 +43,7 @@ type Record struct {
 	Prefix string
 
 	of     string
-	hangUp func() error // ends the probe's stdin
+	stdin  *io.PipeWriter // its end is the probe's sign to stop
 	cancel context.CancelFunc
 
 	mu       sync.Mutex
@@ -65,13 +65,13 @@ func (p *Pod) Traffic(ctx context.Context, plan Plan) (*Record, error) {
 		return nil, fmt.Errorf("%s: %w", r.of, err)
 	}
 	ctx, r.cancel = context.WithCancel(ctx)
-	open, hangUp := io.Pipe()
-	r.hangUp = hangUp.Close
+	open, stdin := io.Pipe()
+	r.stdin = stdin
 	lines, out := io.Pipe()
 	go func() {
 		err := p.exec(ctx, io.MultiReader(bytes.NewReader(wire), open), out, "traffic")
 		_ = out.CloseWithError(err) // nil is the end
-		_ = hangUp.Close()          // lets go of who reads it
+		_ = stdin.Close()           // lets go of who writes it
 	}()
 	go func() {
 		defer r.cancel()
@@ -195,12 +195,17 @@ func (r *Record) Wait(ctx context.Context) error {
 // Stop sends no more, and waits until all outcomes of what was sent are in. An
 // error says that the record is not whole. Stopping twice is no error.
 func (r *Record) Stop(ctx context.Context) error {
-	err := r.hangUp()
-	if wait := r.Wait(ctx); wait != nil {
-		r.cancel() // where the probe does not hear, the connection's end does
-		return errors.Join(err, wait)
+	// The library gives a write a minute from its start, and the stream's end what
+	// the last write has left of it: so there is one, which the probe ignores.
+	if _, err := r.stdin.Write([]byte("\n")); err != nil && !errors.Is(err, io.ErrClosedPipe) {
+		return fmt.Errorf("%s: %w", r.of, err)
 	}
-	return err
+	_ = r.stdin.Close() // never an error
+	if err := r.Wait(ctx); err != nil {
+		r.cancel() // where the probe does not hear, the connection's end does
+		return err
+	}
+	return nil
 }
 
 // Last is the highest number whose outcome is in; 0 for none.

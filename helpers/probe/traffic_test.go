@@ -25,7 +25,8 @@ func sender(plan *map[string]any, say <-chan string, last string) *kubelet {
 		hungUp := make(chan struct{})
 		go func() {
 			defer close(hungUp)
-			_, _ = io.Copy(io.Discard, in)
+			rest, _ := io.ReadAll(in)
+			(*plan)["then"] = string(rest)
 		}()
 		for {
 			select {
@@ -74,6 +75,7 @@ func TestTraffic(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, 3, found.N)
 	require.NoError(t, r.Stop(t.Context()))
+	assert.Equal(t, "\n", sent["then"], "a write before the end, so that the end has time left")
 	require.NoError(t, r.Stop(t.Context()))
 	require.NoError(t, r.Wait(t.Context()))
 	require.ErrorContains(t, r.Await(t.Context(), 4), "ended with 3 outcomes while 4 outcomes was awaited")

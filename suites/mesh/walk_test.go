@@ -34,7 +34,6 @@ type walk struct {
 	told    int    // requests that the receiver had before
 	at      progress
 	users   *probe.Record
-	leave   context.CancelFunc // ends the users' traffic
 	before  int                // requests of users that were answered before the new version came
 }
 
@@ -60,9 +59,7 @@ func (r *rollout) begin(ctx context.Context, t spec.T, env *environment.Environm
 	check(w.t, err)
 	request := r.asUser()
 	request.Timeout = userTimeout
-	while, leave := context.WithCancel(ctx)
-	w.leave = leave
-	w.users, err = r.pods["users"].Traffic(while, probe.Plan{Request: request, Rate: userRate, For: proofLimit, KeepAlive: true})
+	w.users, err = r.pods["users"].Traffic(ctx, probe.Plan{Request: request, Rate: userRate, For: proofLimit, KeepAlive: true})
 	check(w.t, err)
 	check(w.t, w.users.Await(ctx, minUsers))
 	w.before = w.users.Last()
@@ -112,13 +109,10 @@ func (w *walk) lastHalt() (why string, absent bool) {
 }
 
 // finish gives what came of users' requests, of minUsers at least since the call.
-// It goes on until the last of them has had its time, and hangs up then.
 func (w *walk) finish() probe.Outcomes {
 	check(w.t, w.users.Await(w.ctx, w.users.Last()+minUsers))
-	last := w.users.Last()
-	check(w.t, w.users.Await(w.ctx, last+userRate*int(userTimeout.Seconds())))
-	w.leave()
-	return w.users.Outcomes().Numbered(1, last)
+	check(w.t, w.users.Stop(w.ctx))
+	return w.users.Outcomes()
 }
 
 // fault changes a value of the Canary, which Flagger reads anew at each tick.
