@@ -195,9 +195,11 @@ func proveCertificates(ctx context.Context, t spec.T, env *environment.Environme
 }
 
 const (
-	trafficRate = 4  // requests a second
+	trafficRate = 5  // requests a second
 	trafficWarm = 12 // requests before the first look at the certificates, and after the last renewal
-	enough      = 30 // requests that say something about losses
+	// enough requests say something about losses. A fault adds a pod or two that share
+	// them: that one of three answers less than half of trafficWarm has a chance of 1 in 100 000.
+	enough = 60
 )
 
 // proveRenewal sends traffic while the certificates of the pods are renewed.

@@ -28,7 +28,7 @@ const (
 	// a machine that is busy.
 	newcomerLimit = 40 * time.Second
 
-	calmRate   = 20 // requests a second through gateway, frontend and backend
+	calmRate   = 10 // requests a second through gateway, frontend and backend
 	calmSample = 40 // at least, before the loss and after it
 )
 

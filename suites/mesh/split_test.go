@@ -48,6 +48,15 @@ func TestTrafficSplit(t *testing.T) {
 					map[string]any{"name": "canary", "labels": map[string]any{trackLabel: "stable"}},
 				}, "spec", "subsets")
 			}),
+			// Without a word on locality the caller's proxy keeps to pods of its own zone.
+			stageFault(s, "the canary's pod in both subsets", bound, func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+				return s.change(ctx, scope, networkingV1, "DestinationRule", "backend", []any{
+					map[string]any{"name": "stable", "labels": map[string]any{"app": "backend"}, "trafficPolicy": map[string]any{
+						"loadBalancer": map[string]any{"simple": "RANDOM", "localityLbSetting": map[string]any{"enabled": false}},
+					}},
+					map[string]any{"name": "canary", "labels": map[string]any{trackLabel: "canary"}},
+				}, "spec", "subsets")
+			}),
 			harmless(weightsFault(s, "weights 9 to 1", "", 9, 1)),
 		},
 	})
