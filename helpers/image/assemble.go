@@ -22,6 +22,7 @@ type parts struct {
 	binaries v1.Layer          // nil for none
 	modules  map[string]string // module path -> directory
 	wheels   map[string]wheel  // by name
+	jars     map[string]jar    // by group:artifact
 	scratch  string            // directory for layers, kept until the image is stored
 }
 
@@ -56,7 +57,7 @@ func (im declared) assemble(p parts) (v1.Image, error) {
 	if p.binaries != nil {
 		layers = append(layers, p.binaries)
 	}
-	own, err := im.entriesOf(im.in.Dir, p.modules, p.wheels)
+	own, err := im.entriesOf(im.in.Dir, p.modules, p.wheels, p.jars)
 	if err != nil {
 		return nil, err
 	}

@@ -230,6 +230,9 @@ func (r *building) finish(ctx context.Context, full string, jobs []*job, scratch
 		if j.wheels != nil {
 			p.wheels = j.wheels
 		}
+		if j.jars != nil {
+			p.jars = j.jars
+		}
 		if j.rootfs != "" {
 			p.rootfs = j.rootfs
 		}
@@ -258,7 +261,7 @@ func (r *building) finish(ctx context.Context, full string, jobs []*job, scratch
 	if err != nil {
 		return fmt.Errorf("%s: %w", full, err)
 	}
-	b := &Built{Name: full, Component: im.in.Component, Key: r.keys[full], Source: "built", Pin: im.wheelPins(pin, p.wheels), Drift: drift, Seconds: seconds}
+	b := &Built{Name: full, Component: im.in.Component, Key: r.keys[full], Source: "built", Pin: im.filePins(pin, p.wheels, p.jars), Drift: drift, Seconds: seconds}
 	if err := r.Store.put(img, b); err != nil {
 		return fmt.Errorf("%s: %w", full, err)
 	}

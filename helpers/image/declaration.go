@@ -1,5 +1,5 @@
-// Package image builds container images from pinned Go modules, Debian packages
-// and Python wheels, keeps them in one content-addressed store on disk, and serves them
+// Package image builds container images from pinned Go modules, Debian packages,
+// Python wheels and Java archives, keeps them in one content-addressed store on disk, and serves them
 // from one local registry under upstream's own names. What is built stands as
 // data beside each component in fixtures/platform; this package knows no
 // component by name.
@@ -33,6 +33,7 @@ type Declaration struct {
 	Images    []Image `json:"images"`
 
 	wheels map[string]requirement // by name, when an image has a file of one
+	jars   map[string]jar         // by group:artifact, when an image has one
 }
 
 // Go builds the main packages of one module, all in one go build with cgo off.
@@ -65,9 +66,10 @@ type Image struct {
 
 // File puts a file, or all files below a directory, into an image.
 type File struct {
-	Module string `json:"module,omitempty"` // path of a module in the component's go.mod; empty, as wheel: the component's own folder
+	Module string `json:"module,omitempty"` // path of a module in the component's go.mod; empty, as wheel and jar: the component's own folder
 	Wheel  string `json:"wheel,omitempty"`  // name of a Python wheel in the component's requirements.txt; instead of Module
-	From   string `json:"from"`             // relative to any of them
+	Jar    string `json:"jar,omitempty"`    // group:artifact in the component's jars.lock; instead of From, for it is the file itself
+	From   string `json:"from,omitempty"`   // relative to the module, the wheel or the folder
 	To     string `json:"to"`
 	Mode   string `json:"mode,omitempty"` // octal; 0644 by default, directories are 0755
 }
@@ -159,7 +161,7 @@ func (s *Set) add(file string) error {
 		s.images[im.Name] = declared{im, d}
 		errs = append(errs, d.checkImage(im))
 	}
-	return errors.Join(append(errs, d.checkWheels())...)
+	return errors.Join(append(errs, d.checkWheels(), d.checkJars())...)
 }
 
 // checkGo refuses two binaries of one file name, for one would overwrite the
@@ -199,10 +201,13 @@ func (d *Declaration) checkImage(im *Image) error {
 		}
 	}
 	for _, f := range im.Files {
-		if f.From == "" || !path.IsAbs(f.To) {
-			wrong("file %q: from is empty or to %q not absolute", f.From, f.To)
+		if f.From+f.Jar == "" || !path.IsAbs(f.To) {
+			wrong("file %q: from is empty or to %q not absolute", f.From+f.Jar, f.To)
 		}
-		if !filepath.IsLocal(f.From) {
+		if f.Jar != "" && f.Module+f.Wheel+f.From != "" {
+			wrong("jar %q: has module, wheel or from besides; it is the file itself", f.Jar)
+		}
+		if f.From != "" && !filepath.IsLocal(f.From) {
 			wrong("file %q: from is not inside the component's folder, the module or the wheel", f.From)
 		}
 		if f.Module != "" && f.Wheel != "" {

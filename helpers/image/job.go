@@ -14,7 +14,7 @@ import (
 const goarch = runtime.GOARCH
 
 // job is one heavy step: the compilation of a component, a root file system, or
-// the wheels of a component.
+// the wheels or jars of a component.
 type job struct {
 	label    string
 	in       *Declaration
@@ -30,6 +30,7 @@ type job struct {
 	binaries map[string]string
 	modules  map[string]string
 	wheels   map[string]wheel
+	jars     map[string]jar
 	rootfs   string
 }
 
@@ -41,7 +42,7 @@ func (j *job) serves(im declared) bool {
 func (r *building) jobs(missing []string, scratch string) []*job {
 	var jobs []*job
 	for _, d := range r.Set.Declarations {
-		var binaries, modules, withWheels []string
+		var binaries, modules, withWheels, withJars []string
 		for _, n := range missing {
 			im := r.Set.images[n]
 			if im.in != d {
@@ -58,6 +59,9 @@ func (r *building) jobs(missing []string, scratch string) []*job {
 			if usesWheels(im.Files) {
 				withWheels = append(withWheels, n)
 			}
+			if usesJars(im.Files) {
+				withJars = append(withJars, n)
+			}
 			if im.Debian != nil {
 				jobs = append(jobs, r.rootfsJob(im, scratch))
 			}
@@ -67,6 +71,9 @@ func (r *building) jobs(missing []string, scratch string) []*job {
 		}
 		if len(withWheels) > 0 {
 			jobs = append(jobs, r.wheelsJob(d, withWheels, scratch))
+		}
+		if len(withJars) > 0 {
+			jobs = append(jobs, r.jarsJob(d, withJars, scratch))
 		}
 	}
 	known := r.Store.timings()

@@ -56,12 +56,15 @@ func (im declared) key(goVersion string, keys map[string]string) (string, error)
 		files = append(files, filepath.Join(im.goDir(), "go.mod"), filepath.Join(im.goDir(), "go.sum"))
 	}
 	for _, f := range im.Files {
-		if f.Module == "" && f.Wheel == "" {
+		if f.Module == "" && f.Wheel == "" && f.Jar == "" {
 			files = append(files, f.From)
 		}
 	}
 	if usesWheels(im.Files) {
 		files = append(files, RequirementsFile)
+	}
+	if usesJars(im.Files) {
+		files = append(files, JarsFile)
 	}
 	if im.Debian != nil {
 		files = append(files, im.Debian.Lock)

@@ -156,7 +156,7 @@ func (im *Image) binaryEntries(binaries map[string]string) []entry {
 
 // entriesOf puts together what else an image has of its own. modules maps a
 // module's path to its directory.
-func (im *Image) entriesOf(dir string, modules map[string]string, wheels map[string]wheel) ([]entry, error) {
+func (im *Image) entriesOf(dir string, modules map[string]string, wheels map[string]wheel, jars map[string]jar) ([]entry, error) {
 	var out []entry
 	for _, f := range im.Files {
 		from := dir
@@ -165,6 +165,8 @@ func (im *Image) entriesOf(dir string, modules map[string]string, wheels map[str
 			from = modules[f.Module]
 		case f.Wheel != "":
 			from = wheels[f.Wheel].dir
+		case f.Jar != "":
+			from = jars[f.Jar].file // and no From behind it
 		}
 		found, err := f.entries(from)
 		if err != nil {

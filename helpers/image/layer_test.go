@@ -125,6 +125,7 @@ func TestEntriesOfAnImage(t *testing.T) {
 	dir := tree(t, map[string]string{"conf/a": "1", "conf/below/b": "2", "one": "3"})
 	module := tree(t, map[string]string{"files/m": "4"})
 	unpacked := tree(t, map[string]string{"w/_bin/w": "5"})
+	archive := filepath.Join(tree(t, map[string]string{"j.jar": "6"}), "j.jar")
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "empty"), 0o755))
 	im := &Image{
 		Files: []File{
@@ -132,12 +133,13 @@ func TestEntriesOfAnImage(t *testing.T) {
 			{From: "one", To: "/etc/one"},
 			{Module: "example.org/m", From: "files/m", To: "/m"},
 			{Wheel: "w", From: "w/_bin", To: "/w", Mode: "0755"},
+			{Jar: "g:j", To: "/lib/j.jar"},
 		},
 		Binaries: map[string]string{"tool": "/bin/tool"},
 		Links:    map[string]string{"/bin/t": "tool"},
 		Dirs:     []string{"/data", "/tmp", "/var/tmp"},
 	}
-	got, err := im.entriesOf(dir, map[string]string{"example.org/m": module}, map[string]wheel{"w": {dir: unpacked}})
+	got, err := im.entriesOf(dir, map[string]string{"example.org/m": module}, map[string]wheel{"w": {dir: unpacked}}, map[string]jar{"g:j": {file: archive}})
 	require.NoError(t, err)
 	sticky := fs.ModeDir | fs.ModeSticky | 0o777
 	require.Equal(t, []entry{
@@ -146,6 +148,7 @@ func TestEntriesOfAnImage(t *testing.T) {
 		{to: "/etc/one", from: filepath.Join(dir, "one"), mode: 0o644},
 		{to: "/m", from: filepath.Join(module, "files/m"), mode: 0o644},
 		{to: "/w/w", from: filepath.Join(unpacked, "w/_bin/w"), mode: 0o755},
+		{to: "/lib/j.jar", from: archive, mode: 0o644},
 		{to: "/bin/t", link: "tool"},
 		{to: "/data", mode: fs.ModeDir | 0o755},
 		{to: "/tmp", mode: sticky},
@@ -154,7 +157,7 @@ func TestEntriesOfAnImage(t *testing.T) {
 	require.Equal(t, []entry{{to: "/bin/tool", from: "/scratch/tool", mode: 0o755}}, im.binaryEntries(map[string]string{"tool": "/scratch/tool"}))
 
 	for from, want := range map[string]string{"empty": "holds no file", "nothing": "no such file"} {
-		_, err := (&Image{Files: []File{{From: from, To: "/x"}}}).entriesOf(dir, nil, nil)
+		_, err := (&Image{Files: []File{{From: from, To: "/x"}}}).entriesOf(dir, nil, nil, nil)
 		require.ErrorContains(t, err, want)
 		require.ErrorContains(t, err, filepath.Join(dir, from))
 	}

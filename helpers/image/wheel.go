@@ -239,13 +239,16 @@ func unpackWheel(file, dir string, wanted []string) error {
 	return os.CopyFS(dir, z)
 }
 
-// wheelPins are those of the wheels that an image has files of, behind the pin
-// of the rest.
-func (im *Image) wheelPins(pin string, wheels map[string]wheel) string {
+// filePins are those of the wheels that an image has files of and of its jars,
+// behind the pin of the rest.
+func (im *Image) filePins(pin string, wheels map[string]wheel, jars map[string]jar) string {
 	var pins []string
 	for _, f := range im.Files {
 		if f.Wheel != "" {
 			pins = append(pins, wheels[f.Wheel].pin)
+		}
+		if f.Jar != "" {
+			pins = append(pins, jars[f.Jar].pin())
 		}
 	}
 	pins = distinct(pins)

@@ -240,8 +240,9 @@ func TestWheelThatIsNone(t *testing.T) {
 	require.ErrorIs(t, unpackWheel(file, t.TempDir(), nil), zip.ErrFormat)
 }
 
-func TestWheelPins(t *testing.T) {
+func TestFilePins(t *testing.T) {
 	wheels := map[string]wheel{"a": {pin: "a 1 sha256:x"}, "b": {pin: "b 2 sha256:y"}}
+	jars := map[string]jar{"g:j": {group: "g", artifact: "j", version: "3", sum: "z"}}
 	for name, c := range map[string]struct {
 		files     []File
 		pin, want string
@@ -249,9 +250,10 @@ func TestWheelPins(t *testing.T) {
 		"none":         {[]File{{From: "f"}}, "m@v1 h1:z", "m@v1 h1:z"},
 		"alone":        {[]File{{Wheel: "b"}}, "", "b 2 sha256:y"},
 		"behind, once": {[]File{{Wheel: "b"}, {Wheel: "a"}, {Wheel: "b"}}, "m@v1 h1:z", "m@v1 h1:z, a 1 sha256:x, b 2 sha256:y"},
+		"jars too":     {[]File{{Jar: "g:j"}, {Wheel: "a"}}, "", "a 1 sha256:x, g:j:3 sha256:z"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			require.Equal(t, c.want, (&Image{Files: c.files}).wheelPins(c.pin, wheels))
+			require.Equal(t, c.want, (&Image{Files: c.files}).filePins(c.pin, wheels, jars))
 		})
 	}
 }
