@@ -1,0 +1,217 @@
+package infra
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilrand "k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/portforward"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/platform"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+const (
+	postgresql   = "postgresql" // the server's pod, service and secret
+	postgresPort = "5432"
+	databaseUser = "docuthinker"
+	baseSet      = "migrations" // the ConfigMap that is what the platform migrates by
+)
+
+var (
+	serverReady = wait.Timeout{Name: "postgresqlReady", D: 90 * time.Second}
+	// askLimit bounds one connection and what is asked over it.
+	askLimit = 20 * time.Second
+)
+
+// server is one specification's own PostgreSQL, in a namespace of the run's, and
+// beside it the migrations as the platform has them. It is made by the first
+// proof and kept for all trials; each trial has databases of its own in it.
+type server struct {
+	name string
+
+	once     sync.Mutex
+	scope    *environment.Scope
+	ns       string
+	password string
+	address  string // of the server, on this machine
+}
+
+// newServer declares a server. name is short: it begins the namespace's name.
+func newServer(t *testing.T, name string) *server {
+	t.Helper()
+	s := &server{name: name}
+	t.Cleanup(func() {
+		if s.scope == nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
+		defer cancel()
+		if err := s.scope.Close(ctx); err != nil {
+			t.Errorf("%s: %v", s.Name(), err)
+		}
+	})
+	return s
+}
+
+const closeLimit = 90 * time.Second
+
+// Name is what the journal calls it.
+func (s *server) Name() string { return "PostgreSQL of " + s.name }
+
+// Ensure starts it, once.
+func (s *server) Ensure(ctx context.Context, env *environment.Environment) (err error) {
+	s.once.Lock()
+	defer s.once.Unlock()
+	if s.address != "" {
+		return nil
+	}
+	if _, err := env.Built(ctx, "postgresql", "flyway"); err != nil {
+		return err
+	}
+	if s.scope == nil {
+		s.scope = env.Lasting().Child(s.Name())
+	}
+	if s.ns, err = s.scope.Namespace(ctx, "infra-"+s.name, nil); err != nil {
+		return err
+	}
+	s.password = utilrand.String(24)
+	base, err := platformMigrations(env.Root)
+	if err != nil {
+		return err
+	}
+	about := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: s.ns, Name: name} }
+	if err := s.scope.Create(ctx, &corev1.ConfigMap{ObjectMeta: about(baseSet), Data: base}); err != nil {
+		return err
+	}
+	if err := s.scope.Create(ctx, &corev1.Secret{ObjectMeta: about(postgresql), StringData: map[string]string{"username": databaseUser, "password": s.password}}); err != nil {
+		return err
+	}
+	objects, err := platform.ReadObjects(filepath.Join("testdata", "postgresql.yaml"))
+	if err != nil {
+		return err
+	}
+	for _, o := range objects {
+		o.SetNamespace(s.ns)
+		if err := s.scope.Create(ctx, o); err != nil {
+			return err
+		}
+	}
+	w, err := wait.On(env.Config)
+	if err != nil {
+		return err
+	}
+	_, err = w.Until(ctx, serverReady, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: s.ns, Name: postgresql}, wait.PodReady())
+	if err != nil {
+		return err
+	}
+	s.address, err = s.forward(ctx, env)
+	return err
+}
+
+// platformMigrations are the files of fixtures/docuthinker/migrations, by name:
+// the SQL, and Flyway's settings.
+func platformMigrations(root string) (map[string]string, error) {
+	dir := filepath.Join(root, "fixtures", "docuthinker", "migrations")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	files := map[string]string{}
+	for _, e := range entries {
+		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return nil, err
+		}
+		files[e.Name()] = string(text)
+	}
+	return files, nil
+}
+
+// forward opens a port of this machine that leads to the server, until the scope
+// is closed.
+func (s *server) forward(ctx context.Context, env *environment.Environment) (string, error) {
+	fail := func(err error) error {
+		return fmt.Errorf("port %s of pod %s/%s: %w", postgresPort, s.ns, postgresql, err)
+	}
+	clients, err := kubernetes.NewForConfig(env.Config)
+	if err != nil {
+		return "", fail(err)
+	}
+	tunnel := clients.CoreV1().RESTClient().Post().Resource("pods").Namespace(s.ns).Name(postgresql).SubResource("portforward")
+	dialer, err := portforward.NewSPDYOverWebsocketDialer(tunnel.URL(), env.Config)
+	if err != nil {
+		return "", fail(err)
+	}
+	ready, stop, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	forwarder, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, []string{":" + postgresPort}, stop, ready, io.Discard, io.Discard)
+	if err != nil {
+		return "", fail(err)
+	}
+	go func() { ended <- forwarder.ForwardPorts() }()
+	closing := func(context.Context) error { close(stop); _ = <-ended; return nil }
+	select {
+	case <-ready:
+	case err := <-ended:
+		return "", fail(err)
+	case <-ctx.Done():
+		_ = closing(ctx)
+		return "", fail(context.Cause(ctx))
+	}
+	if err := s.scope.Defer("port of "+s.Name(), closing); err != nil {
+		_ = closing(ctx)
+		return "", fail(err)
+	}
+	ports, err := forwarder.GetPorts()
+	if err != nil {
+		return "", fail(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", ports[0].Local), nil
+}
+
+// sql asks a database of the server over a connection of its own. An answer is
+// rows of one text each.
+func (s *server) sql(ctx context.Context, database, query string, args ...any) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	conn, err := s.connect(ctx, database)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	rows, err := conn.Query(ctx, query, args...)
+	if err != nil {
+		return nil, fmt.Errorf("database %s: %w", database, err)
+	}
+	texts, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("database %s: %w", database, err)
+	}
+	return texts, nil
+}
+
+func (s *server) connect(ctx context.Context, database string) (*pgx.Conn, error) {
+	conn, err := pgx.Connect(ctx, fmt.Sprintf("postgres://%s:%s@%s/%s?sslmode=disable", databaseUser, s.password, s.address, database))
+	if err != nil {
+		return nil, fmt.Errorf("database %s: %w", database, err)
+	}
+	return conn, nil
+}
+
+// database makes an empty one for one trial. It ends with the server.
+func (s *server) database(ctx context.Context, use string) (string, error) {
+	name := use + "_" + utilrand.String(6)
+	_, err := s.sql(ctx, databaseUser, "create database "+pgx.Identifier{name}.Sanitize())
+	return name, err
+}
