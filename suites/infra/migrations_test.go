@@ -34,7 +34,7 @@ func TestMigrations(t *testing.T) {
 		Prove:   s.proveMigrations,
 		CounterProofs: []spec.Sabotage{
 			s.fault("a migration left out", `lacks column api_keys\.`, func(m set) { delete(m, v2) }),
-			s.fault("a migrator that stops at V2", `lacks column audit_log\.`, add(settings, "flyway.target=2\n")),
+			s.fault("a migrator that stops at V2", `lacks column audit_log\.`, add(settings, "flyway.target=2?\n")),
 			s.fault("a column of another type", `lacks column audit_log\.at timestamp with time zone`, replace(v3, "timestamptz", "timestamp")),
 			s.fault("a column that may be null", `lacks column documents\.title text not null`, replace(v1, "title      text not null", "title text")),
 			s.fault("an index forgotten", `lacks index audit_log_at_idx`, replace(v3, "create index", "-- create index")),
@@ -170,8 +170,8 @@ func (s *server) checkState(ctx context.Context, t spec.T, database string, befo
 			changed = append(changed, what+": "+d[:min(len(d), 300)])
 		}
 	}
-	assert.Empty(t, strings.Join(changed, "; "), "%s the database is another", when)
 	if len(changed) > 0 {
+		t.Errorf("%s the database is another: %s", when, strings.Join(changed, "; "))
 		t.FailNow()
 	}
 }
