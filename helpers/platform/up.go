@@ -63,6 +63,24 @@ func Up(ctx context.Context, p *environment.Profile, o Options) (*environment.En
 	return env, platform, err
 }
 
+// Beside makes a new cluster beside that of env, with the components that every
+// environment has; see environment.Beside. It is ended by Destroy.
+func Beside(ctx context.Context, env *environment.Environment, name string) (*environment.Environment, error) {
+	all, err := load(env.Root)
+	if err != nil {
+		return nil, err
+	}
+	base, err := all.closure(all.base()...)
+	if err != nil {
+		return nil, err
+	}
+	beside, err := env.Beside(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return beside, ensure(ctx, beside, base)
+}
+
 // For is Up with the components of a suite, as its TestMain wants it: their
 // images are built at once, and each is installed by the first specification
 // that needs it.
