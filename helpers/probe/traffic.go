@@ -17,7 +17,7 @@ import (
 // Plan is traffic to be sent from a pod: requests at a constant rate, each when
 // it is due, whether or not those before it were answered.
 type Plan struct {
-	Request Request       // its Timeout is 5 s when it has none
+	Request Request       // its Timeout is 5 s when it has none; {n} in its path and body is the request's number
 	Rate    float64       // requests a second, at most 500; with the timeout, at most 500 may be under way
 	For     time.Duration // at most 30 minutes
 	Count   int           // at most; none: as many as Rate and For give, 100 000 at most
