@@ -17,9 +17,11 @@ var digest = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 func (c *Certificate) faults() (reasons []string) {
 	p := &c.Predicate
 	add := func(format string, args ...any) { reasons = append(reasons, fmt.Sprintf(format, args...)) }
-	for field, value := range map[string]string{"run": p.Run, "commit": p.Commit, "profile": p.Profile, "backup.name": p.Backup.Name} {
-		if value == "" {
-			add("%s is empty", field)
+	for _, field := range []struct{ name, value string }{
+		{"run", p.Run}, {"commit", p.Commit}, {"profile", p.Profile}, {"backup.name", p.Backup.Name},
+	} {
+		if field.value == "" {
+			add("%s is empty", field.name)
 		}
 	}
 	if p.Key != Given && p.Key != Ephemeral {

@@ -79,7 +79,11 @@ func TestEveryByteCounts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			envelope, err := c.Sign(t.Context(), key)
 			require.NoError(t, err)
-			for i := range envelope {
+			from := 0
+			if name != "ed25519" { // the statement was covered by the other one; what differs is the signature
+				from = bytes.Index(envelope, []byte(`"signatures"`))
+			}
+			for i := from; i < len(envelope); i++ {
 				changed := bytes.Clone(envelope)
 				changed[i] ^= 1 << (i % 8)
 				_, err := Verify(t.Context(), changed, key, now)
