@@ -76,7 +76,16 @@ func (e *Environment) Destroy(ctx context.Context) error {
 	if err := e.kind.remove(ctx, before); err != nil {
 		return err
 	}
-	return e.lock.Close()
+	ledger, err := openLedger(e.cache, e.RunID)
+	if err != nil {
+		return err
+	}
+	for _, open := range ledger.outstanding() { // all of it went with the cluster
+		if open.Cluster == e.Cluster {
+			err = errors.Join(err, ledger.undone(open.Seq, ""))
+		}
+	}
+	return errors.Join(err, e.lock.Close())
 }
 
 // reapBeside deletes clusters beside this one whose processes are gone.

@@ -2,6 +2,7 @@ package platform
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -78,7 +79,10 @@ func Beside(ctx context.Context, env *environment.Environment, name string) (*en
 	if err != nil {
 		return nil, err
 	}
-	return beside, ensure(ctx, beside, base)
+	if err := ensure(ctx, beside, base); err != nil {
+		return nil, errors.Join(err, beside.Destroy(context.WithoutCancel(ctx)))
+	}
+	return beside, nil
 }
 
 // For is Up with the components of a suite, as its TestMain wants it: their
