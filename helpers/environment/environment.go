@@ -55,6 +55,7 @@ type Environment struct {
 	kind    *kindCluster   // nil on a given cluster
 	builder *image.Builder // set by Up
 	say     func(string)   // never nil
+	lock    *os.File       // held by who made it beside another; else nil
 
 	lastingOnce sync.Once
 	lasting     *Scope

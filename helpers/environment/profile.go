@@ -4,13 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/proving-ground/proving-ground/helpers/strictyaml"
 )
@@ -28,14 +29,22 @@ const (
 // Profile is one file of fixtures/environments: where a run happens, how far
 // it may go there, and what is waived.
 type Profile struct {
-	Name        string            `json:"name"`
-	RiskCeiling Risk              `json:"riskCeiling"`
-	TimeScale   float64           `json:"timeScale"` // 1 = the platform's own times; 60 = sixty times faster
-	Provider    Provider          `json:"provider"`
-	KindConfig  string            `json:"kindConfig,omitempty"` // file, relative to the project's root; kind only
-	ClusterName string            `json:"clusterName,omitempty"`
-	Waivers     []Waiver          `json:"waivers,omitempty"`
-	Targets     map[string]string `json:"targets,omitempty"` // addresses that only this environment has, by name
+	Name        string   `json:"name"`
+	RiskCeiling Risk     `json:"riskCeiling"`
+	TimeScale   float64  `json:"timeScale"` // 1 = the platform's own times; 60 = sixty times faster
+	Provider    Provider `json:"provider"`
+	KindConfig  string   `json:"kindConfig,omitempty"` // file, relative to the project's root; kind only
+	ClusterName string   `json:"clusterName,omitempty"`
+	Waivers     []Waiver `json:"waivers,omitempty"`
+	Recovery    Recovery `json:"recovery"`
+}
+
+// Recovery is what disaster recovery is to keep to in an environment, and how
+// often that is measured.
+type Recovery struct {
+	RTO     metav1.Duration `json:"rto"`     // at most, from the loss to the first verified read
+	RPO     metav1.Duration `json:"rpo"`     // at most, from the last acknowledged write to the last recovered one
+	Repeats int             `json:"repeats"` // losses by which both are measured
 }
 
 // Waiver excuses one specification in one environment, for a while.
@@ -143,10 +152,8 @@ func (p *Profile) validate(now time.Time) error {
 		}
 		seen[w.ID] = true
 	}
-	for _, name := range slices.Sorted(maps.Keys(p.Targets)) {
-		if strings.TrimSpace(p.Targets[name]) == "" {
-			bad("targets.%s is empty; give it a value or remove it", name)
-		}
+	if r := p.Recovery; r.RTO.Duration <= 0 || r.RPO.Duration <= 0 || r.Repeats < 1 {
+		bad("recovery is rto %s, rpo %s, repeats %d; want times such as 90s and 1h, and one repeat at least", r.RTO.Duration, r.RPO.Duration, r.Repeats)
 	}
 	return errors.Join(errs...)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 const goodProfile = `
@@ -21,8 +22,7 @@ waivers:
 - id: MSH-001
   reason: the sidecar is not built yet
   expires: 2026-12-31
-targets:
-  gateway: https://localhost
+recovery: {rto: 90s, rpo: 1h, repeats: 3}
 `
 
 var profileDay = time.Date(2026, 12, 31, 23, 59, 0, 0, time.UTC)
@@ -33,8 +33,8 @@ func TestProfile(t *testing.T) {
 	require.Equal(t, &Profile{
 		Name: "kind", RiskCeiling: Disruptive, TimeScale: 60, Provider: ProviderKind,
 		KindConfig: "kind-config.yaml", ClusterName: "proving-ground",
-		Waivers: []Waiver{{ID: "MSH-001", Reason: "the sidecar is not built yet", Expires: "2026-12-31"}},
-		Targets: map[string]string{"gateway": "https://localhost"},
+		Waivers:  []Waiver{{ID: "MSH-001", Reason: "the sidecar is not built yet", Expires: "2026-12-31"}},
+		Recovery: Recovery{RTO: metav1.Duration{Duration: 90 * time.Second}, RPO: metav1.Duration{Duration: time.Hour}, Repeats: 3},
 	}, p)
 	_, waived := p.Waiver("MSH-001")
 	require.True(t, waived)
@@ -72,7 +72,8 @@ func TestBadProfiles(t *testing.T) {
 		"waiver with odd end":  {waived("{id: MSH-001, reason: r, expires: 2027-02-30}"), "want a date"},
 		"waiver expired":       {waived("{id: MSH-001, reason: r, expires: 2026-12-30}"), "expired on 2026-12-30"},
 		"waived twice":         {waived("{id: MSH-001, reason: r, expires: 2027-01-01}, {id: MSH-001, reason: s, expires: 2027-01-01}"), "waived twice"},
-		"empty target":         {given + "targets: {gateway: ''}\n", "targets.gateway is empty"},
+		"no recovery":          {"name: a\nriskCeiling: read-only\ntimeScale: 1\nprovider: given\n", "recovery is rto 0s, rpo 0s, repeats 0; want"},
+		"odd time of recovery": {"name: a\nriskCeiling: read-only\ntimeScale: 1\nprovider: given\nrecovery: {rto: 90, rpo: 1h, repeats: 3}\n", "cannot unmarshal number"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := parseProfile([]byte(c.yaml), profileDay)
@@ -83,7 +84,7 @@ func TestBadProfiles(t *testing.T) {
 	require.NoError(t, err, "what the rows above were made of")
 }
 
-const given = "name: staging\nriskCeiling: disruptive\ntimeScale: 1\nprovider: given\n"
+const given = "name: staging\nriskCeiling: disruptive\ntimeScale: 1\nprovider: given\nrecovery: {rto: 1h, rpo: 1h, repeats: 1}\n"
 
 func TestLoadProfile(t *testing.T) {
 	root, err := ProjectRoot()

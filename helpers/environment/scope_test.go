@@ -224,6 +224,22 @@ func TestForeignObjectsAreLeftAlone(t *testing.T) {
 	})
 }
 
+// A backup brings an object back under another UID, with the mark that shows whose
+// it is.
+func TestWhatABackupBroughtBackIsOurs(t *testing.T) {
+	c := fakeCluster(nil)
+	s := testEnvironment(t, c).Scope("s")
+	mine := config("mine", nil)
+	require.NoError(t, s.Create(t.Context(), mine))
+	back := mine.DeepCopy()
+	require.NoError(t, c.Delete(t.Context(), mine))
+	back.ResourceVersion = ""
+	require.NoError(t, c.Create(t.Context(), back))
+	require.NotEqual(t, mine.UID, back.UID)
+	require.NoError(t, s.Close(t.Context()))
+	require.True(t, apierrors.IsNotFound(c.Get(t.Context(), client.ObjectKeyFromObject(back), back)))
+}
+
 func TestCloseWaitsForOperationsUnderWay(t *testing.T) {
 	h := &hooks{}
 	c := fakeCluster(h, config("x", map[string]string{"a": "1"}))

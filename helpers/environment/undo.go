@@ -49,8 +49,9 @@ func (u undoer) undo(ctx context.Context, seq int) error {
 	return u.ledger.undone(seq, uid)
 }
 
-// uncreate deletes what we made: by its UID when the API told us, else by the
-// mark that it must carry.
+// uncreate deletes what we made: known by its UID where the API told us, or by the
+// mark, which is in no other object, and which a backup brings back with another
+// UID.
 func (u undoer) uncreate(ctx context.Context, e entry) error {
 	live, err := get(ctx, u.client, *e.GVK, e.Namespace, e.Name)
 	if apierrors.IsNotFound(err) {
@@ -59,11 +60,9 @@ func (u undoer) uncreate(ctx context.Context, e entry) error {
 	if err != nil {
 		return err
 	}
-	ours := live.GetAnnotations()[EntryAnnotation] == e.Mark && e.Mark != ""
-	if e.UID != "" {
-		ours = live.GetUID() == u.ledger.current(e.UID)
-	}
-	if !ours {
+	marked := live.GetAnnotations()[EntryAnnotation] == e.Mark && e.Mark != ""
+	known := e.UID != "" && live.GetUID() == u.ledger.current(e.UID)
+	if !marked && !known {
 		return nil
 	}
 	if live.GetDeletionTimestamp() == nil {

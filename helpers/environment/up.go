@@ -190,6 +190,9 @@ func (k *kindCluster) up(ctx context.Context) (*Environment, error) {
 			return nil, err
 		}
 	}
+	if err := k.reapBeside(ctx); err != nil {
+		return nil, err
+	}
 	built, err := k.builder.Build(ctx, names...)
 	if err != nil {
 		return nil, err
@@ -294,6 +297,9 @@ func (k *kindCluster) remove(ctx context.Context, before *state) error {
 func (k *kindCluster) down(ctx context.Context) (bool, error) {
 	before, err := k.readState()
 	if err != nil {
+		return false, err
+	}
+	if err := k.reapBeside(ctx); err != nil {
 		return false, err
 	}
 	if before != nil {

@@ -2,6 +2,7 @@ package platform
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -61,6 +62,27 @@ func Up(ctx context.Context, p *environment.Profile, o Options) (*environment.En
 	}
 	platform, err = describe(ctx, env, names)
 	return env, platform, err
+}
+
+// Beside makes a new cluster beside that of env, with the components that every
+// environment has; see environment.Beside. It is ended by Destroy.
+func Beside(ctx context.Context, env *environment.Environment, name string) (*environment.Environment, error) {
+	all, err := load(env.Root)
+	if err != nil {
+		return nil, err
+	}
+	base, err := all.closure(all.base()...)
+	if err != nil {
+		return nil, err
+	}
+	beside, err := env.Beside(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := ensure(ctx, beside, base); err != nil {
+		return nil, errors.Join(err, beside.Destroy(context.WithoutCancel(ctx)))
+	}
+	return beside, nil
 }
 
 // For is Up with the components of a suite, as its TestMain wants it: their

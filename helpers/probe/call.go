@@ -1,16 +1,14 @@
 package probe
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"time"
-
-	"k8s.io/client-go/util/exec"
 )
 
 // What one request may take when it does not say. One that is expected to be
@@ -156,16 +154,11 @@ func (p *Pod) calls(ctx context.Context, calls []Checked, command ...string) ([]
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", from, err)
 	}
-	var out bytes.Buffer
-	broke := p.exec(ctx, bytes.NewReader(list), &out, command...)
-	if exit := (exec.CodeExitError{}); broke != nil && (ctx.Err() != nil || errors.As(broke, &exit)) {
-		return nil, fmt.Errorf("%s: %w", from, broke) // and out may still be written
-	}
-	// The API server at times closes without the command's status (seen once in about
-	// a thousand): what counts then is whether all answers came.
-	answers, err := decodeAnswers(&out, len(calls))
+	talk := p.talk(ctx, list, command...)
+	defer talk.hangUp()
+	answers, err := readAnswers(talk.lines, len(calls))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", from, errors.Join(broke, err))
+		return nil, fmt.Errorf("%s: %w", from, err)
 	}
 	unmet := &Unmet{Of: from}
 	var errs []error
@@ -207,24 +200,21 @@ func (c Checked) ready() (Request, error) {
 	return r, nil
 }
 
-func decodeAnswers(out *bytes.Buffer, want int) ([]Answer, error) {
+func readAnswers(lines io.Reader, want int) ([]Answer, error) {
 	answers := make([]Answer, want)
-	n := 0
-	for d := json.NewDecoder(out); d.More(); n++ {
+	d := json.NewDecoder(lines)
+	for n := range want {
 		var one struct {
 			Index int `json:"index"`
 			Answer
 		}
 		if err := d.Decode(&one); err != nil {
-			return nil, fmt.Errorf("answer %d: %w", n, err)
+			return nil, fmt.Errorf("%d answers to %d requests: %w", n, want, err)
 		}
-		if one.Index != n || n >= want {
+		if one.Index != n {
 			return nil, fmt.Errorf("answer %d of %d has the number %d", n, want, one.Index)
 		}
 		answers[n] = one.Answer
-	}
-	if n != want {
-		return nil, fmt.Errorf("%d answers to %d requests", n, want)
 	}
 	return answers, nil
 }

@@ -196,27 +196,3 @@ func (o Outcomes) failures() string {
 	}
 	return strings.Join(lines, "\n\t")
 }
-
-// PercentileWithin is met when p per cent of requests came to their end within
-// the time, see Percentile.
-func PercentileWithin(p float64, d time.Duration) Check {
-	return Check{fmt.Sprintf("%v %% of requests within %s", p, d), func(o Outcomes) string {
-		if got := o.Percentile(p); got > d {
-			return fmt.Sprintf("%s of %d requests", got.Round(time.Millisecond), len(o.Sent))
-		}
-		return ""
-	}}
-}
-
-// VersionShare is met when that share of whole answers, from least to most, 0 to
-// 1, is of the version.
-func VersionShare(version string, least, most float64) Check {
-	return Check{fmt.Sprintf("%.1f to %.1f %% of answers from version %s", least*100, most*100, version), func(o Outcomes) string {
-		versions, all := o.Versions(), o.Results()[answered]
-		share := float64(versions[version]) / float64(all)
-		if share >= least && share <= most { // NaN, of no answer, is not
-			return ""
-		}
-		return fmt.Sprintf("%d of %d answers; by version %v", versions[version], all, versions)
-	}}
-}

@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,7 +16,7 @@ import (
 // Plan is traffic to be sent from a pod: requests at a constant rate, each when
 // it is due, whether or not those before it were answered.
 type Plan struct {
-	Request Request       // its Timeout is 5 s when it has none
+	Request Request       // its Timeout is 5 s when it has none; {n} in its path and body is the request's number
 	Rate    float64       // requests a second, at most 500; with the timeout, at most 500 may be under way
 	For     time.Duration // at most 30 minutes
 	Count   int           // at most; none: as many as Rate and For give, 100 000 at most
@@ -43,7 +42,7 @@ type Record struct {
 	Prefix string
 
 	of     string
-	stdin  *io.PipeWriter // its end is the probe's sign to stop
+	stdin  io.Writer // a byte is the probe's sign to stop
 	cancel context.CancelFunc
 
 	mu       sync.Mutex
@@ -65,22 +64,12 @@ func (p *Pod) Traffic(ctx context.Context, plan Plan) (*Record, error) {
 		return nil, fmt.Errorf("%s: %w", r.of, err)
 	}
 	ctx, r.cancel = context.WithCancel(ctx)
-	open, stdin := io.Pipe()
-	r.stdin = stdin
-	lines, out := io.Pipe()
-	go func() {
-		err := p.exec(ctx, io.MultiReader(bytes.NewReader(wire), open), out, "traffic")
-		_ = out.CloseWithError(err) // nil is the end
-		_ = stdin.Close()           // lets go of who writes it
-	}()
+	talk := p.talk(ctx, wire, "traffic")
+	r.stdin = talk.stdin
 	go func() {
 		defer r.cancel()
-		defer lines.Close()
-		err := r.read(lines)
-		r.end(err)
-		if err == nil {
-			_, _ = io.Copy(io.Discard, lines) // the command comes to its own end
-		}
+		defer talk.hangUp()
+		r.end(r.read(talk.lines))
 	}()
 	if err := r.await(ctx, "its start", func() bool { return r.started }); err != nil {
 		r.cancel()
@@ -195,12 +184,9 @@ func (r *Record) Wait(ctx context.Context) error {
 // Stop sends no more, and waits until all outcomes of what was sent are in. An
 // error says that the record is not whole. Stopping twice is no error.
 func (r *Record) Stop(ctx context.Context) error {
-	// The library gives a write a minute from its start, and the stream's end what
-	// the last write has left of it: so there is one, which the probe ignores.
 	if _, err := r.stdin.Write([]byte("\n")); err != nil && !errors.Is(err, io.ErrClosedPipe) {
 		return fmt.Errorf("%s: %w", r.of, err)
 	}
-	_ = r.stdin.Close() // never an error
 	if err := r.Wait(ctx); err != nil {
 		r.cancel() // where the probe does not hear, the connection's end does
 		return err

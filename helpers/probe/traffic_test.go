@@ -16,7 +16,7 @@ import (
 const begun, line = `{"event":"started"}` + "\n", `{"event":"outcome","n":%d,"due":"2027-01-02T03:04:05.1Z","sent":"2027-01-02T03:04:05.2Z","millis":7,"outcome":"answered","status":200,"version":"v%[1]d"}` + "\n"
 
 // sender is a probe that tells what comes through say, and ends with it or, as
-// the real one, with stdin.
+// the real one, with a byte on stdin or its end.
 func sender(plan *map[string]any, say <-chan string, last string) *kubelet {
 	return &kubelet{run: func(in io.Reader, out io.Writer) {
 		if json.NewDecoder(in).Decode(plan) != nil {
@@ -25,8 +25,7 @@ func sender(plan *map[string]any, say <-chan string, last string) *kubelet {
 		hungUp := make(chan struct{})
 		go func() {
 			defer close(hungUp)
-			rest, _ := io.ReadAll(in)
-			(*plan)["then"] = string(rest)
+			_, _ = in.Read(make([]byte, 1))
 		}()
 		for {
 			select {
@@ -75,7 +74,6 @@ func TestTraffic(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, 3, found.N)
 	require.NoError(t, r.Stop(t.Context()))
-	assert.Equal(t, "\n", sent["then"], "a write before the end, so that the end has time left")
 	require.NoError(t, r.Stop(t.Context()))
 	require.NoError(t, r.Wait(t.Context()))
 	require.ErrorContains(t, r.Await(t.Context(), 4), "ended with 3 outcomes while 4 outcomes was awaited")

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -62,9 +61,13 @@ type Received struct {
 // Requests is all that the upstream of the pod received so far. It keeps 5000
 // requests or 8 MiB of them; that some are gone is an error.
 func (p *Pod) Requests(ctx context.Context) ([]Received, error) {
-	var out bytes.Buffer
-	if err := p.received(ctx, nil, &out); err != nil {
+	command, err := p.received()
+	if err != nil {
 		return nil, err
+	}
+	var out bytes.Buffer
+	if err := p.exec(ctx, nil, &out, command...); err != nil {
+		return nil, fmt.Errorf("%s: %w", p.upstream(), err)
 	}
 	var all []Received
 	for d := json.NewDecoder(&out); d.More(); {
@@ -83,19 +86,14 @@ func (p *Pod) Requests(ctx context.Context) ([]Received, error) {
 // AwaitRequest waits for a request to the upstream of the pod that matches, be
 // it one that came before, and gives it. what stands in errors.
 func (p *Pod) AwaitRequest(ctx context.Context, what string, match func(Received) bool) (Received, error) {
-	following, cancel := context.WithCancel(ctx)
-	defer cancel()
-	open, hangUp := io.Pipe()
-	defer hangUp.Close()
-	lines, out := io.Pipe()
-	defer lines.Close()
-	go func() {
-		defer hangUp.Close()
-		err := p.received(following, open, out, "-follow")
-		_ = out.CloseWithError(err) // nil is the end
-	}()
+	command, err := p.received("-follow")
+	if err != nil {
+		return Received{}, err
+	}
+	talk := p.talk(ctx, nil, command...)
+	defer talk.hangUp()
 	n := 0
-	for d := json.NewDecoder(lines); ; n++ {
+	for d := json.NewDecoder(talk.lines); ; n++ {
 		var r Received
 		if err := d.Decode(&r); err != nil {
 			if ctx.Err() != nil {
@@ -109,15 +107,12 @@ func (p *Pod) AwaitRequest(ctx context.Context, what string, match func(Received
 	}
 }
 
-func (p *Pod) received(ctx context.Context, in io.Reader, out io.Writer, flags ...string) error {
+// received is the command that tells what the upstream of the pod got.
+func (p *Pod) received(flags ...string) ([]string, error) {
 	if p.Upstream == nil {
-		return fmt.Errorf("%s: its Spec has no Upstream", p.upstream())
+		return nil, fmt.Errorf("%s: its Spec has no Upstream", p.upstream())
 	}
-	command := append([]string{"received", "-port", strconv.Itoa(int(p.Upstream.http()))}, flags...)
-	if err := p.exec(ctx, in, out, command...); err != nil {
-		return fmt.Errorf("%s: %w", p.upstream(), err)
-	}
-	return nil
+	return append([]string{"received", "-port", strconv.Itoa(int(p.Upstream.http()))}, flags...), nil
 }
 
 func (p *Pod) upstream() string { return fmt.Sprintf("upstream %s/%s", p.Namespace, p.Name) }

@@ -1,5 +1,3 @@
-//go:build canary
-
 package mesh
 
 import (

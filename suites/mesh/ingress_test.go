@@ -31,7 +31,7 @@ const (
 	authoritySecret    = "docuthinker-ca"  // of ClusterIssuer docuthinker-ca, in namespace cert-manager
 	authorityName      = "CN=DocuThinker CA"
 
-	ingressRate   = 50  // new connections a second: one that is refused for 20 ms is seen
+	ingressRate   = 20  // new connections a second: one that is refused for 50 ms is seen
 	ingressSample = 100 // requests at least in each part of the record
 )
 

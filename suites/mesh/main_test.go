@@ -27,7 +27,7 @@ const (
 // atOnce is how many specifications go on at once when -parallel is not given:
 // each has pods of its own to start, and what it measures is wrong on a machine
 // that has no time for them.
-const atOnce = 2
+const atOnce = 3
 
 func TestMain(m *testing.M) {
 	if err := flag.Set("test.parallel", strconv.Itoa(atOnce)); err != nil {

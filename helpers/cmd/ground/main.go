@@ -73,7 +73,8 @@ func rootCommand() *cobra.Command {
 		SuggestionsMinimumDistance: 2,
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{nearestFlag(c, err)} })
-	root.AddCommand(upCommand(), downCommand(), statusCommand(), verifyCommand(), reportCommand(), imagesCommand(), engineCommand())
+	root.AddCommand(upCommand(), downCommand(), statusCommand(), verifyCommand(), reportCommand(), certifyCommand(), verifyCertificateCommand(),
+		imagesCommand(), engineCommand())
 	return root
 }
 

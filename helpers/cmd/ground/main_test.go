@@ -144,7 +144,7 @@ func TestKubeconfigThatIsNotThere(t *testing.T) {
 
 func TestOutsideTheProject(t *testing.T) {
 	t.Chdir(t.TempDir())
-	for _, args := range [][]string{{"up"}, {"down"}, {"status"}, {"verify"}, {"report"}, {"images"}} {
+	for _, args := range [][]string{{"up"}, {"down"}, {"status"}, {"verify"}, {"report"}, {"certify"}, {"images"}} {
 		code, _, stderr := ground(t, t.Context(), args...)
 		assert.Equal(t, exitUsage, code, args)
 		assert.Contains(t, stderr, "run from inside the project", args)

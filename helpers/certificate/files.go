@@ -1,0 +1,71 @@
+package certificate
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/proving-ground/proving-ground/helpers/catalogue"
+	"github.com/proving-ground/proving-ground/helpers/journal"
+)
+
+// The files that Issue makes. The key's is made for an ephemeral key only.
+const (
+	JSONFile = "certificate.json"
+	HTMLFile = "certificate.html"
+	KeyFile  = "certificate.pub"
+)
+
+// Load gathers the certificate of the run whose journal is in dir, with the
+// catalogue and images.lock of the project in root.
+func Load(root, dir string, now time.Time) (*Certificate, error) {
+	entries, torn, err := journal.Read(dir)
+	if err != nil {
+		return nil, err
+	}
+	clauses, err := catalogue.Find(root)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := os.ReadFile(filepath.Join(root, lockSubject))
+	if err != nil {
+		return nil, fmt.Errorf("certificate: %w", err)
+	}
+	return Gather(entries, torn, clauses, lock, now)
+}
+
+// Issue signs a certificate and writes it to dir, with its page, and the public
+// key when it is ephemeral: nobody else has it. That of an ephemeral key from
+// before is removed, for it would not fit.
+func (c *Certificate) Issue(ctx context.Context, key *Key, dir string) error {
+	envelope, err := c.Sign(ctx, key)
+	if err != nil {
+		return fmt.Errorf("certificate: %w", err)
+	}
+	var page bytes.Buffer
+	if err := c.page(&page, envelope, key.ID); err != nil {
+		return fmt.Errorf("certificate: %s: %w", HTMLFile, err)
+	}
+	files := map[string][]byte{JSONFile: envelope, HTMLFile: page.Bytes()}
+	if key.Whose == Ephemeral {
+		if files[KeyFile], err = key.PublicPEM(); err != nil {
+			return fmt.Errorf("certificate: %w", err)
+		}
+	} else if err := os.Remove(filepath.Join(dir, KeyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("certificate: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("certificate: %w", err)
+	}
+	for name, content := range files { // one that is cut short by a kill does not verify
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
+			return fmt.Errorf("certificate: %w", err)
+		}
+	}
+	return nil
+}
