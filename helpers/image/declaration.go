@@ -68,8 +68,8 @@ type Image struct {
 type File struct {
 	Module string `json:"module,omitempty"` // path of a module in the component's go.mod; empty, as wheel and jar: the component's own folder
 	Wheel  string `json:"wheel,omitempty"`  // name of a Python wheel in the component's requirements.txt; instead of Module
-	Jar    string `json:"jar,omitempty"`    // group:artifact in the component's jars.lock; instead of From, for it is the file itself
-	From   string `json:"from,omitempty"`   // relative to the module, the wheel or the folder
+	Jar    string `json:"jar,omitempty"`    // group:artifact in the component's jars.lock; a jar is the file itself and has no From, an archive has
+	From   string `json:"from,omitempty"`   // relative to the module, the wheel, the archive or the folder
 	To     string `json:"to"`
 	Mode   string `json:"mode,omitempty"` // octal; 0644 by default, directories are 0755
 }
@@ -204,11 +204,11 @@ func (d *Declaration) checkImage(im *Image) error {
 		if f.From+f.Jar == "" || !path.IsAbs(f.To) {
 			wrong("file %q: from is empty or to %q not absolute", f.From+f.Jar, f.To)
 		}
-		if f.Jar != "" && f.Module+f.Wheel+f.From != "" {
-			wrong("jar %q: has module, wheel or from besides; it is the file itself", f.Jar)
+		if f.Jar != "" && f.Module+f.Wheel != "" {
+			wrong("jar %q: has module or wheel besides", f.Jar)
 		}
 		if f.From != "" && !filepath.IsLocal(f.From) {
-			wrong("file %q: from is not inside the component's folder, the module or the wheel", f.From)
+			wrong("file %q: from is not inside the component's folder, the module, the wheel or the archive", f.From)
 		}
 		if f.Module != "" && f.Wheel != "" {
 			wrong("file %q: has both module and wheel", f.From)

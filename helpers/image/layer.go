@@ -43,7 +43,7 @@ func (f File) mode() (fs.FileMode, error) {
 	return fs.FileMode(m), nil
 }
 
-// entries finds what a File stands for below dir, the module's, wheel's or component's.
+// entries finds what a File stands for below dir, the module's, wheel's, archive's or component's.
 func (f File) entries(dir string) ([]entry, error) {
 	mode, err := f.mode()
 	if err != nil {
@@ -166,7 +166,7 @@ func (im *Image) entriesOf(dir string, modules map[string]string, wheels map[str
 		case f.Wheel != "":
 			from = wheels[f.Wheel].dir
 		case f.Jar != "":
-			from = jars[f.Jar].file // and no From behind it
+			from = jars[f.Jar].file
 		}
 		found, err := f.entries(from)
 		if err != nil {

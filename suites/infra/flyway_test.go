@@ -144,9 +144,9 @@ func (s *server) ended(ctx context.Context, env *environment.Environment, job st
 		return nil, fmt.Errorf("job %s/%s: its log: %w", s.ns, job, err)
 	}
 	c := &call{job: job, code: pods.Items[i].Status.ContainerStatuses[0].State.Terminated.ExitCode, log: string(log)}
-	// The Java machine ends with 1 for Flyway's refusals; a kill or a machine that
-	// did not come up says nothing of Flyway.
-	if c.code > 1 || !strings.Contains(c.log, "Flyway OSS Edition") {
+	// Flyway has an exit code for each refusal, 35 for one of another edition; a kill,
+	// from 128 on, or a Java machine that did not come up says nothing of Flyway.
+	if c.code >= 128 || !strings.Contains(c.log, "Flyway OSS Edition") {
 		return nil, fmt.Errorf("job %s/%s ended with %d before Flyway could say anything: %s", s.ns, job, c.code, c.log)
 	}
 	return c, nil
