@@ -36,11 +36,11 @@ type Profile struct {
 	KindConfig  string   `json:"kindConfig,omitempty"` // file, relative to the project's root; kind only
 	ClusterName string   `json:"clusterName,omitempty"`
 	Waivers     []Waiver `json:"waivers,omitempty"`
-	Recovery    Recovery `json:"recovery"`
+	Recovery    Recovery `json:"recovery,omitzero"`
 }
 
 // Recovery is what disaster recovery is to keep to in an environment, and how
-// often that is measured.
+// often that is measured. Without it there is nothing that could be certified.
 type Recovery struct {
 	RTO     metav1.Duration `json:"rto"`     // at most, from the loss to the first verified read
 	RPO     metav1.Duration `json:"rpo"`     // at most, from the last acknowledged write to the last recovered one
@@ -152,7 +152,7 @@ func (p *Profile) validate(now time.Time) error {
 		}
 		seen[w.ID] = true
 	}
-	if r := p.Recovery; r.RTO.Duration <= 0 || r.RPO.Duration <= 0 || r.Repeats < 1 {
+	if r := p.Recovery; r != (Recovery{}) && (r.RTO.Duration <= 0 || r.RPO.Duration <= 0 || r.Repeats < 1) {
 		bad("recovery is rto %s, rpo %s, repeats %d; want times such as 90s and 1h, and one repeat at least", r.RTO.Duration, r.RPO.Duration, r.Repeats)
 	}
 	return errors.Join(errs...)

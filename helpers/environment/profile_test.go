@@ -72,7 +72,7 @@ func TestBadProfiles(t *testing.T) {
 		"waiver with odd end":  {waived("{id: MSH-001, reason: r, expires: 2027-02-30}"), "want a date"},
 		"waiver expired":       {waived("{id: MSH-001, reason: r, expires: 2026-12-30}"), "expired on 2026-12-30"},
 		"waived twice":         {waived("{id: MSH-001, reason: r, expires: 2027-01-01}, {id: MSH-001, reason: s, expires: 2027-01-01}"), "waived twice"},
-		"no recovery":          {"name: a\nriskCeiling: read-only\ntimeScale: 1\nprovider: given\n", "recovery is rto 0s, rpo 0s, repeats 0; want"},
+		"half a recovery":      {given + "recovery: {rto: 1h}\n", "recovery is rto 1h0m0s, rpo 0s, repeats 0; want"},
 		"odd time of recovery": {"name: a\nriskCeiling: read-only\ntimeScale: 1\nprovider: given\nrecovery: {rto: 90, rpo: 1h, repeats: 3}\n", "cannot unmarshal number"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -84,7 +84,7 @@ func TestBadProfiles(t *testing.T) {
 	require.NoError(t, err, "what the rows above were made of")
 }
 
-const given = "name: staging\nriskCeiling: disruptive\ntimeScale: 1\nprovider: given\nrecovery: {rto: 1h, rpo: 1h, repeats: 1}\n"
+const given = "name: staging\nriskCeiling: disruptive\ntimeScale: 1\nprovider: given\n"
 
 func TestLoadProfile(t *testing.T) {
 	root, err := ProjectRoot()

@@ -110,6 +110,18 @@ func (c *clause) enter(ctx context.Context, d demand) error {
 	return nil
 }
 
+// yield lets those go before who wait to be alone, where that harms nobody: what
+// has its faults in namespaces of its own is not touched by theirs, which are undone
+// before it goes on.
+func (c *clause) yield(ctx context.Context) error {
+	held := c.held
+	if held.mode != environment.Shared {
+		return nil
+	}
+	c.letGo()
+	return c.enter(ctx, held)
+}
+
 func (c *clause) letGo() {
 	if c.leave != nil {
 		c.leave()

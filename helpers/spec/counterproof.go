@@ -44,7 +44,7 @@ func (f *findings) verdict() journal.Result {
 
 // challenge tries the counter-proofs of a specification whose baseline held,
 // those that disturb everyone last. The platform is proved to be back before
-// the keys are given to others.
+// the keys are given to others; what shares the lease gives way between its faults.
 func (c *clause) challenge(ctx context.Context) journal.Result {
 	var found findings
 	for _, alone := range []bool{false, true} {
@@ -56,6 +56,11 @@ func (c *clause) challenge(ctx context.Context) journal.Result {
 			return inconclusive(reasonNoLease, err.Error())
 		}
 		for i, fault := range faults {
+			if i > 0 {
+				if err := c.yield(ctx); err != nil {
+					return inconclusive(reasonNoLease, err.Error())
+				}
+			}
 			err := c.try(ctx, fault, i == len(faults)-1, &found)
 			if err != nil {
 				found.unrestored = append(found.unrestored, fmt.Sprintf("after %q: %v", fault.Name, err))

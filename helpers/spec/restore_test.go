@@ -32,9 +32,13 @@ func TestOrderOfSteps(t *testing.T) {
 		"prove", "close POL-001/baseline",
 		// Known to be gone, so not proved again.
 		"apply a", "prove", "close POL-001/under a", "undo a", "close POL-001/a", "restored a",
+		// Whoever waits to be alone goes before.
+		"release shared", "lease shared for policy POL-001",
 		// Not known to be gone.
 		"apply b", "prove", "close POL-001/under b", "undo b", "close POL-001/b", "prove", "close POL-001/restored",
+		"release shared", "lease shared for policy POL-001",
 		"apply c", "prove", "close POL-001/under c", "undo c", "close POL-001/c", "restored c",
+		"release shared", "lease shared for policy POL-001",
 		// The last one before the keys are given to others.
 		"apply d", "prove", "close POL-001/under d", "undo d", "close POL-001/d", "restored d", "prove", "close POL-001/restored",
 		"release shared", "lease exclusive for policy POL-001",
