@@ -51,6 +51,7 @@ func TestBinaryKey(t *testing.T) {
 		"tags":                {"a/images.yaml", "tags: [x]", "tags: [y]", both},
 		"own source":          {"a/src/main.go", "main", "other", []string{"own"}},
 		"a source more":       {"a/src/more.go", "", "package main", []string{"own"}},
+		"a test more":         {"a/src/more_test.go", "", "package main", nil},
 		"another package":     {"a/images.yaml", "m/tool", "m/tools", []string{"tool"}},
 		"where a binary goes": {"a/images.yaml", "{tool: /tool}", "{tool: /bin/tool}", []string{"tool"}},
 	} {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 )
 
 // builderVersion is part of every key: raise it when the same declaration
@@ -102,8 +103,8 @@ func hashFiles(h io.Writer, dir, rel string) error {
 		return nil
 	}
 	return filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || d.Name() == DeclarationFile { // what matters in it has been put already
-			return err
+		if err != nil || d.IsDir() || d.Name() == DeclarationFile || strings.HasSuffix(d.Name(), "_test.go") {
+			return err // what matters in the one has been put already, and no binary has anything of the other
 		}
 		data, err := os.ReadFile(file)
 		if err != nil {
