@@ -26,9 +26,13 @@ var (
 
 // networkScript makes a node's part of the pod network: the CNI configuration
 // (ptp, addresses of its own range), a route to every other node's range,
-// masquerading of what leaves the cluster, and a refusal of service addresses
-// that kube-proxy has not translated, which would leave it. The node's proving-ground-network
-// service runs it again after a restart, which loses routes.
+// masquerading of what leaves the cluster, and no way to service addresses that
+// kube-proxy has not translated: they would leave the cluster, and who knows who
+// answers there (seen: a proxy that took every connection, for a service whose pods
+// were not ready yet). By a routing rule, for filters do not hold: kube-router puts
+// its own before all others, and it accepts. The node's own packets are translated
+// after they were routed, so the rule is not for them. The node's
+// proving-ground-network service runs it again after a restart, which loses routes.
 var networkScript = template.Must(template.New("network").Parse(`#!/bin/sh
 set -e
 cat > /etc/cni/net.d/10-ptp.conflist.new <<'CNI'
@@ -41,8 +45,8 @@ CNI
 {{end -}}
 iptables -t nat -C POSTROUTING -s {{.Own.Pods}} ! -d {{.All}} -j MASQUERADE 2>/dev/null ||
 iptables -t nat -A POSTROUTING -s {{.Own.Pods}} ! -d {{.All}} -j MASQUERADE
-iptables -C FORWARD -d {{.Services}} -j REJECT 2>/dev/null ||
-iptables -I FORWARD -d {{.Services}} -j REJECT
+ip rule list pref 90 | grep -q lookup || ip rule add pref 90 iif lo lookup main
+ip rule list pref 91 | grep -q unreachable || ip rule add pref 91 to {{.Services}} unreachable
 mv /etc/cni/net.d/10-ptp.conflist.new /etc/cni/net.d/10-ptp.conflist
 `))
 
