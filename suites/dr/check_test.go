@@ -1,0 +1,89 @@
+package dr
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/probe"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+)
+
+// check ends the proof on an error: by an assertion when something was seen that
+// is not as expected, else as broken.
+func check(t spec.T, err error) {
+	t.Helper()
+	var unmet *probe.Unmet
+	if errors.As(err, &unmet) {
+		t.Errorf("%v", unmet)
+		t.FailNow()
+	}
+	if err != nil {
+		t.Broken(err)
+	}
+}
+
+func keyOf(o client.Object) client.ObjectKey { return client.ObjectKeyFromObject(o) }
+
+// sum is the SHA-256 of data, in hexadecimal.
+func sum(data map[string][]byte) string {
+	h := sha256.New()
+	for _, key := range slices.Sorted(maps.Keys(data)) {
+		fmt.Fprintf(h, "%d %s %d ", len(key), key, len(data[key]))
+		h.Write(data[key])
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+func nothingToAwait(context.Context, *environment.Environment) error { return nil }
+
+func harmless(s spec.Sabotage) spec.Sabotage {
+	s.Harmless = true
+	return s
+}
+
+// fault is one of the stage's objects. What was restored bears it, too: the stage
+// is made anew afterwards.
+func (s *stage) fault(name, kills string, apply func(ctx context.Context, scope *environment.Scope) error) spec.Sabotage {
+	return spec.Sabotage{
+		Name: name, Kills: kills, Applied: nothingToAwait, Restored: s.renew,
+		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+			return apply(ctx, scope)
+		},
+	}
+}
+
+// volumeLeftOut has Velero pass by the volume that the database's copy is on.
+func (s *stage) volumeLeftOut(kills string) spec.Sabotage {
+	return s.fault("the database's volume left out", kills, func(ctx context.Context, scope *environment.Scope) error {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "postgresql-0"}}
+		return scope.Update(ctx, pod, func() error {
+			metav1.SetMetaDataAnnotation(&pod.ObjectMeta, "backup.velero.io/backup-volumes-excludes", "data,run,tmp,"+copied)
+			return nil
+		})
+	})
+}
+
+// secretLeftOut has Velero pass by the Secret of the database.
+func (s *stage) secretLeftOut(kills string) spec.Sabotage {
+	return s.fault("a Secret left out", kills, func(ctx context.Context, scope *environment.Scope) error {
+		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "postgresql"}}
+		return scope.Update(ctx, secret, func() error {
+			metav1.SetMetaDataLabel(&secret.ObjectMeta, "velero.io/exclude-from-backup", "true")
+			return nil
+		})
+	})
+}
+
+// copied is the volume that has the database's copy, of one moment, which alone is
+// backed up: the files of a running PostgreSQL are of many.
+const copied = "backup"

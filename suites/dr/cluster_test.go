@@ -1,0 +1,97 @@
+package dr
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/platform"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+// knownTimeout is for a new Velero to find the backups of a location.
+var knownTimeout = wait.Timeout{Name: "backupsFound", D: 3 * time.Minute}
+
+// TestClusterLost proves that a cluster which is lost whole, its control plane and
+// all nodes, comes back in a new one. The backups are in the object store of the
+// first cluster, which stands for the region that S3 is in.
+func TestClusterLost(t *testing.T) {
+	var change func(s *stage) spec.Sabotage // of the application in the cluster that is to be lost
+	changed := func(f func(s *stage) spec.Sabotage) spec.Sabotage {
+		of := f(&stage{})
+		of.Applied, of.Restored = nothingToAwait, nil
+		of.Apply = func(_ context.Context, _ *environment.Environment, scope *environment.Scope) error {
+			change = f
+			return scope.Defer("the change", func(context.Context) error { change = nil; return nil })
+		}
+		return of
+	}
+	spec.Run(t, spec.Specification{
+		ID: "DR-005", Risk: spec.Namespaced, Needs: []spec.Need{velero}, Timeout: 12 * time.Minute,
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+			proveClusterLost(ctx, t, env, change)
+		},
+		CounterProofs: []spec.Sabotage{
+			changed(func(s *stage) spec.Sabotage {
+				return s.volumeLeftOut(`rows in the new cluster|does not serve in the new cluster`)
+			}),
+			changed(func(s *stage) spec.Sabotage { return s.harmlessNote() }),
+		},
+	})
+}
+
+func proveClusterLost(ctx context.Context, t spec.T, env *environment.Environment, change func(*stage) spec.Sabotage) {
+	remote, err := openStore(ctx, env)
+	check(t, err)
+	first := anotherCluster(ctx, t, env, "lost")
+	check(t, velero.Ensure(ctx, first))
+	s := &stage{name: "cluster", password: password(), database: map[string]any{"fillMiB": 20}, remote: remote}
+	require.NoError(t, s.Ensure(ctx, first), "the application in the cluster that is to be lost")
+	check(t, s.write(ctx, freshRows))
+	if change != nil {
+		check(t, change(s).Apply(ctx, first, first.Lasting()))
+	}
+	want, err := rows(ctx, s.outside, s.ns)
+	check(t, err)
+	b, err := backUp(ctx, first, first.Lasting(), s.location, s.ns, nil)
+	check(t, err)
+
+	check(t, t.Scope().Defer("backups of the lost cluster", func(ctx context.Context) error { return forget(ctx, env, s.location, nil) }))
+	lost := time.Now()
+	check(t, first.Destroy(ctx))
+	second := anotherCluster(ctx, t, env, "new")
+	ready := time.Since(lost)
+	check(t, velero.Ensure(ctx, second))
+	scope := second.Lasting()
+	check(t, addLocation(ctx, second, scope, s.location, remote))
+	w, err := wait.On(second.Config)
+	check(t, err)
+	_, err = w.Until(ctx, knownTimeout, targetOf("Backup", b.GetName()), wait.Exists())
+	check(t, err)
+	_, err = second.Built(ctx, "docuthinker", "postgresql", "flyway")
+	check(t, err)
+	_, err = restore(ctx, second, scope, b.GetName(), nil)
+	check(t, err)
+	reader, err := newReader(ctx, second, scope)
+	check(t, err)
+	require.NoError(t, serves(ctx, reader, s.ns), "the application does not serve in the new cluster")
+	got, err := rows(ctx, reader, s.ns)
+	check(t, err)
+	took := time.Since(lost)
+	require.Empty(t, difference(want, got), "rows in the new cluster differ from those of the lost one")
+	t.Observe(fmt.Sprintf("cluster %s (%s) lost with all its nodes; cluster %s (%s) stood after %s, and after %s the application served all %d rows there",
+		first.Cluster, first.ClusterUID, second.Cluster, second.ClusterUID, ready.Round(time.Second), took.Round(time.Second), len(got)), nil)
+}
+
+// anotherCluster is one with what every environment has; it ends with the proof.
+func anotherCluster(ctx context.Context, t spec.T, env *environment.Environment, name string) *environment.Environment {
+	made, err := platform.Beside(ctx, env, name)
+	check(t, err)
+	check(t, t.Scope().Defer("cluster "+made.Cluster, made.Destroy))
+	return made
+}

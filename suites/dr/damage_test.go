@@ -1,0 +1,194 @@
+package dr
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+)
+
+// damage is what may become of a backup in its store.
+type damage struct {
+	name string
+	// do changes objects of the store.
+	do func(ctx context.Context, s *stage, store *store, backup string) error
+	// before changes the stage for the time of the backup.
+	before func(ctx context.Context, s *stage, scope *environment.Scope) error
+}
+
+var damages = []damage{
+	{name: "a byte flipped in the volumes' data", do: func(ctx context.Context, s *stage, store *store, _ string) error {
+		return store.edit(ctx, s.repository()+"p", func(data []byte) []byte {
+			data[len(data)/2] ^= 1
+			return data
+		})
+	}},
+	{name: "the volumes' data truncated", do: func(ctx context.Context, s *stage, store *store, _ string) error {
+		return store.edit(ctx, s.repository()+"p", func(data []byte) []byte { return data[:len(data)/2] })
+	}},
+	{name: "the volumes' data missing", do: func(ctx context.Context, s *stage, store *store, _ string) error {
+		return store.remove(ctx, s.repository()+"p")
+	}},
+	{name: "the objects' archive truncated", do: func(ctx context.Context, s *stage, store *store, backup string) error {
+		return store.edit(ctx, s.backupPrefix(backup)+backup+".tar.gz", func(data []byte) []byte { return data[:len(data)/2] })
+	}},
+	{name: "a backup whose hook failed, and so has no data", before: func(ctx context.Context, s *stage, scope *environment.Scope) error {
+		return s.hook(ctx, scope, `["/bin/false"]`)
+	}},
+}
+
+// TestDamagedBackups proves that a backup which is not whole is never taken for one
+// that is: of each kind of damage one is made, restored and judged, and so is one
+// without damage.
+func TestDamagedBackups(t *testing.T) {
+	s := newStage(t, "damage", nil)
+	var judge verdict = byRows
+	spec.Run(t, spec.Specification{
+		ID: "DR-007", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 10 * time.Minute,
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveDamage(ctx, t, env, s, judge) },
+		CounterProofs: []spec.Sabotage{
+			judged(&judge, "a restore judged by Velero's word", `a damaged backup counts as whole`, byPhase),
+			judged(&judge, "a restore judged by whether the application serves", `a damaged backup counts as whole`, byService),
+			judged(&judge, "nothing counts as whole", `a backup without damage does not count as whole`, func(context.Context, *stage, *unstructured.Unstructured, string, map[int64]string) string {
+				return "nothing does"
+			}),
+			s.harmlessNote(),
+		},
+	})
+}
+
+// verdict says what a restored backup lacks; nothing when it is whole.
+type verdict func(ctx context.Context, s *stage, restored *unstructured.Unstructured, namespace string, want map[int64]string) string
+
+// byRows is ours: what Velero says of a failure is believed, and what it says of a
+// success is not.
+func byRows(ctx context.Context, s *stage, restored *unstructured.Unstructured, namespace string, want map[int64]string) string {
+	if lacks := byPhase(ctx, s, restored, namespace, want); lacks != "" {
+		return lacks
+	}
+	if lacks := byService(ctx, s, restored, namespace, want); lacks != "" {
+		return lacks
+	}
+	got, err := rows(ctx, s.outside, namespace)
+	if err != nil {
+		return err.Error()
+	}
+	return difference(want, got)
+}
+
+func byPhase(_ context.Context, _ *stage, restored *unstructured.Unstructured, _ string, _ map[int64]string) string {
+	if phase := phaseOf(restored); phase != "Completed" {
+		reason, _, _ := unstructured.NestedString(restored.Object, "status", "failureReason")
+		return fmt.Sprintf("the restore is %s, %v %s", phase, numbers(restored, "errors", "warnings"), reason)
+	}
+	return ""
+}
+
+func byService(ctx context.Context, s *stage, _ *unstructured.Unstructured, namespace string, _ map[int64]string) string {
+	if err := serves(ctx, s.outside, namespace); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// judged has restores judged in another way.
+func judged(judge *verdict, name, kills string, other verdict) spec.Sabotage {
+	return spec.Sabotage{
+		Name: name, Kills: kills, Applied: nothingToAwait,
+		Apply: func(_ context.Context, _ *environment.Environment, scope *environment.Scope) error {
+			*judge = other
+			return scope.Defer("the judge", func(context.Context) error { *judge = byRows; return nil })
+		},
+	}
+}
+
+func proveDamage(ctx context.Context, t spec.T, env *environment.Environment, s *stage, judge verdict) {
+	seen := map[string]string{}
+	lacks := s.tryOne(ctx, t, env, damage{}, judge)
+	require.Empty(t, lacks, "a backup without damage does not count as whole")
+	for _, d := range damages {
+		lacks := s.tryOne(ctx, t, env, d, judge)
+		require.NotEmpty(t, lacks, "a damaged backup counts as whole: %s", d.name)
+		seen[d.name] = lacks
+	}
+	t.Observe(fmt.Sprintf("one backup without damage counts as whole; %d with damage do not: %v", len(damages), seen), seen)
+}
+
+// tryOne makes a backup, damages it, restores it into a namespace of its own and
+// has it judged.
+func (s *stage) tryOne(ctx context.Context, t spec.T, env *environment.Environment, d damage, judge verdict) string {
+	check(t, s.write(ctx, freshRows))
+	want, err := rows(ctx, s.outside, s.ns)
+	check(t, err)
+	trial := t.Scope().Child("backup with " + d.name)
+	if d.before != nil {
+		check(t, d.before(ctx, s, trial))
+	}
+	b, err := backUp(ctx, env, trial, s.location, s.ns, nil)
+	check(t, err)
+	if d.do != nil {
+		store, err := openStore(ctx, env)
+		check(t, err)
+		store.scope = trial
+		check(t, d.do(ctx, s, store, b.GetName()))
+	}
+	namespace, err := trial.Namespace(ctx, "dr-damaged", nil)
+	check(t, err)
+	restored, err := restore(ctx, env, trial, b.GetName(), map[string]any{"namespaceMapping": map[string]any{s.ns: namespace}})
+	check(t, err)
+	lacks := judge(ctx, s, restored, namespace, want)
+	check(t, trial.Close(ctx))
+	return lacks
+}
+
+// edit changes every object whose key begins with prefix; the scope puts them back.
+func (s *store) edit(ctx context.Context, prefix string, change func([]byte) []byte) error {
+	return s.each(ctx, prefix, func(key string, data []byte) error { return s.write(ctx, key, change(slices.Clone(data))) })
+}
+
+// remove deletes every object whose key begins with prefix; the scope puts them
+// back.
+func (s *store) remove(ctx context.Context, prefix string) error {
+	return s.each(ctx, prefix, func(key string, _ []byte) error {
+		return s.RemoveObject(ctx, bucket, key, minio.RemoveObjectOptions{})
+	})
+}
+
+func (s *store) each(ctx context.Context, prefix string, do func(key string, data []byte) error) error {
+	keys, err := s.keys(ctx, prefix[:strings.LastIndex(prefix, "/")+1])
+	if err != nil {
+		return err
+	}
+	keys = slices.DeleteFunc(keys, func(k string) bool { return !strings.HasPrefix(k, prefix) })
+	if len(keys) == 0 {
+		return fmt.Errorf("the store has no object %s…", prefix)
+	}
+	for _, key := range keys {
+		data, err := s.read(ctx, key)
+		if err != nil {
+			return err
+		}
+		if err := s.scope.Defer("object "+key, func(ctx context.Context) error { return s.write(ctx, key, data) }); err != nil {
+			return err
+		}
+		if err := do(key, data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *store) write(ctx context.Context, key string, data []byte) error {
+	_, err := s.PutObject(ctx, bucket, key, bytes.NewReader(data), int64(len(data)), minio.PutObjectOptions{})
+	return err
+}

@@ -1,0 +1,181 @@
+package dr
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/journal"
+	"github.com/proving-ground/proving-ground/helpers/probe"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+)
+
+const (
+	writeRate   = 20 // a second
+	writeSample = 60 // writes at least before the backup, and after it
+)
+
+// underLoad is a backup that was made while documents were written, and the ledger
+// of the writes.
+type underLoad struct {
+	backup string
+	hooks  map[string]int64 // tried and failed
+	begun  time.Time        // by this process' clock, as is all of the ledger
+	ended  time.Time
+	ledger ledger
+	failed []probe.Sent
+}
+
+// backUpUnderLoad writes before, during and after a backup, then stops: what comes
+// next is the loss.
+func (s *stage) backUpUnderLoad(ctx context.Context, t spec.T, env *environment.Environment) underLoad {
+	record, round, err := s.writing(ctx, probe.Plan{Rate: writeRate, For: 5 * time.Minute, KeepAlive: true})
+	check(t, err)
+	check(t, record.Await(ctx, writeSample))
+	u := underLoad{begun: time.Now()}
+	b, err := backUp(ctx, env, t.Scope(), s.location, s.ns, nil)
+	check(t, err)
+	u.ended, u.backup = time.Now(), b.GetName()
+	u.hooks = hooksOf(b)
+	check(t, record.Await(ctx, record.Last()+writeSample))
+	check(t, record.Stop(ctx))
+	u.ledger, u.failed = ledgerOf(record.Outcomes(), round), record.Outcomes().Failed()
+	if len(u.ledger.acknowledged()) < 2*writeSample {
+		t.Inconclusive("no samples", "%d of %d writes were acknowledged", len(u.ledger.acknowledged()), len(u.ledger))
+	}
+	return u
+}
+
+// recovered loses the namespace, restores it and reads back what there is of a
+// ledger's writes.
+func (s *stage) recovered(ctx context.Context, t spec.T, env *environment.Environment, u underLoad) recovery {
+	check(t, s.lose(ctx, env))
+	_, err := restore(ctx, env, t.Scope(), u.backup, nil)
+	check(t, err)
+	require.NoError(t, serves(ctx, s.outside, s.ns), "the application does not serve after the restore")
+	got, err := rows(ctx, s.outside, s.ns)
+	check(t, err)
+	return u.ledger.judge(got)
+}
+
+// TestRecoveryPoint measures what a loss costs: the writes that were acknowledged
+// and that no backup has.
+func TestRecoveryPoint(t *testing.T) {
+	s := newStage(t, "point", nil)
+	var invented bool
+	spec.Run(t, spec.Specification{
+		ID: "DR-004", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 10 * time.Minute,
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+			provePoint(ctx, t, env, s, invented)
+		},
+		CounterProofs: []spec.Sabotage{
+			s.volumeLeftOut(`none was recovered|does not serve after the restore`),
+			s.idleHook(`none was recovered|does not serve after the restore`),
+			{
+				Name: "a write in the ledger that was never acknowledged", Kills: `lost, though later ones were recovered`, Applied: nothingToAwait,
+				Apply: func(_ context.Context, _ *environment.Environment, scope *environment.Scope) error {
+					invented = true
+					return scope.Defer("the ledger", func(context.Context) error { invented = false; return nil })
+				},
+				Restored: s.renew,
+			},
+			s.harmlessNote(),
+		},
+	})
+}
+
+func provePoint(ctx context.Context, t spec.T, env *environment.Environment, s *stage, invented bool) {
+	target := objectives(t, env)
+	var runs []float64
+	var acknowledged, recovered int
+	for range target.Repeats {
+		u := s.backUpUnderLoad(ctx, t, env)
+		if invented {
+			u.ledger[0].Number = numberOf(firstRound-1, 1)
+		}
+		r := s.recovered(ctx, t, env, u)
+		require.NotZero(t, r.Recovered, "of %d acknowledged writes none was recovered", r.Acknowledged)
+		require.Empty(t, r.Holes, "writes of the ledger that are lost, though later ones were recovered: the backup is of no one moment")
+		require.LessOrEqual(t, r.RPO, target.RPO.Duration, "RPO: from the last acknowledged write to the last recovered one")
+		runs, acknowledged, recovered = append(runs, r.RPO.Seconds()), acknowledged+r.Acknowledged, recovered+r.Recovered
+	}
+	t.Observe(fmt.Sprintf("%d losses right after a backup, under %d writes a second: %d of %d acknowledged writes recovered, none missing before the last one; RPO %.1f s each (target %s). What comes on top is the time since the last backup, an hour at most by the schedule that DR-002 proves",
+		len(runs), writeRate, recovered, acknowledged, runs, target.RPO.Duration),
+		journal.Evidence{Certificate: journal.Recovery{
+			RPO:  &journal.Objective{Target: target.RPO.Duration.Seconds(), Runs: runs, TimeScale: 1},
+			Rows: &journal.Rows{Acknowledged: int64(acknowledged), Recovered: int64(recovered), After: int64(acknowledged - recovered)},
+		}})
+}
+
+// TestBackupUnderLoad proves that a backup is of one moment, and that nobody
+// notices it.
+func TestBackupUnderLoad(t *testing.T) {
+	s := newStage(t, "load", map[string]any{"fillMiB": 50})
+	spec.Run(t, spec.Specification{
+		ID: "DR-008", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 5 * time.Minute,
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveUnderLoad(ctx, t, env, s) },
+		CounterProofs: []spec.Sabotage{
+			s.idleHook(`none was recovered|does not serve after the restore`),
+			s.fault("a hook that stops the database for a while", `no request to fail`, func(ctx context.Context, scope *environment.Scope) error {
+				return s.hook(ctx, scope, `["/bin/bash", "-c", "bash /etc/docuthinker/backup.sh && pg_ctl restart -m immediate -D $PGDATA"]`)
+			}),
+			s.harmlessNote(),
+		},
+	})
+}
+
+func proveUnderLoad(ctx context.Context, t spec.T, env *environment.Environment, s *stage) {
+	u := s.backUpUnderLoad(ctx, t, env)
+	require.Empty(t, u.failed, "expected no request to fail during the backup")
+	require.Positive(t, u.hooks["hooksAttempted"], "hooks that Velero ran")
+	require.Zero(t, u.hooks["hooksFailed"], "hooks that failed")
+	r := s.recovered(ctx, t, env, u)
+	require.NotZero(t, r.Recovered, "of %d acknowledged writes none was recovered", r.Acknowledged)
+	require.Empty(t, r.Holes, "writes that are lost, though later ones were recovered: the backup is of no one moment")
+	before := 0
+	for _, w := range u.ledger.acknowledged() {
+		if w.Acknowledged.Before(u.begun) {
+			before++
+		}
+	}
+	require.GreaterOrEqual(t, r.Recovered, before, "writes that were acknowledged before the backup began, and are recovered")
+	t.Observe(fmt.Sprintf("backup %s took %s under %d writes a second, of which none failed (%d); %d hooks ran; restored, it has the %d writes from before it and %d more, up to one moment, with no hole",
+		u.backup, u.ended.Sub(u.begun).Round(100*time.Millisecond), writeRate, len(u.ledger), u.hooks["hooksAttempted"], before, r.Recovered-before), nil)
+}
+
+const preHook = "pre.hook.backup.velero.io/command"
+
+// hook gives the database's pod another command for Velero to run before it copies.
+func (s *stage) hook(ctx context.Context, scope *environment.Scope, command string) error {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "postgresql-0"}}
+	return scope.Update(ctx, pod, func() error {
+		if pod.Annotations[preHook] == "" {
+			return fmt.Errorf("pod %s has no annotation %s", pod.Name, preHook)
+		}
+		pod.Annotations[preHook] = command
+		return nil
+	})
+}
+
+func (s *stage) idleHook(kills string) spec.Sabotage {
+	return s.fault("a hook that does nothing", kills, func(ctx context.Context, scope *environment.Scope) error {
+		return s.hook(ctx, scope, `["/bin/true"]`)
+	})
+}
+
+// harmlessNote annotates the database's pod.
+func (s *stage) harmlessNote() spec.Sabotage {
+	return harmless(s.fault("a note at the database's pod", "", func(ctx context.Context, scope *environment.Scope) error {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "postgresql-0"}}
+		return scope.Update(ctx, pod, func() error {
+			metav1.SetMetaDataAnnotation(&pod.ObjectMeta, "docuthinker.dev/reviewed-by", "nobody")
+			return nil
+		})
+	}))
+}

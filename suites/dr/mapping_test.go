@@ -1,0 +1,117 @@
+package dr
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/probe"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+)
+
+// TestRestoreElsewhere proves that a backup can be looked at beside what it is of:
+// restored into another namespace it is whole, and the original does not notice.
+func TestRestoreElsewhere(t *testing.T) {
+	s := newStage(t, "elsewhere", nil)
+	var over map[string]any // of the restore; faults change it
+	spec.Run(t, spec.Specification{
+		ID: "DR-006", Risk: spec.Namespaced, Needs: []spec.Need{velero, s},
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+			proveElsewhere(ctx, t, env, s, over)
+		},
+		CounterProofs: []spec.Sabotage{
+			s.volumeLeftOut(`rows of the copy|the copy does not serve`),
+			{
+				Name: "restored over the original", Kills: `objects of the original that the restore changed`, Applied: nothingToAwait,
+				Apply: func(_ context.Context, _ *environment.Environment, scope *environment.Scope) error {
+					over = map[string]any{"namespaceMapping": map[string]any{}, "existingResourcePolicy": "update"}
+					return scope.Defer("the restore's mapping", func(context.Context) error { over = nil; return nil })
+				},
+				Restored: s.renew,
+			},
+			s.harmlessNote(),
+		},
+	})
+}
+
+func proveElsewhere(ctx context.Context, t spec.T, env *environment.Environment, s *stage, over map[string]any) {
+	check(t, s.write(ctx, freshRows))
+	want, err := rows(ctx, s.outside, s.ns)
+	check(t, err)
+	b, err := backUp(ctx, env, t.Scope(), s.location, s.ns, nil)
+	check(t, err)
+	check(t, s.write(ctx, freshRows)) // these are the original's alone
+	original, err := rows(ctx, s.outside, s.ns)
+	check(t, err)
+	before, err := s.versions(ctx, env)
+	check(t, err)
+	users, _, err := s.writing(ctx, probe.Plan{Rate: writeRate, For: backupTimeout.D, KeepAlive: true})
+	check(t, err)
+
+	copied, err := t.Scope().Namespace(ctx, "dr-copy", nil)
+	check(t, err)
+	spec := map[string]any{"namespaceMapping": map[string]any{s.ns: copied}}
+	maps.Copy(spec, over)
+	_, err = restore(ctx, env, t.Scope(), b.GetName(), spec)
+	check(t, err)
+	after, err := s.versions(ctx, env)
+	check(t, err)
+	var changed []string
+	for o, version := range before {
+		if after[o] != version {
+			changed = append(changed, o)
+		}
+	}
+	slices.Sort(changed)
+	require.Empty(t, changed, "objects of the original that the restore changed")
+	require.NoError(t, serves(ctx, s.outside, copied), "the copy does not serve")
+	got, err := rows(ctx, s.outside, copied)
+	check(t, err)
+	require.Empty(t, difference(want, got), "rows of the copy differ from those at the backup")
+
+	check(t, users.Await(ctx, users.Last()+writeSample))
+	check(t, users.Stop(ctx))
+	check(t, users.Outcomes().Check(writeSample, probe.LostNone()))
+	now, err := rows(ctx, s.outside, s.ns)
+	check(t, err)
+	for n := range original {
+		require.Equal(t, original[n], now[n], "row %d of the original", n)
+	}
+	t.Observe(fmt.Sprintf("backup %s restored into %s: %d rows as at the backup; of the original no object changed (%d), no row is lost, and %d writes meanwhile all succeeded",
+		b.GetName(), copied, len(got), len(before), len(users.Outcomes().Sent)), nil)
+}
+
+// steady are kinds whose objects change by a restore and by nobody else meanwhile.
+var steady = []schema.GroupVersionKind{
+	{Version: "v1", Kind: "Secret"},
+	{Version: "v1", Kind: "ConfigMap"},
+	{Version: "v1", Kind: "Service"},
+	{Version: "v1", Kind: "ServiceAccount"},
+	{Version: "v1", Kind: "PersistentVolumeClaim"},
+	{Group: "apps", Version: "v1", Kind: "Deployment"},
+	{Group: "apps", Version: "v1", Kind: "StatefulSet"},
+}
+
+// versions are the UID and the resource version of the stage's objects.
+func (s *stage) versions(ctx context.Context, env *environment.Environment) (map[string]string, error) {
+	all := map[string]string{}
+	for _, kind := range steady {
+		list := &unstructured.UnstructuredList{}
+		list.SetGroupVersionKind(kind.GroupVersion().WithKind(kind.Kind + "List"))
+		if err := env.Client().List(ctx, list, client.InNamespace(s.ns)); err != nil {
+			return nil, err
+		}
+		for _, o := range list.Items {
+			all[kind.Kind+" "+o.GetName()] = fmt.Sprintf("%s at %s", o.GetUID(), o.GetResourceVersion())
+		}
+	}
+	return all, nil
+}

@@ -1,0 +1,248 @@
+package dr
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/journal"
+	"github.com/proving-ground/proving-ground/helpers/probe"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+var (
+	lostTimeout   = wait.Timeout{Name: "namespaceLost", D: 90 * time.Second}
+	servesTimeout = wait.Timeout{Name: "restoredApplicationServes", D: 60 * time.Second}
+)
+
+// dataLost is how a proof fails when the application does not read back what was
+// there: other rows, or no tables at all, without which it is not ready.
+const dataLost = `rows after the restore|does not serve after the restore`
+
+// recoveryPlan is how the proof goes about it; faults change it for their time.
+type recoveryPlan struct {
+	stale     bool                        // restores the backup before the newest
+	meanwhile func(context.Context) error // between the loss and the restore
+}
+
+// TestRecovery proves that a namespace which was lost comes back whole, and
+// measures how long users are without it.
+func TestRecovery(t *testing.T) {
+	s := newStage(t, "restore", map[string]any{"fillMiB": 200})
+	var plan recoveryPlan
+	planned := func(name, kills string, change func(env *environment.Environment)) spec.Sabotage {
+		return spec.Sabotage{
+			Name: name, Kills: kills, Applied: nothingToAwait, Restored: s.renew,
+			Apply: func(_ context.Context, env *environment.Environment, scope *environment.Scope) error {
+				change(env)
+				return scope.Defer("the plan", func(context.Context) error { plan = recoveryPlan{}; return nil })
+			},
+		}
+	}
+	spec.Run(t, spec.Specification{
+		ID: "DR-003", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 10 * time.Minute,
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+			proveRecovery(ctx, t, env, s, &plan)
+		},
+		CounterProofs: []spec.Sabotage{
+			s.volumeLeftOut(dataLost),
+			s.secretLeftOut(`does not serve after the restore|objects after the restore`),
+			planned("the backup before the newest", dataLost, func(*environment.Environment) { plan.stale = true }),
+			planned("an empty database in the namespace already", dataLost, func(env *environment.Environment) {
+				plan.meanwhile = func(ctx context.Context) error { return s.anew(ctx, env) }
+			}),
+			s.harmlessNote(),
+		},
+	})
+}
+
+func proveRecovery(ctx context.Context, t spec.T, env *environment.Environment, s *stage, plan *recoveryPlan) {
+	want := objectives(t, env)
+	var took, ofVelero []time.Duration
+	var last *recoveredOnce
+	for range want.Repeats {
+		last = s.loseAndRecover(ctx, t, env, plan)
+		took, ofVelero = append(took, last.rto), append(ofVelero, last.velero)
+	}
+	for _, d := range took {
+		require.LessOrEqual(t, d, want.RTO.Duration, "RTO: from the loss to the first verified read; all of them: %v", took)
+	}
+	seconds := []float64{}
+	for _, d := range took {
+		seconds = append(seconds, d.Seconds())
+	}
+	t.Observe(fmt.Sprintf("namespace lost and restored %d times: %d rows, %d objects and the Secrets' contents as at the backup; RTO %v (target %s), of which Velero's own restore took %v",
+		len(took), last.rows, last.objects, rounded(took), want.RTO.Duration, rounded(ofVelero)),
+		journal.Evidence{Certificate: journal.Recovery{
+			Backup: &journal.Backup{Name: last.backup, Digest: last.digest},
+			RTO:    &journal.Objective{Target: want.RTO.Duration.Seconds(), Runs: seconds, TimeScale: 1},
+		}})
+}
+
+// objectives are what the profile has recovery keep to.
+func objectives(t spec.T, env *environment.Environment) environment.Recovery {
+	if env.Profile.Recovery == (environment.Recovery{}) {
+		t.Inconclusive("no objectives", "the profile %s states no recovery: rto, rpo and repeats", env.Profile.Name)
+	}
+	return env.Profile.Recovery
+}
+
+func rounded(all []time.Duration) []time.Duration {
+	out := slices.Clone(all)
+	for i := range out {
+		out[i] = out[i].Round(100 * time.Millisecond)
+	}
+	return out
+}
+
+// recoveredOnce is what one loss and its restore showed.
+type recoveredOnce struct {
+	rto, velero    time.Duration
+	rows, objects  int
+	backup, digest string
+}
+
+// freshRows is how many rows each cycle adds before its backup, so that no two
+// backups hold the same.
+const freshRows = 20
+
+func (s *stage) loseAndRecover(ctx context.Context, t spec.T, env *environment.Environment, plan *recoveryPlan) *recoveredOnce {
+	var older *unstructured.Unstructured
+	if plan.stale {
+		var err error
+		older, err = backUp(ctx, env, t.Scope(), s.location, s.ns, nil)
+		check(t, err)
+	}
+	check(t, s.write(ctx, freshRows))
+	before, err := s.snapshot(ctx, env)
+	check(t, err)
+	b, err := backUp(ctx, env, t.Scope(), s.location, s.ns, nil)
+	check(t, err)
+	digest, err := s.digest(ctx, env, b.GetName())
+	check(t, err)
+	if older != nil {
+		b = older
+	}
+	lost := time.Now()
+	check(t, s.lose(ctx, env))
+	if plan.meanwhile != nil {
+		check(t, plan.meanwhile(ctx))
+	}
+	begun := time.Now()
+	_, err = restore(ctx, env, t.Scope(), b.GetName(), nil)
+	check(t, err)
+	ofVelero := time.Since(begun)
+	require.NoError(t, serves(ctx, s.outside, s.ns), "the application does not serve after the restore")
+	got, err := rows(ctx, s.outside, s.ns)
+	check(t, err)
+	rto := time.Since(lost)
+	require.Empty(t, difference(before.rows, got), "rows after the restore differ from those before the loss")
+	after, err := s.snapshot(ctx, env)
+	check(t, err)
+	require.Empty(t, before.without(after), "objects after the restore lack some of those before the loss, or their contents")
+	return &recoveredOnce{rto: rto, velero: ofVelero, rows: len(got), objects: len(before.objects), backup: b.GetName(), digest: digest}
+}
+
+// lose deletes the namespace with all that is in it, and waits until it is gone.
+func (s *stage) lose(ctx context.Context, env *environment.Environment) error {
+	ns := &corev1.Namespace{}
+	if err := env.Client().Get(ctx, client.ObjectKey{Name: s.ns}, ns); err != nil {
+		return err
+	}
+	s.labels, s.annotations = ns.Labels, ns.Annotations
+	if err := env.Client().Delete(ctx, ns); err != nil {
+		return err
+	}
+	w, err := wait.On(env.Config)
+	if err != nil {
+		return err
+	}
+	return w.Gone(ctx, lostTimeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Namespace"), Name: s.ns})
+}
+
+// serves waits until the application answers with a row or none.
+func serves(ctx context.Context, from *probe.Pod, namespace string) error {
+	return wait.Answers(ctx, servesTimeout, "the application of "+namespace+" to serve", func(ctx context.Context) (string, error) {
+		a, err := from.Call(ctx, probe.Request{URL: fmt.Sprintf("http://backend.%s:8080/api/documents?limit=1", namespace), Timeout: 2 * time.Second}, probe.Status(http.StatusOK))
+		if err != nil {
+			return a.String(), ctx.Err()
+		}
+		return "", nil
+	})
+}
+
+// snapshot is what a restore is to bring back.
+type snapshot struct {
+	rows    map[int64]string
+	objects map[string]string // by kind and name: the digest of a Secret's contents, else nothing
+}
+
+// remade are kinds that controllers make anew, under names of their own or not at
+// all: those of Jobs that are done.
+var remade = []string{"v1/Pod ", "apps/v1/ReplicaSet ", "batch/v1/Job "}
+
+func (s *stage) snapshot(ctx context.Context, env *environment.Environment) (snapshot, error) {
+	var out snapshot
+	var err error
+	if out.rows, err = rows(ctx, s.outside, s.ns); err != nil {
+		return out, err
+	}
+	all, err := inventory(ctx, env, s.ns)
+	if err != nil {
+		return out, err
+	}
+	out.objects = map[string]string{}
+	for _, o := range all {
+		if !slices.ContainsFunc(remade, func(kind string) bool { return strings.HasPrefix(o, kind) }) {
+			out.objects[o] = ""
+		}
+	}
+	var secrets corev1.SecretList
+	if err := env.Client().List(ctx, &secrets, client.InNamespace(s.ns)); err != nil {
+		return out, err
+	}
+	for _, o := range secrets.Items {
+		out.objects[fmt.Sprintf("v1/Secret %s/%s", s.ns, o.Name)] = sum(o.Data)
+	}
+	return out, nil
+}
+
+// without are the objects that are not in another snapshot, or not the same.
+func (s snapshot) without(other snapshot) (lacking []string) {
+	for _, o := range slices.Sorted(maps.Keys(s.objects)) {
+		switch got, is := other.objects[o]; {
+		case !is:
+			lacking = append(lacking, o)
+		case got != s.objects[o]:
+			lacking = append(lacking, o+", with other contents")
+		}
+	}
+	return lacking
+}
+
+// anew makes the namespace again, with the marks that it had, and an application
+// with none of the data.
+func (s *stage) anew(ctx context.Context, env *environment.Environment) error {
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.ns, Labels: s.labels, Annotations: s.annotations}}
+	if err := env.Client().Create(ctx, ns); err != nil && !apierrors.IsAlreadyExists(err) {
+		return err
+	}
+	if err := s.deploy(ctx, env); err != nil {
+		return err
+	}
+	return serves(ctx, s.outside, s.ns)
+}

@@ -1,0 +1,146 @@
+package dr
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	utilrand "k8s.io/apimachinery/pkg/util/rand"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+// declared are the platform's schedules: cron (UTC), and how long a backup is kept.
+var declared = map[string]struct {
+	cron string
+	ttl  time.Duration
+}{
+	"daily-backup":  {"0 2 * * *", 30 * 24 * time.Hour},
+	"hourly-backup": {"0 * * * *", 7 * 24 * time.Hour},
+}
+
+const (
+	everyMinute = "* * * * *" // cron's least; an hour compressed 60 x
+	shortTTL    = 20 * time.Second
+)
+
+var (
+	// firesTimeout is for a schedule of every minute, which Velero looks at once a
+	// minute.
+	firesTimeout = wait.Timeout{Name: "scheduleFires", D: 135 * time.Second}
+	// expiresTimeout is for a backup to be deleted when its time is over, with the
+	// garbage collection's interval on kind.
+	expiresTimeout = wait.Timeout{Name: "backupExpires", D: 90 * time.Second}
+)
+
+// TestSchedules proves that the declared schedules are there, and of copies of them
+// with their time compressed that they make backups, which go when their TTL is
+// over.
+func TestSchedules(t *testing.T) {
+	s := newStage(t, "schedule", nil)
+	var over map[string]any // the copies' specs; faults change them
+	edited := func(name, kills string, fields map[string]any) spec.Sabotage {
+		return spec.Sabotage{
+			Name: name, Kills: kills, Applied: nothingToAwait,
+			Apply: func(_ context.Context, _ *environment.Environment, scope *environment.Scope) error {
+				over = fields
+				return scope.Defer("the copies' specs", func(context.Context) error { over = nil; return nil })
+			},
+		}
+	}
+	of := func(name, kills, schedule string, value any, path ...string) spec.Sabotage {
+		return spec.Sabotage{
+			Name: name, Kills: kills, Applied: nothingToAwait,
+			Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+				o := ofVelero("Schedule", schedule, nil)
+				return scope.Update(ctx, o, func() error { return unstructured.SetNestedField(o.Object, value, path...) })
+			},
+		}
+	}
+	spec.Run(t, spec.Specification{
+		ID: "DR-002", Risk: spec.Disruptive, Keys: []string{"velero/schedules"}, Needs: []spec.Need{velero, s}, Timeout: 6 * time.Minute,
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+			proveSchedules(ctx, t, env, s, over)
+		},
+		CounterProofs: []spec.Sabotage{
+			of("the daily schedule paused", `daily-backup`, "daily-backup", true, "spec", "paused"),
+			of("hourly is every six hours", `hourly-backup`, "hourly-backup", "0 */6 * * *", "spec", "schedule"),
+			of("kept for no time", `hourly-backup`, "hourly-backup", "0s", "spec", "template", "ttl"),
+			edited("a schedule that is paused", `fired no backup`, map[string]any{"paused": true}),
+			edited("a TTL that says nothing", `did not expire`, map[string]any{"ttl": "0s"}), // Velero takes its default of thirty days
+			harmless(of("a note at the daily schedule", "", "daily-backup", "nobody", "metadata", "annotations", "docuthinker.dev/reviewed-by")),
+		},
+	})
+}
+
+func proveSchedules(ctx context.Context, t spec.T, env *environment.Environment, s *stage, over map[string]any) {
+	for name, want := range declared {
+		o := ofVelero("Schedule", name, nil)
+		err := env.Client().Get(ctx, keyOf(o), o)
+		require.False(t, apierrors.IsNotFound(err), "schedule %s is not there", name)
+		check(t, err)
+		cron, _, _ := unstructured.NestedString(o.Object, "spec", "schedule")
+		ttl, _, _ := unstructured.NestedString(o.Object, "spec", "template", "ttl")
+		paused, _, _ := unstructured.NestedBool(o.Object, "spec", "paused")
+		kept, err := time.ParseDuration(ttl)
+		check(t, err)
+		require.Equal(t, want.cron, cron, "schedule %s", name)
+		require.Equal(t, want.ttl, kept, "schedule %s: how long its backups are kept", name)
+		require.False(t, paused, "schedule %s is paused", name)
+		require.Equal(t, "Enabled", phaseOf(o), "schedule %s: Velero's word on it", name)
+	}
+	// The copy: every minute in the place of every hour, of the stage.
+	template := map[string]any{
+		"includedNamespaces": []any{s.ns}, "storageLocation": s.location, "ttl": shortTTL.String(), "snapshotVolumes": false,
+		"defaultVolumesToFsBackup": true,
+	}
+	fields := map[string]any{"schedule": everyMinute, "template": template, "skipImmediately": false}
+	for k, v := range over {
+		if k == "ttl" {
+			template[k] = v
+			continue
+		}
+		fields[k] = v
+	}
+	name := s.ns + "-" + utilrand.String(4)
+	check(t, t.Scope().Defer("backups of schedule "+name, func(ctx context.Context) error { return deleteBackupsOf(ctx, env, name) }))
+	check(t, t.Scope().Create(ctx, ofVelero("Schedule", name, fields)))
+	start := time.Now()
+	w, err := wait.On(env.Config)
+	check(t, err)
+	made := targetOf("Backup", "")
+	made.Selector = labels.SelectorFromSet(labels.Set{"velero.io/schedule-name": name})
+	found, err := w.Until(ctx, firesTimeout, made, hasEnded())
+	require.NoError(t, err, "a schedule of every minute fired no backup")
+	fired := time.Since(start)
+	first := found[0]
+	require.Equal(t, "Completed", phaseOf(first), "the backup that the schedule made")
+	start = time.Now()
+	require.NoError(t, w.Gone(ctx, expiresTimeout, targetOf("Backup", first.GetName())), "backup %s, with a TTL of %s, did not expire", first.GetName(), shortTTL)
+	left, err := s.stored(ctx, env, first.GetName())
+	check(t, err)
+	require.Empty(t, left, "what the store still has of backup %s, which expired", first.GetName())
+	t.Observe(fmt.Sprintf("schedules daily-backup and hourly-backup are as declared; a copy with cron %q in the place of hourly (compressed 60 x) had made backup %s after %s, which with a TTL of %s was deleted, in the store too, after %s more",
+		everyMinute, first.GetName(), fired.Round(time.Second), shortTTL, time.Since(start).Round(time.Second)), nil)
+}
+
+// deleteBackupsOf deletes what a schedule made.
+func deleteBackupsOf(ctx context.Context, env *environment.Environment, schedule string) error {
+	backups, err := listOf(ctx, env, "Backup", "velero.io/schedule-name", schedule)
+	if err != nil {
+		return err
+	}
+	for _, b := range backups {
+		if err := deleteBackup(ctx, env, b.GetName()); err != nil {
+			return err
+		}
+	}
+	return nil
+}

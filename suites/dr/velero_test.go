@@ -1,0 +1,185 @@
+package dr
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilrand "k8s.io/apimachinery/pkg/util/rand"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+const (
+	veleroAPI       = "velero.io/v1"
+	veleroNamespace = "velero"
+	// keptFor ends a backup that a killed run left: Velero's garbage collection
+	// deletes it with its data.
+	keptFor = time.Hour
+)
+
+var (
+	backupTimeout   = wait.Timeout{Name: "backupEnds", D: 3 * time.Minute}
+	restoreTimeout  = wait.Timeout{Name: "restoreEnds", D: 3 * time.Minute}
+	deletedTimeout  = wait.Timeout{Name: "backupDeleted", D: time.Minute}
+	locationTimeout = wait.Timeout{Name: "backupLocationAvailable", D: time.Minute}
+)
+
+// ofVelero is one of Velero's objects.
+func ofVelero(kind, name string, spec map[string]any) *unstructured.Unstructured {
+	o := &unstructured.Unstructured{Object: map[string]any{"apiVersion": veleroAPI, "kind": kind}}
+	o.SetNamespace(veleroNamespace)
+	o.SetName(name)
+	if spec != nil {
+		o.Object["spec"] = spec
+	}
+	return o
+}
+
+func targetOf(kind, name string) wait.Target {
+	return wait.Target{Kind: schema.FromAPIVersionAndKind(veleroAPI, kind), Namespace: veleroNamespace, Name: name}
+}
+
+// phases that end a backup or a restore, as velero.io/v1 names them. Which one it
+// is says little: a restore of a backup without data ended Completed.
+var ended = []string{"Completed", "PartiallyFailed", "Failed", "FailedValidation"}
+
+func hasEnded() wait.Condition {
+	return wait.Condition{What: "come to its end", Missing: func(o *unstructured.Unstructured) string {
+		if phase := phaseOf(o); !slices.Contains(ended, phase) {
+			return "it is " + phase
+		}
+		return ""
+	}}
+}
+
+func phaseOf(o *unstructured.Unstructured) string {
+	phase, _, _ := unstructured.NestedString(o.Object, "status", "phase")
+	if phase == "" {
+		return "not begun"
+	}
+	return phase
+}
+
+// awaitEnd waits until a backup or restore has ended, and gives it.
+func awaitEnd(ctx context.Context, env *environment.Environment, limit wait.Timeout, kind, name string) (*unstructured.Unstructured, error) {
+	w, err := wait.On(env.Config)
+	if err != nil {
+		return nil, err
+	}
+	found, err := w.Until(ctx, limit, targetOf(kind, name), hasEnded())
+	if err != nil {
+		return nil, err
+	}
+	return found[0], nil
+}
+
+// backUp makes a backup of a namespace and waits for its end. What is over goes
+// over the spec.
+func backUp(ctx context.Context, env *environment.Environment, s *environment.Scope, location, namespace string, over map[string]any) (*unstructured.Unstructured, error) {
+	spec := map[string]any{
+		"includedNamespaces": []any{namespace}, "storageLocation": location, "ttl": keptFor.String(),
+		"defaultVolumesToFsBackup": true, "snapshotVolumes": false,
+	}
+	for k, v := range over {
+		spec[k] = v
+	}
+	name := namespace + "-" + utilrand.String(5)
+	if err := s.Create(ctx, ofVelero("Backup", name, spec)); err != nil {
+		return nil, err
+	}
+	if err := s.Defer("data of backup "+name, func(ctx context.Context) error { return deleteBackup(ctx, env, name) }); err != nil {
+		return nil, err
+	}
+	return awaitEnd(ctx, env, backupTimeout, "Backup", name)
+}
+
+// deleteBackup has Velero delete a backup with its data; to delete the object
+// alone would bring it back from the store.
+func deleteBackup(ctx context.Context, env *environment.Environment, name string) error {
+	request := ofVelero("DeleteBackupRequest", name, map[string]any{"backupName": name})
+	s := env.Scope("deletion of " + name)
+	if err := s.Create(ctx, request); err != nil {
+		return err
+	}
+	w, err := wait.On(env.Config)
+	if err == nil {
+		err = w.Gone(ctx, deletedTimeout, targetOf("Backup", name))
+	}
+	if err != nil {
+		return err
+	}
+	return s.Close(ctx)
+}
+
+// restore restores a backup and waits for its end.
+func restore(ctx context.Context, env *environment.Environment, s *environment.Scope, backup string, over map[string]any) (*unstructured.Unstructured, error) {
+	spec := map[string]any{"backupName": backup, "restorePVs": true}
+	for k, v := range over {
+		spec[k] = v
+	}
+	name := backup + "-" + utilrand.String(5)
+	if err := s.Create(ctx, ofVelero("Restore", name, spec)); err != nil {
+		return nil, err
+	}
+	return awaitEnd(ctx, env, restoreTimeout, "Restore", name)
+}
+
+// numbers are those of a status, by their names; what is absent is 0, as Velero
+// leaves it out.
+func numbers(o *unstructured.Unstructured, names ...string) map[string]int64 {
+	out := map[string]int64{}
+	for _, n := range names {
+		out[n], _, _ = unstructured.NestedInt64(o.Object, "status", n)
+	}
+	return out
+}
+
+// hooksOf are the hooks of a backup: hooksAttempted and hooksFailed.
+func hooksOf(b *unstructured.Unstructured) map[string]int64 {
+	out := map[string]int64{}
+	for _, n := range []string{"hooksAttempted", "hooksFailed"} {
+		out[n], _, _ = unstructured.NestedInt64(b.Object, "status", "hookStatus", n)
+	}
+	return out
+}
+
+// volumes are the parts of a backup or a restore that hold data: one for each
+// volume of each pod. kind is PodVolumeBackup or PodVolumeRestore.
+func volumes(ctx context.Context, env *environment.Environment, kind, label, of string) ([]volume, error) {
+	parts, err := listOf(ctx, env, kind, label, of)
+	if err != nil {
+		return nil, err
+	}
+	var all []volume
+	for _, i := range parts {
+		pod, _, _ := unstructured.NestedString(i.Object, "spec", "pod", "name")
+		name, _, _ := unstructured.NestedString(i.Object, "spec", "volume")
+		done, _, _ := unstructured.NestedInt64(i.Object, "status", "progress", "bytesDone")
+		total, _, _ := unstructured.NestedInt64(i.Object, "status", "progress", "totalBytes")
+		all = append(all, volume{pod, name, phaseOf(&i), done, total})
+	}
+	return all, nil
+}
+
+// listOf are Velero's objects of a kind with a label.
+func listOf(ctx context.Context, env *environment.Environment, kind, label, value string) ([]unstructured.Unstructured, error) {
+	list := &unstructured.UnstructuredList{}
+	list.SetGroupVersionKind(schema.FromAPIVersionAndKind(veleroAPI, kind+"List"))
+	err := env.Client().List(ctx, list, client.InNamespace(veleroNamespace), client.MatchingLabels{label: value})
+	return list.Items, err
+}
+
+type volume struct {
+	Pod, Name, Phase string
+	Done, Total      int64 // bytes
+}
+
+func (v volume) String() string {
+	return fmt.Sprintf("%s of %s: %s, %d of %d bytes", v.Name, v.Pod, v.Phase, v.Done, v.Total)
+}
