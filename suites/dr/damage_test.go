@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -62,6 +63,13 @@ func TestDamagedBackups(t *testing.T) {
 			judged(&judge, "nothing counts as whole", `a backup without damage does not count as whole`, func(context.Context, *stage, *unstructured.Unstructured, string, map[int64]string) string {
 				return "nothing does"
 			}),
+			{
+				Name: "endpoints restored with the rest", Kills: `a damaged backup counts as whole`, Applied: nothingToAwait,
+				Apply: func(_ context.Context, _ *environment.Environment, scope *environment.Scope) error {
+					s.over = map[string]any{"excludedResources": []any{}}
+					return scope.Defer("what is restored", func(context.Context) error { s.over = nil; return nil })
+				},
+			},
 			s.harmlessNote(),
 		},
 	})
@@ -144,7 +152,9 @@ func (s *stage) tryOne(ctx context.Context, t spec.T, env *environment.Environme
 	}
 	namespace, err := trial.Namespace(ctx, "dr-damaged", nil)
 	check(t, err)
-	restored, err := restore(ctx, env, trial, b.GetName(), map[string]any{"namespaceMapping": map[string]any{s.ns: namespace}})
+	over := map[string]any{"namespaceMapping": map[string]any{s.ns: namespace}}
+	maps.Copy(over, s.over)
+	restored, err := restore(ctx, env, trial, b.GetName(), over)
 	check(t, err)
 	lacks := judge(ctx, s, restored, namespace, want)
 	check(t, trial.Close(ctx))

@@ -39,7 +39,8 @@ type stage struct {
 	round    int    // of writes
 	// labels and annotations that the namespace had when it was lost.
 	labels, annotations map[string]string
-	remote              *store // of another cluster, for backups to outlive this one
+	remote              *store         // of another cluster, for backups to outlive this one
+	over                map[string]any // the specs of restores, for the time of a fault
 	outside             *probe.Pod
 }
 

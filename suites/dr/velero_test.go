@@ -117,9 +117,14 @@ func deleteBackup(ctx context.Context, env *environment.Environment, name string
 	return s.Close(ctx)
 }
 
+// pointers are kinds that tell where pods are. Velero restores them as they were:
+// for some seconds, until their controllers have seen to it, a restored Service
+// leads to the pods of the original, and a copy without any data reads back all of it.
+var pointers = []any{"endpoints", "endpointslices.discovery.k8s.io"}
+
 // restore restores a backup and waits for its end.
 func restore(ctx context.Context, env *environment.Environment, s *environment.Scope, backup string, over map[string]any) (*unstructured.Unstructured, error) {
-	spec := map[string]any{"backupName": backup, "restorePVs": true}
+	spec := map[string]any{"backupName": backup, "restorePVs": true, "excludedResources": pointers}
 	for k, v := range over {
 		spec[k] = v
 	}
