@@ -108,7 +108,7 @@ func provePoint(ctx context.Context, t spec.T, env *environment.Environment, s *
 	t.Observe(fmt.Sprintf("%d losses right after a backup, under %d writes a second: %d of %d acknowledged writes recovered, none missing before the last one; RPO %.1f s each (target %s). What comes on top is the time since the last backup, an hour at most by the schedule that DR-002 proves",
 		len(runs), writeRate, recovered, acknowledged, runs, target.RPO.Duration),
 		journal.Evidence{Certificate: journal.Recovery{
-			RPO:  &journal.Objective{Target: target.RPO.Duration.Seconds(), Runs: runs, TimeScale: 1},
+			RPO:  &journal.Objective{Target: target.RPO.Seconds(), Runs: runs, TimeScale: 1},
 			Rows: &journal.Rows{Acknowledged: int64(acknowledged), Recovered: int64(recovered), After: int64(acknowledged - recovered)},
 		}})
 }

@@ -89,7 +89,7 @@ func proveRecovery(ctx context.Context, t spec.T, env *environment.Environment, 
 		len(took), last.rows, last.objects, rounded(took), want.RTO.Duration, rounded(ofVelero)),
 		journal.Evidence{Certificate: journal.Recovery{
 			Backup: &journal.Backup{Name: last.backup, Digest: last.digest},
-			RTO:    &journal.Objective{Target: want.RTO.Duration.Seconds(), Runs: seconds, TimeScale: 1},
+			RTO:    &journal.Objective{Target: want.RTO.Seconds(), Runs: seconds, TimeScale: 1},
 		}})
 }
 

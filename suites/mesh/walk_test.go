@@ -32,7 +32,7 @@ type walk struct {
 	told    int    // requests that the receiver had before
 	at      progress
 	users   *probe.Record
-	before  int                // requests of users that were answered before the new version came
+	before  int // requests of users that were answered before the new version came
 }
 
 const (
