@@ -45,14 +45,6 @@ func (k *kindCluster) anew(ctx context.Context) (*Environment, error) {
 	if err != nil {
 		return nil, err
 	}
-	if before != nil {
-		err = k.remove(ctx, before)
-	} else {
-		err = k.refuseForeign()
-	}
-	if err != nil {
-		return nil, err
-	}
 	built, err := k.builder.Build(ctx, k.images()...)
 	if err != nil {
 		return nil, err
@@ -60,7 +52,7 @@ func (k *kindCluster) anew(ctx context.Context) (*Environment, error) {
 	if err := k.serve(ctx, built); err != nil {
 		return nil, err
 	}
-	return k.create(ctx, k.hash(built), built)
+	return k.replace(ctx, before, k.hash(built), built)
 }
 
 // Destroy deletes a cluster that Beside made, with all that is in it. Twice is no

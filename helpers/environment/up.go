@@ -210,6 +210,11 @@ func (k *kindCluster) up(ctx context.Context) (*Environment, error) {
 	} else if before != nil {
 		k.options.Progress(fmt.Sprintf("the cluster %s is of another configuration: making it again", k.profile.ClusterName))
 	}
+	return k.replace(ctx, before, hash, built)
+}
+
+// replace makes the cluster, in the place of one of ours that stands before.
+func (k *kindCluster) replace(ctx context.Context, before *state, hash string, built map[string]*image.Built) (*Environment, error) {
 	if before != nil {
 		if err := k.remove(ctx, before); err != nil {
 			return nil, err

@@ -3,7 +3,6 @@ package infra
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -14,8 +13,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/portforward"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/platform"
@@ -116,8 +113,16 @@ func (s *server) Ensure(ctx context.Context, env *environment.Environment) (err 
 	if err != nil {
 		return err
 	}
-	s.address, err = s.forward(ctx, env)
-	return err
+	address, stop, err := env.Forward(ctx, s.ns, postgresql, postgresPort)
+	if err != nil {
+		return err
+	}
+	if err := s.scope.Defer("port of "+s.Name(), func(context.Context) error { stop(); return nil }); err != nil {
+		stop()
+		return err
+	}
+	s.address = address
+	return nil
 }
 
 // platformMigrations are the files of fixtures/docuthinker/migrations, by name:
@@ -137,47 +142,6 @@ func platformMigrations(root string) (map[string]string, error) {
 		files[e.Name()] = string(text)
 	}
 	return files, nil
-}
-
-// forward opens a port of this machine that leads to the server, until the scope
-// is closed.
-func (s *server) forward(ctx context.Context, env *environment.Environment) (string, error) {
-	fail := func(err error) error {
-		return fmt.Errorf("port %s of pod %s/%s: %w", postgresPort, s.ns, postgresql, err)
-	}
-	clients, err := kubernetes.NewForConfig(env.Config)
-	if err != nil {
-		return "", fail(err)
-	}
-	tunnel := clients.CoreV1().RESTClient().Post().Resource("pods").Namespace(s.ns).Name(postgresql).SubResource("portforward")
-	dialer, err := portforward.NewSPDYOverWebsocketDialer(tunnel.URL(), env.Config)
-	if err != nil {
-		return "", fail(err)
-	}
-	ready, stop, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
-	forwarder, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, []string{":" + postgresPort}, stop, ready, io.Discard, io.Discard)
-	if err != nil {
-		return "", fail(err)
-	}
-	go func() { ended <- forwarder.ForwardPorts() }()
-	closing := func(context.Context) error { close(stop); _ = <-ended; return nil }
-	select {
-	case <-ready:
-	case err := <-ended:
-		return "", fail(err)
-	case <-ctx.Done():
-		_ = closing(ctx)
-		return "", fail(context.Cause(ctx))
-	}
-	if err := s.scope.Defer("port of "+s.Name(), closing); err != nil {
-		_ = closing(ctx)
-		return "", fail(err)
-	}
-	ports, err := forwarder.GetPorts()
-	if err != nil {
-		return "", fail(err)
-	}
-	return fmt.Sprintf("127.0.0.1:%d", ports[0].Local), nil
 }
 
 // sql asks a database of the server over a connection of its own. An answer is

@@ -12,8 +12,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/portforward"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
@@ -36,35 +34,12 @@ func exchange(ctx context.Context, env *environment.Environment, namespace, pod,
 	fail := func(err error) error {
 		return fmt.Errorf("pod %s/%s, %s %s at port %s: %w", namespace, pod, method, path, port, err)
 	}
-	clients, err := kubernetes.NewForConfig(env.Config)
+	address, stop, err := env.Forward(ctx, namespace, pod, port)
 	if err != nil {
 		return nil, fail(err)
 	}
-	tunnel := clients.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("portforward")
-	dialer, err := portforward.NewSPDYOverWebsocketDialer(tunnel.URL(), env.Config)
-	if err != nil {
-		return nil, fail(err)
-	}
-	ready := make(chan struct{})
-	forwarder, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, []string{":" + port}, ctx.Done(), ready, io.Discard, io.Discard)
-	if err != nil {
-		return nil, fail(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- forwarder.ForwardPorts() }()
-	select {
-	case <-ready:
-	case err := <-ended:
-		return nil, fail(err)
-	case <-ctx.Done():
-		return nil, fail(context.Cause(ctx))
-	}
-	defer func() { cancel(); _ = <-ended }()
-	ports, err := forwarder.GetPorts()
-	if err != nil {
-		return nil, fail(err)
-	}
-	request, err := http.NewRequestWithContext(ctx, method, fmt.Sprintf("http://127.0.0.1:%d/%s", ports[0].Local, path), body)
+	defer stop()
+	request, err := http.NewRequestWithContext(ctx, method, fmt.Sprintf("http://%s/%s", address, path), body)
 	if err != nil {
 		return nil, fail(err)
 	}

@@ -191,25 +191,9 @@ func (w *walk) bounded(users probe.Outcomes) string {
 	}
 	require.NotEmpty(w.t, failed, "errors that users met of a version that gives some")
 	while := users.Numbered(failed[0].N, failed[len(failed)-1].N)
-	most := atMost(len(while.Sent), stepWeight/100.)
+	_, most := binomialBound(len(while.Sent), stepWeight/100., 0.002) // a thousandth on either side
 	require.LessOrEqual(w.t, len(failed), most, "users meet errors: at most %d of %d requests, of %d %%, the canary's share, with 99.9 %% certainty; results %v, statuses %v, the first: %s",
 		most, len(while.Sent), stepWeight, while.Results(), while.Statuses(), failed[0])
 	return fmt.Sprintf("users met %d errors in %d requests (%.1f %%; the canary's share of 10 %% allows %d)",
 		len(failed), len(while.Sent), 100*float64(len(failed))/float64(len(while.Sent)), most)
-}
-
-// atMost is the number of successes that n tries with the chance p exceed once in
-// a thousand times at most.
-func atMost(n int, p float64) int {
-	below := 0.0
-	for k := range n {
-		a, _ := math.Lgamma(float64(n + 1))
-		b, _ := math.Lgamma(float64(k + 1))
-		c, _ := math.Lgamma(float64(n - k + 1))
-		below += math.Exp(a - b - c + float64(k)*math.Log(p) + float64(n-k)*math.Log1p(-p))
-		if below >= 0.999 {
-			return k
-		}
-	}
-	return n
 }
