@@ -51,15 +51,34 @@ func harmless(s spec.Sabotage) spec.Sabotage {
 	return s
 }
 
+// swapped puts another value in the place of one that the proof goes by, for the
+// time of a fault.
+func swapped[V any](name, kills string, at *V, value V) spec.Sabotage {
+	return spec.Sabotage{
+		Name: name, Kills: kills, Applied: nothingToAwait,
+		Apply: func(_ context.Context, _ *environment.Environment, scope *environment.Scope) error {
+			meant := *at
+			*at = value
+			return scope.Defer("what the proof goes by", func(context.Context) error { *at = meant; return nil })
+		},
+	}
+}
+
+// renewing makes the stage anew after a fault that it bears.
+func (s *stage) renewing(f spec.Sabotage) spec.Sabotage {
+	f.Restored = s.renew
+	return f
+}
+
 // fault is one of the stage's objects. What was restored bears it, too: the stage
 // is made anew afterwards.
 func (s *stage) fault(name, kills string, apply func(ctx context.Context, scope *environment.Scope) error) spec.Sabotage {
-	return spec.Sabotage{
-		Name: name, Kills: kills, Applied: nothingToAwait, Restored: s.renew,
+	return s.renewing(spec.Sabotage{
+		Name: name, Kills: kills, Applied: nothingToAwait,
 		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
 			return apply(ctx, scope)
 		},
-	}
+	})
 }
 
 // volumeLeftOut has Velero pass by the volume that the database's copy is on.

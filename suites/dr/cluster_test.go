@@ -21,15 +21,12 @@ var knownTimeout = wait.Timeout{Name: "backupsFound", D: 3 * time.Minute}
 // all nodes, comes back in a new one. The backups are in the object store of the
 // first cluster, which stands for the region that S3 is in.
 func TestClusterLost(t *testing.T) {
-	var change func(s *stage) spec.Sabotage // of the application in the cluster that is to be lost
-	changed := func(f func(s *stage) spec.Sabotage) spec.Sabotage {
+	var change func(*stage) spec.Sabotage // of the application in the cluster that is to be lost
+	changed := func(f func(*stage) spec.Sabotage) spec.Sabotage {
 		of := f(&stage{})
-		of.Applied, of.Restored = nothingToAwait, nil
-		of.Apply = func(_ context.Context, _ *environment.Environment, scope *environment.Scope) error {
-			change = f
-			return scope.Defer("the change", func(context.Context) error { change = nil; return nil })
-		}
-		return of
+		there := swapped(of.Name, of.Kills, &change, f)
+		there.Harmless = of.Harmless
+		return there
 	}
 	spec.Run(t, spec.Specification{
 		ID: "DR-005", Risk: spec.Namespaced, Needs: []spec.Need{velero}, Timeout: 12 * time.Minute,

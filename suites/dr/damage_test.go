@@ -58,18 +58,12 @@ func TestDamagedBackups(t *testing.T) {
 		ID: "DR-007", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 10 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveDamage(ctx, t, env, s, judge) },
 		CounterProofs: []spec.Sabotage{
-			judged(&judge, "a restore judged by Velero's word", `a damaged backup counts as whole`, byPhase),
-			judged(&judge, "a restore judged by whether the application serves", `a damaged backup counts as whole`, byService),
-			judged(&judge, "nothing counts as whole", `a backup without damage does not count as whole`, func(context.Context, *stage, *unstructured.Unstructured, string, map[int64]string) string {
+			swapped("a restore judged by Velero's word", `a damaged backup counts as whole`, &judge, byPhase),
+			swapped("a restore judged by whether the application serves", `a damaged backup counts as whole`, &judge, byService),
+			swapped("nothing counts as whole", `a backup without damage does not count as whole`, &judge, func(context.Context, *stage, *unstructured.Unstructured, string, map[int64]string) string {
 				return "nothing does"
 			}),
-			{
-				Name: "endpoints restored with the rest", Kills: `a damaged backup counts as whole`, Applied: nothingToAwait,
-				Apply: func(_ context.Context, _ *environment.Environment, scope *environment.Scope) error {
-					s.over = map[string]any{"excludedResources": []any{}}
-					return scope.Defer("what is restored", func(context.Context) error { s.over = nil; return nil })
-				},
-			},
+			swapped("endpoints restored with the rest", `a damaged backup counts as whole`, &s.over, map[string]any{"excludedResources": []any{}}),
 			s.harmlessNote(),
 		},
 	})
@@ -107,17 +101,6 @@ func byService(ctx context.Context, s *stage, _ *unstructured.Unstructured, name
 		return err.Error()
 	}
 	return ""
-}
-
-// judged has restores judged in another way.
-func judged(judge *verdict, name, kills string, other verdict) spec.Sabotage {
-	return spec.Sabotage{
-		Name: name, Kills: kills, Applied: nothingToAwait,
-		Apply: func(_ context.Context, _ *environment.Environment, scope *environment.Scope) error {
-			*judge = other
-			return scope.Defer("the judge", func(context.Context) error { *judge = byRows; return nil })
-		},
-	}
 }
 
 func proveDamage(ctx context.Context, t spec.T, env *environment.Environment, s *stage, judge verdict) {

@@ -77,14 +77,7 @@ func TestRecoveryPoint(t *testing.T) {
 		CounterProofs: []spec.Sabotage{
 			s.volumeLeftOut(`none was recovered|does not serve after the restore`),
 			s.idleHook(`none was recovered|does not serve after the restore`),
-			{
-				Name: "a write in the ledger that was never acknowledged", Kills: `lost, though later ones were recovered`, Applied: nothingToAwait,
-				Apply: func(_ context.Context, _ *environment.Environment, scope *environment.Scope) error {
-					invented = true
-					return scope.Defer("the ledger", func(context.Context) error { invented = false; return nil })
-				},
-				Restored: s.renew,
-			},
+			s.renewing(swapped("a write in the ledger that was never acknowledged", `lost, though later ones were recovered`, &invented, true)),
 			s.harmlessNote(),
 		},
 	})

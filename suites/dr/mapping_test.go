@@ -29,14 +29,8 @@ func TestRestoreElsewhere(t *testing.T) {
 		},
 		CounterProofs: []spec.Sabotage{
 			s.volumeLeftOut(`rows of the copy|the copy does not serve`),
-			{
-				Name: "restored over the original", Kills: `objects of the original that the restore changed`, Applied: nothingToAwait,
-				Apply: func(_ context.Context, _ *environment.Environment, scope *environment.Scope) error {
-					over = map[string]any{"namespaceMapping": map[string]any{}, "existingResourcePolicy": "update"}
-					return scope.Defer("the restore's mapping", func(context.Context) error { over = nil; return nil })
-				},
-				Restored: s.renew,
-			},
+			s.renewing(swapped("restored over the original", `objects of the original that the restore changed`, &over,
+				map[string]any{"namespaceMapping": map[string]any{}, "existingResourcePolicy": "update"})),
 			s.harmlessNote(),
 		},
 	})

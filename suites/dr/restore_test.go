@@ -35,8 +35,8 @@ const dataLost = `rows after the restore|does not serve after the restore`
 
 // recoveryPlan is how the proof goes about it; faults change it for their time.
 type recoveryPlan struct {
-	stale     bool                        // restores the backup before the newest
-	meanwhile func(context.Context) error // between the loss and the restore
+	stale     bool                                                  // restores the backup before the newest
+	meanwhile func(context.Context, *environment.Environment) error // between the loss and the restore
 }
 
 // TestRecovery proves that a namespace which was lost comes back whole, and
@@ -44,15 +44,6 @@ type recoveryPlan struct {
 func TestRecovery(t *testing.T) {
 	s := newStage(t, "restore", map[string]any{"fillMiB": 200})
 	var plan recoveryPlan
-	planned := func(name, kills string, change func(env *environment.Environment)) spec.Sabotage {
-		return spec.Sabotage{
-			Name: name, Kills: kills, Applied: nothingToAwait, Restored: s.renew,
-			Apply: func(_ context.Context, env *environment.Environment, scope *environment.Scope) error {
-				change(env)
-				return scope.Defer("the plan", func(context.Context) error { plan = recoveryPlan{}; return nil })
-			},
-		}
-	}
 	spec.Run(t, spec.Specification{
 		ID: "DR-003", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 10 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
@@ -61,10 +52,8 @@ func TestRecovery(t *testing.T) {
 		CounterProofs: []spec.Sabotage{
 			s.volumeLeftOut(dataLost),
 			s.secretLeftOut(`does not serve after the restore|objects after the restore`),
-			planned("the backup before the newest", dataLost, func(*environment.Environment) { plan.stale = true }),
-			planned("an empty database in the namespace already", dataLost, func(env *environment.Environment) {
-				plan.meanwhile = func(ctx context.Context) error { return s.anew(ctx, env) }
-			}),
+			s.renewing(swapped("the backup before the newest", dataLost, &plan, recoveryPlan{stale: true})),
+			s.renewing(swapped("an empty database in the namespace already", dataLost, &plan, recoveryPlan{meanwhile: s.anew})),
 			s.harmlessNote(),
 		},
 	})
@@ -140,7 +129,7 @@ func (s *stage) loseAndRecover(ctx context.Context, t spec.T, env *environment.E
 	lost := time.Now()
 	check(t, s.lose(ctx, env))
 	if plan.meanwhile != nil {
-		check(t, plan.meanwhile(ctx))
+		check(t, plan.meanwhile(ctx, env))
 	}
 	begun := time.Now()
 	_, err = restore(ctx, env, t.Scope(), b.GetName(), nil)

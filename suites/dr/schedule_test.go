@@ -46,15 +46,6 @@ var (
 func TestSchedules(t *testing.T) {
 	s := newStage(t, "schedule", nil)
 	var over map[string]any // the copies' specs; faults change them
-	edited := func(name, kills string, fields map[string]any) spec.Sabotage {
-		return spec.Sabotage{
-			Name: name, Kills: kills, Applied: nothingToAwait,
-			Apply: func(_ context.Context, _ *environment.Environment, scope *environment.Scope) error {
-				over = fields
-				return scope.Defer("the copies' specs", func(context.Context) error { over = nil; return nil })
-			},
-		}
-	}
 	of := func(name, kills, schedule string, value any, path ...string) spec.Sabotage {
 		return spec.Sabotage{
 			Name: name, Kills: kills, Applied: nothingToAwait,
@@ -73,8 +64,8 @@ func TestSchedules(t *testing.T) {
 			of("the daily schedule paused", `daily-backup`, "daily-backup", true, "spec", "paused"),
 			of("hourly is every six hours", `hourly-backup`, "hourly-backup", "0 */6 * * *", "spec", "schedule"),
 			of("kept for no time", `hourly-backup`, "hourly-backup", "0s", "spec", "template", "ttl"),
-			edited("a schedule that is paused", `fired no backup`, map[string]any{"paused": true}),
-			edited("a TTL that says nothing", `did not expire`, map[string]any{"ttl": "0s"}), // Velero takes its default of thirty days
+			swapped("a schedule that is paused", `fired no backup`, &over, map[string]any{"paused": true}),
+			swapped("a TTL that says nothing", `did not expire`, &over, map[string]any{"ttl": "0s"}), // Velero takes its default of thirty days
 			harmless(of("a note at the daily schedule", "", "daily-backup", "nobody", "metadata", "annotations", "docuthinker.dev/reviewed-by")),
 		},
 	})
