@@ -16,6 +16,7 @@ import (
 // Options say what Up makes ready.
 type Options struct {
 	Components []Component  // besides those of every environment; their images are built with the cluster's
+	Images     []string     // folders of fixtures whose images are built too, and that no component installs
 	Install    bool         // have the components installed too, not only their images built
 	Pull       bool         // take upstream's images where a registry answers
 	Progress   func(string) // told a line whenever something that takes time begins or ends
@@ -46,6 +47,7 @@ func Up(ctx context.Context, p *environment.Profile, o Options) (*environment.En
 	for _, d := range append(slices.Clone(base), asked...) {
 		names = append(names, d.name)
 	}
+	names = append(names, o.Images...)
 	env, err := environment.Up(ctx, p, environment.UpOptions{Components: names, Pull: o.Pull, Progress: o.Progress})
 	if err != nil {
 		return env, platform, err
@@ -85,13 +87,18 @@ func Beside(ctx context.Context, env *environment.Environment, name string) (*en
 	return beside, nil
 }
 
-// For is Up with the components of a suite, as its TestMain wants it: their
-// images are built at once, and each is installed by the first specification
-// that needs it.
-func For(components ...Component) func(context.Context, *environment.Profile, func(string)) (*environment.Environment, journal.Platform, error) {
+// Suite is Up as a suite's TestMain wants it: images are built at once, and each
+// component is installed by the first specification that needs it.
+func (o Options) Suite() func(context.Context, *environment.Profile, func(string)) (*environment.Environment, journal.Platform, error) {
 	return func(ctx context.Context, p *environment.Profile, progress func(string)) (*environment.Environment, journal.Platform, error) {
-		return Up(ctx, p, Options{Components: components, Progress: progress})
+		o.Progress = progress
+		return Up(ctx, p, o)
 	}
+}
+
+// For is Suite of the components alone.
+func For(components ...Component) func(context.Context, *environment.Profile, func(string)) (*environment.Environment, journal.Platform, error) {
+	return Options{Components: components}.Suite()
 }
 
 func namesOf(components []Component) (names []string) {

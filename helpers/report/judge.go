@@ -27,6 +27,7 @@ var remedies = []struct{ reason, remedy string }{
 	{"not built yet", "Build the specification; until then the clause is a promise without evidence."},
 	{"no Falco engine", "Run on a machine whose kernel lets Falco load its eBPF probe."},
 	{"above the risk ceiling", "Run with a profile whose risk ceiling allows it, on an environment that may be disturbed."},
+	{"counter-proofs are off", "Run with counter-proofs on: its evidence is what they killed."},
 	{reasonNoVerdict, "Look at its last phase for what it was doing, then run this suite again."},
 	{reasonUnplanned, "Register the specification before it runs, so that a killed run is noticed."},
 	{reasonUnchallenged, "Give the specification a fault under which its proof must fail."},

@@ -49,6 +49,9 @@ func (c *clause) verdict(ctx context.Context) journal.Result {
 	if r := c.excused(); r != nil {
 		return *r
 	}
+	if err := c.after(ctx, c.spec.After); err != nil {
+		return inconclusive(reasonNoVerdicts, err.Error())
+	}
 	var err error
 	if c.ground, c.env, err = c.open(); err != nil {
 		return inconclusive(reasonNoPlace, err.Error())
@@ -76,6 +79,8 @@ func (c *clause) excused() *journal.Result {
 	} else if !c.profile.Allows(c.spec.Risk) {
 		r = inconclusive(reasonCeiling, fmt.Sprintf("it is %s, and the profile %s allows %s at most",
 			c.spec.Risk, c.profile.Name, c.profile.RiskCeiling))
+	} else if len(c.spec.After) > 0 && !c.counterProofs {
+		r = inconclusive(reasonUnchallenged, "it goes by the killed counter-proofs of "+strings.Join(c.spec.After, ", "))
 	} else {
 		return nil
 	}

@@ -58,8 +58,9 @@ type harness struct {
 	open          func() (ground, *environment.Environment, error)
 
 	mu      sync.Mutex
-	tests   map[string]string // ID to the Go test that it is registered under
-	settled []string          // a line for each verdict
+	tests   map[string]string    // ID to the Go test that it is registered under
+	stages  map[string]*progress // by ID, of those that were selected
+	settled []string             // a line for each verdict
 }
 
 // running is the harness of this process, once Main has made it.
@@ -128,6 +129,9 @@ func (h *harness) register(id, test string) (catalogue.Clause, error) {
 		return clause, fmt.Errorf("%s is registered twice: by %s and by %s", id, first, test)
 	}
 	h.tests[id] = test
+	if h.stages[id] == nil {
+		h.stages[id] = &progress{ended: make(chan struct{})}
+	}
 	return clause, nil
 }
 
@@ -141,6 +145,9 @@ func (h *harness) settle(id string, r journal.Result) journal.Result {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.settled = append(h.settled, line)
+	if s := h.stages[id]; s != nil {
+		s.end()
+	}
 	return r
 }
 
@@ -167,6 +174,9 @@ func (s *Specification) check() error {
 	}
 	if s.Timeout < 0 {
 		wrong("its Timeout is below 0")
+	}
+	if slices.Contains(s.After, s.ID) {
+		wrong("it is to come after itself")
 	}
 	if slices.Contains(s.Needs, nil) {
 		wrong("one of its Needs is nil")

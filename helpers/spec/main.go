@@ -74,7 +74,7 @@ func runSuite(m *testing.M, suite string, up Up) int {
 	defer cut(nil)
 	h := &harness{
 		suite: suite, profile: o.profile, catalogue: o.catalogue, counterProofs: o.counterProofs,
-		dumps: filepath.Join(dir, "dumps"), limits: defaultLimits, ctx: ctx, tests: map[string]string{},
+		dumps: filepath.Join(dir, "dumps"), limits: defaultLimits, ctx: ctx, tests: map[string]string{}, stages: map[string]*progress{},
 	}
 	h.record.append = w.Append
 	s := &site{harness: h, up: up, cache: o.cache}

@@ -70,6 +70,17 @@ var plays = map[string]func(*testing.T){
 		}))
 	},
 	"every verdict": everyVerdict,
+	"one after others": func(t *testing.T) {
+		for _, id := range []string{"POL-003", "POL-001", "POL-002"} {
+			t.Run(id, func(t *testing.T) {
+				s := played(id, func(context.Context, T, int) {})
+				if id == "POL-003" {
+					s.After = []string{"POL-001", "POL-002", "POL-004"} // the last one is not selected
+				}
+				Run(t, s)
+			})
+		}
+	},
 }
 
 // ready tells the test that started this process to go on.

@@ -83,6 +83,11 @@ type Specification struct {
 	// anything, so the waits in it must be shorter than Timeout.
 	Prove func(ctx context.Context, t T, env *environment.Environment)
 
+	// After are specifications of the same suite that come to their verdict first,
+	// faults and all: it goes by their evidence. So it is tried with counter-proofs
+	// on only. Those that were not selected are not waited for.
+	After []string
+
 	// CounterProofs are tried in this order, those that are Alone last. At least
 	// one of them must not be harmless.
 	CounterProofs []Sabotage
@@ -140,7 +145,11 @@ func Run(t *testing.T, s Specification) {
 		t.Fatal(err)
 	}
 	t.Parallel()
-	conclude(t, s.ID, h.carryOut(&s, t.Name(), t.Logf))
+	name := t.Name()
+	h.lineUp(t, s.After, func(t *testing.T) {
+		h.begin(s.ID)
+		conclude(t, s.ID, h.carryOut(&s, name, t.Logf))
+	})
 }
 
 // NotBuiltYet plans clauses that have no specification yet, each in a sub-test

@@ -45,6 +45,7 @@ func newStage(t *testing.T) *stage {
 		limits:        defaultLimits,
 		ctx:           ctx,
 		tests:         map[string]string{},
+		stages:        map[string]*progress{},
 		catalogue: catalogue.Catalogue{
 			{ID: "POL-001", Area: "policy", Text: "The door is shut."},
 			{ID: "POL-002", Area: "policy", Text: "The window is shut."},

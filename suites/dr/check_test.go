@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -98,6 +99,17 @@ func (s *stage) secretLeftOut(kills string) spec.Sabotage {
 		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "postgresql"}}
 		return scope.Update(ctx, secret, func() error {
 			metav1.SetMetaDataLabel(&secret.ObjectMeta, "velero.io/exclude-from-backup", "true")
+			return nil
+		})
+	})
+}
+
+// queueLeftOut has Velero pass by Redis.
+func (s *stage) queueLeftOut(kills string) spec.Sabotage {
+	return s.fault("the queue left out", kills, func(ctx context.Context, scope *environment.Scope) error {
+		redis := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "redis"}}
+		return scope.Update(ctx, redis, func() error {
+			metav1.SetMetaDataLabel(&redis.ObjectMeta, "velero.io/exclude-from-backup", "true")
 			return nil
 		})
 	})

@@ -70,7 +70,7 @@ func proveClusterLost(ctx context.Context, t spec.T, env *environment.Environmen
 	check(t, err)
 	_, err = w.Until(ctx, knownTimeout, targetOf("Backup", b.GetName()), wait.Exists())
 	check(t, err)
-	_, err = second.Built(ctx, "docuthinker", "postgresql", "flyway")
+	_, err = second.Built(ctx, append(images, string(docuthinker))...)
 	check(t, err)
 	_, err = restore(ctx, second, scope, b.GetName(), nil)
 	check(t, err)

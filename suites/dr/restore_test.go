@@ -25,8 +25,9 @@ import (
 )
 
 var (
-	lostTimeout   = wait.Timeout{Name: "namespaceLost", D: 90 * time.Second}
-	servesTimeout = wait.Timeout{Name: "restoredApplicationServes", D: 60 * time.Second}
+	lostTimeout     = wait.Timeout{Name: "namespaceLost", D: 90 * time.Second}
+	analysedTimeout = wait.Timeout{Name: "documentAnalysed", D: 20 * time.Second}
+	servesTimeout   = wait.Timeout{Name: "restoredApplicationServes", D: 60 * time.Second}
 )
 
 // dataLost is how a proof fails when the application does not read back what was
@@ -43,6 +44,7 @@ type recoveryPlan struct {
 // measures how long users are without it.
 func TestRecovery(t *testing.T) {
 	s := newStage(t, "restore", map[string]any{"fillMiB": 200})
+	s.worker = true
 	var plan recoveryPlan
 	spec.Run(t, spec.Specification{
 		ID: "DR-003", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 10 * time.Minute,
@@ -52,6 +54,7 @@ func TestRecovery(t *testing.T) {
 		CounterProofs: []spec.Sabotage{
 			s.volumeLeftOut(dataLost),
 			s.secretLeftOut(`does not serve after the restore|objects after the restore`),
+			s.queueLeftOut(`no analysis after the restore`),
 			s.renewing(swapped("the backup before the newest", dataLost, &plan, recoveryPlan{stale: true})),
 			s.renewing(swapped("an empty database in the namespace already", dataLost, &plan, recoveryPlan{meanwhile: s.anew})),
 			s.harmlessNote(),
@@ -74,7 +77,7 @@ func proveRecovery(ctx context.Context, t spec.T, env *environment.Environment, 
 	for _, d := range took {
 		seconds = append(seconds, d.Seconds())
 	}
-	t.Observe(fmt.Sprintf("namespace lost and restored %d times: %d rows, %d objects and the Secrets' contents as at the backup; RTO %v (target %s), of which Velero's own restore took %v",
+	t.Observe(fmt.Sprintf("namespace lost and restored %d times: %d rows, %d objects and the Secrets' contents as at the backup, and the worker takes jobs again; RTO %v (target %s), of which Velero's own restore took %v",
 		len(took), last.rows, last.objects, rounded(took), want.RTO.Duration, rounded(ofVelero)),
 		journal.Evidence{Certificate: journal.Recovery{
 			Backup: &journal.Backup{Name: last.backup, Digest: last.digest},
@@ -140,6 +143,7 @@ func (s *stage) loseAndRecover(ctx context.Context, t spec.T, env *environment.E
 	check(t, err)
 	rto := time.Since(lost)
 	require.Empty(t, difference(before.rows, got), "rows after the restore differ from those before the loss")
+	require.NoError(t, s.analyses(ctx, slices.Min(slices.Collect(maps.Keys(got)))), "no analysis after the restore")
 	after, err := s.snapshot(ctx, env)
 	check(t, err)
 	require.Empty(t, before.without(after), "objects after the restore lack some of those before the loss, or their contents")
@@ -171,6 +175,21 @@ func serves(ctx context.Context, from *probe.Pod, namespace string) error {
 			return a.String(), ctx.Err()
 		}
 		return "", nil
+	})
+}
+
+// analyses orders the analysis of a document and waits until a worker has made it.
+func (s *stage) analyses(ctx context.Context, number int64) error {
+	at := fmt.Sprintf("http://backend.%s:8080/api/documents/%d/analyses", s.ns, number)
+	if _, err := s.outside.Call(ctx, probe.Request{Method: http.MethodPost, URL: at, Timeout: 5 * time.Second}, probe.Status(http.StatusAccepted)); err != nil {
+		return err
+	}
+	return wait.Answers(ctx, analysedTimeout, fmt.Sprintf("document %d to be analysed", number), func(ctx context.Context) (string, error) {
+		a, err := s.outside.Call(ctx, probe.Request{URL: at, Timeout: 2 * time.Second}, probe.Status(http.StatusOK))
+		if err != nil || strings.Contains(a.Body, `"summary"`) {
+			return "", err
+		}
+		return a.Body, nil
 	})
 }
 

@@ -29,6 +29,7 @@ import (
 type stage struct {
 	name     string
 	database map[string]any // values over those of the database
+	worker   bool           // documents can be analysed, too
 	password string
 
 	once     sync.Mutex
@@ -65,10 +66,6 @@ func (s *stage) Ensure(ctx context.Context, env *environment.Environment) (err e
 	defer s.once.Unlock()
 	if s.outside != nil {
 		return nil
-	}
-	// The chart's images that are no component's.
-	if _, err := env.Built(ctx, "postgresql", "flyway"); err != nil {
-		return err
 	}
 	if s.scope == nil {
 		s.scope = env.Lasting().Child("stage " + s.name)
@@ -107,6 +104,7 @@ func (s *stage) deploy(ctx context.Context, env *environment.Environment) error 
 	values := map[string]any{
 		"networkPolicies": false, "drainDelay": "1s",
 		"database": database,
+		"redis":    map[string]any{"enabled": s.worker}, "worker": map[string]any{"enabled": s.worker},
 	}
 	return platform.Deploy(ctx, env, s.scope, docuthinker, s.ns, values)
 }

@@ -8,7 +8,9 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/spec"
 )
 
-func TestMain(m *testing.M) { spec.Main(m, "infra", platform.For()) }
+var images = []string{"postgresql", "flyway"}
+
+func TestMain(m *testing.M) { spec.Main(m, "infra", platform.Options{Images: images}.Suite()) }
 
 // TestNotBuiltYet keeps the clauses in the report that have no specification yet.
 func TestNotBuiltYet(t *testing.T) {

@@ -74,9 +74,6 @@ func (s *server) Ensure(ctx context.Context, env *environment.Environment) (err 
 	if s.address != "" {
 		return nil
 	}
-	if _, err := env.Built(ctx, "postgresql", "flyway"); err != nil {
-		return err
-	}
 	if s.scope == nil {
 		s.scope = env.Lasting().Child(s.Name())
 	}

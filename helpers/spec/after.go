@@ -1,0 +1,70 @@
+package spec
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+)
+
+// progress is how far a specification has come, for those that go by its evidence.
+type progress struct {
+	begun bool // has one of the -parallel places, or had one
+	ended chan struct{}
+	once  sync.Once // with -count it ends again
+}
+
+func (s *progress) end() {
+	s.begun = true
+	s.once.Do(func() { close(s.ended) })
+}
+
+func (h *harness) begin(id string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stages[id].begun = true
+}
+
+// begun says whether all of ids that were selected have begun.
+func (h *harness) begun(ids []string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, id := range ids {
+		if s := h.stages[id]; s != nil && !s.begun {
+			return false
+		}
+	}
+	return true
+}
+
+// after waits for the verdicts of those of ids that were selected.
+func (h *harness) after(ctx context.Context, ids []string) error {
+	for _, id := range ids {
+		h.mu.Lock()
+		s := h.stages[id]
+		h.mu.Unlock()
+		if s == nil {
+			continue
+		}
+		select {
+		case <-s.ended:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the verdict of %s: %w", id, context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+// lineUp calls carryOut in one of the -parallel places once all of ids have one,
+// or had one: who waits for them must not keep them out. A test within gives its
+// parent's place back and asks for one behind all who wait already.
+func (h *harness) lineUp(t *testing.T, ids []string, carryOut func(*testing.T)) {
+	if h.begun(ids) {
+		carryOut(t)
+		return
+	}
+	t.Run("after", func(t *testing.T) {
+		t.Parallel()
+		h.lineUp(t, ids, carryOut)
+	})
+}

@@ -1,0 +1,36 @@
+package spec
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/proving-ground/proving-ground/helpers/journal"
+)
+
+func TestAfterOthers(t *testing.T) {
+	t.Parallel()
+	s := newSuite(t)
+	for _, parallel := range []string{"1", "4"} {
+		run := "at-once-" + parallel
+		require.Equal(t, 0, s.start(t, "one after others", run, "-counterproof", "-test.parallel="+parallel).wait())
+		r, entries := s.read(t, run)
+		require.Equal(t, journal.Proved, r.Verdict, r.Headline)
+		at := func(kind journal.Kind, id string) int {
+			return slices.IndexFunc(entries, func(e journal.Entry) bool { return e.Kind == kind && e.ID == id })
+		}
+		first := at(journal.PhaseStart, "POL-003")
+		require.Greater(t, first, at(journal.Verdict, "POL-001"))
+		require.Greater(t, first, at(journal.Verdict, "POL-002"))
+	}
+}
+
+func TestAfterOthersWantsTheirCounterProofs(t *testing.T) {
+	t.Parallel()
+	s := newSuite(t)
+	require.Equal(t, 0, s.start(t, "one after others", "r1").wait())
+	r, _ := s.read(t, "r1")
+	c := clauseOf(t, r, "POL-003")
+	require.Equal(t, journal.Result{Outcome: journal.Inconclusive, Reason: "counter-proofs are off"}, journal.Result{Outcome: c.Outcome, Reason: c.Reason})
+}

@@ -1,0 +1,230 @@
+package dr
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/certificate"
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/journal"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+)
+
+// issue is how the certificate of a run comes to be; faults change it for their time.
+type issue struct {
+	key     func() (*certificate.Key, error)
+	before  func(*certificate.Certificate) // it is signed
+	after   func(envelope []byte)          // it was signed
+	expired bool                           // it is read when it holds no more
+}
+
+// TestCertificate proves that what this run showed of the other clauses can be
+// handed to somebody who has neither the platform nor our tools.
+func TestCertificate(t *testing.T) {
+	plan := issue{key: certificate.NewKey}
+	with := func(edit func(*issue)) issue {
+		other := plan
+		edit(&other)
+		return other
+	}
+	spec.Run(t, spec.Specification{
+		ID: "DR-009", Risk: spec.ReadOnly, Needs: []spec.Need{velero},
+		After: []string{"DR-001", "DR-002", "DR-003", "DR-004", "DR-005", "DR-006", "DR-007", "DR-008"},
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+			proveCertificate(ctx, t, env, &plan)
+		},
+		CounterProofs: []spec.Sabotage{
+			swapped("a byte of it changed", `openssl does not verify it`, &plan, with(func(i *issue) {
+				i.after = func(envelope []byte) {
+					at := bytes.Index(envelope, []byte(`"payload":"`)) + 100
+					envelope[at] = "AB"[bytes.Count(envelope[at:at+1], []byte("A"))]
+				}
+			})),
+			swapped("looked at when its quarter is over", `expired`, &plan, with(func(i *issue) { i.expired = true })),
+			swapped("a better RTO than was measured", `figures of the certificate`, &plan, with(func(i *issue) {
+				i.before = func(c *certificate.Certificate) {
+					better := &c.Predicate.RTO
+					better.Runs[0] /= 2
+					better.Median, better.Worst = better.Objective.Median(), better.Objective.Worst()
+				}
+			})),
+			swapped("an image of the platform left out", `images that run in the cluster and are not certified`, &plan, with(func(i *issue) {
+				i.before = func(c *certificate.Certificate) {
+					c.Subjects = slices.DeleteFunc(c.Subjects, func(s certificate.Subject) bool { return strings.Contains(s.Name, "velero/velero:") })
+				}
+			})),
+			swapped("another commit", `commit of the certificate`, &plan, with(func(i *issue) {
+				i.before = func(c *certificate.Certificate) { c.Predicate.Commit = strings.Repeat("0", 40) }
+			})),
+			harmless(swapped("a key that was given, of another kind", "", &plan, with(func(i *issue) { i.key = givenKey }))),
+		},
+	})
+}
+
+func proveCertificate(ctx context.Context, t spec.T, env *environment.Environment, plan *issue) {
+	run := environment.RunDir(env.Root, env.RunID)
+	c, err := certificate.Load(env.Root, run, time.Now())
+	var refused *certificate.Refused
+	if errors.As(err, &refused) {
+		t.Inconclusive("no certificate", "%v", refused)
+	}
+	check(t, err)
+	if plan.before != nil {
+		plan.before(c)
+	}
+	key, err := plan.key()
+	check(t, err)
+	envelope, err := c.Sign(ctx, key)
+	check(t, err)
+	if plan.after != nil {
+		plan.after(envelope)
+	}
+	require.NoError(t, openssl(ctx, t, envelope, key), "openssl does not verify it")
+
+	now := time.Now()
+	if plan.expired {
+		now = c.Predicate.ExpiresAt
+	}
+	read, err := certificate.Verify(ctx, envelope, key, now)
+	require.NoError(t, err, "the certificate is refused")
+	require.Equal(t, figuresOf(t, run), [2][]float64{read.Predicate.RTO.Runs, read.Predicate.RPO.Runs}, "figures of the certificate and those that were observed")
+	head, err := exec.CommandContext(ctx, "git", "-C", env.Root, "rev-parse", "HEAD").Output()
+	check(t, err)
+	require.Equal(t, strings.TrimSpace(string(head)), read.Predicate.Commit, "commit of the certificate, and the one that is checked out")
+	require.Contains(t, read.Predicate.Environments, certificate.Environment{
+		Cluster: env.Cluster, Fingerprint: env.Hash, Kubernetes: env.Kubernetes, Nodes: nodesOf(ctx, t, env),
+	}, "fingerprint of the cluster")
+	running := running(ctx, t, env)
+	for _, s := range read.Subjects {
+		if running[s.Name] == s.SHA256 {
+			delete(running, s.Name)
+		}
+	}
+	require.Empty(t, running, "images that run in the cluster and are not certified, or with another digest")
+
+	_, err = certificate.Verify(ctx, envelope, key, read.Predicate.ExpiresAt)
+	require.ErrorContains(t, err, "expired", "the certificate, when its quarter is over")
+	for at := range envelope {
+		envelope[at] ^= 1
+		_, err := certificate.Verify(ctx, envelope, key, now)
+		require.Error(t, err, "the certificate with another byte %d", at)
+		envelope[at] ^= 1
+	}
+	t.Observe(fmt.Sprintf("openssl verified the certificate of this run, %d bytes with %d subjects, of commit %s until %s; it has the figures that were observed and the digests of all images that run; with any other byte, and when it is over, it is refused",
+		len(envelope), len(read.Subjects), read.Predicate.Commit[:12], read.Predicate.ExpiresAt.Format(time.DateOnly)), nil)
+}
+
+// openssl has a tool that knows nothing of us check the signature, over what DSSE
+// says is signed (its PAE).
+func openssl(ctx context.Context, t spec.T, envelope []byte, key *certificate.Key) error {
+	tool, err := exec.LookPath("openssl")
+	if err != nil {
+		t.Inconclusive("no openssl", "a tool that is not ours must verify it: install openssl")
+	}
+	var e struct {
+		PayloadType, Payload string
+		Signatures           []struct{ Sig string }
+	}
+	check(t, json.Unmarshal(envelope, &e))
+	payload, err := base64.StdEncoding.DecodeString(e.Payload)
+	check(t, err)
+	signature, err := base64.StdEncoding.DecodeString(e.Signatures[0].Sig)
+	check(t, err)
+	public, err := key.PublicPEM()
+	check(t, err)
+	dir, err := os.MkdirTemp("", "certificate-")
+	check(t, err)
+	defer os.RemoveAll(dir)
+	file := func(name string, content []byte) string {
+		path := filepath.Join(dir, name)
+		check(t, os.WriteFile(path, content, 0o600))
+		return path
+	}
+	signed := fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(e.PayloadType), e.PayloadType, len(payload), payload)
+	args := []string{"pkeyutl", "-verify", "-pubin", "-rawin", "-inkey", file("key", public), "-in", file("signed", signed), "-sigfile", file("signature", signature)}
+	if key.Whose == certificate.Ephemeral { // ECDSA signs a digest; ed25519 the whole
+		args = append(args, "-digest", "sha256")
+	}
+	if said, err := exec.CommandContext(ctx, tool, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(said)))
+	}
+	return nil
+}
+
+// givenKey is one of ed25519, as an issuer has it.
+func givenKey() (*certificate.Key, error) {
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return nil, err
+	}
+	return certificate.ReadKey(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+// figuresOf are the runs of RTO and RPO as the journal has them.
+func figuresOf(t spec.T, run string) (figures [2][]float64) {
+	entries, _, err := journal.Read(run)
+	check(t, err)
+	for _, e := range entries {
+		var evidence journal.Evidence
+		if e.Kind != journal.Observation || json.Unmarshal(e.Data, &evidence) != nil {
+			continue
+		}
+		if seen := evidence.Certificate.RTO; seen != nil && figures[0] == nil {
+			figures[0] = seen.Runs
+		}
+		if seen := evidence.Certificate.RPO; seen != nil && figures[1] == nil {
+			figures[1] = seen.Runs
+		}
+	}
+	return figures
+}
+
+func nodesOf(ctx context.Context, t spec.T, env *environment.Environment) int {
+	var nodes corev1.NodeList
+	check(t, env.Client().List(ctx, &nodes))
+	return len(nodes.Items)
+}
+
+// running are the images that the kubelets have running of what backs up and of the
+// cluster itself, by name, with their SHA-256.
+func running(ctx context.Context, t spec.T, env *environment.Environment) map[string]string {
+	all := map[string]string{}
+	for _, namespace := range []string{"kube-system", "object-store", veleroNamespace} {
+		var pods corev1.PodList
+		check(t, env.Client().List(ctx, &pods, client.InNamespace(namespace)))
+		for _, p := range pods.Items {
+			for _, s := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
+				if _, sum, known := strings.Cut(s.ImageID, "@sha256:"); known {
+					all[s.Image] = sum
+				}
+			}
+		}
+	}
+	if len(all) == 0 {
+		t.Inconclusive("no samples", "no pod of the platform says which image it runs")
+	}
+	return all
+}
