@@ -35,6 +35,9 @@ type Failure struct {
 	Seen     string
 }
 
+// Finding marks it as one of spec's.
+func (u *Unmet) Finding() {}
+
 func (u *Unmet) Error() string {
 	lines := make([]string, len(u.Failures))
 	for i, f := range u.Failures {

@@ -32,27 +32,27 @@ func TestBackup(t *testing.T) {
 		CounterProofs: []spec.Sabotage{
 			s.volumeLeftOut(`volume backup of pod postgresql-0 is not in the backup`),
 			s.secretLeftOut(`not in the backup: .*v1/Secret`),
-			swapped("a backup of another namespace", `not in the backup`, &options, map[string]any{"includedNamespaces": []any{"default"}}),
-			swapped("a kind left out", `not in the backup: .*v1/ConfigMap`, &options, map[string]any{"excludedResources": []any{"configmaps"}}),
+			spec.Swapped("a backup of another namespace", `not in the backup`, &options, map[string]any{"includedNamespaces": []any{"default"}}),
+			spec.Swapped("a kind left out", `not in the backup: .*v1/ConfigMap`, &options, map[string]any{"excludedResources": []any{"configmaps"}}),
 			s.fault("a hook that fails", `Velero's own word|errors of the backup`, func(ctx context.Context, scope *environment.Scope) error {
 				return s.hook(ctx, scope, `["/bin/false"]`)
 			}),
 			// The pod names its volume itself, whatever a backup takes by default.
-			harmless(swapped("no volumes by default", "", &options, map[string]any{"defaultVolumesToFsBackup": false})),
+			spec.Harmless(spec.Swapped("no volumes by default", "", &options, map[string]any{"defaultVolumesToFsBackup": false})),
 		},
 	})
 }
 
 func proveBackup(ctx context.Context, t spec.T, env *environment.Environment, s *stage, options map[string]any) {
 	before, err := inventory(ctx, env, s.ns)
-	check(t, err)
+	spec.Check(t, err)
 	b, err := backUp(ctx, env, t.Scope(), s.location, s.ns, options)
-	check(t, err)
+	spec.Check(t, err)
 	counts := numbers(b, "errors", "warnings")
 	assert.Equal(t, "Completed", phaseOf(b), "Velero's own word on the backup: errors %d, warnings %d", counts["errors"], counts["warnings"])
 	assert.Zero(t, counts["errors"], "errors of the backup")
 	taken, err := s.contents(ctx, env, b.GetName())
-	check(t, err)
+	spec.Check(t, err)
 	var missing []string
 	for _, o := range before {
 		if !slices.Contains(taken, o) {
@@ -61,7 +61,7 @@ func proveBackup(ctx context.Context, t spec.T, env *environment.Environment, s 
 	}
 	assert.Empty(t, missing, "not in the backup: %s", strings.Join(missing, ", "))
 	parts, err := volumes(ctx, env, "PodVolumeBackup", "velero.io/backup-name", b.GetName())
-	check(t, err)
+	spec.Check(t, err)
 	i := slices.IndexFunc(parts, func(v volume) bool { return v.Pod == "postgresql-0" && v.Name == copied })
 	require.GreaterOrEqual(t, i, 0, "volume %s of pod postgresql-0 is not in the backup, which has %v", copied, parts)
 	v := parts[i]

@@ -53,29 +53,29 @@ func TestCertificate(t *testing.T) {
 			proveCertificate(ctx, t, env, &plan)
 		},
 		CounterProofs: []spec.Sabotage{
-			swapped("a byte of it changed", `openssl does not verify it`, &plan, with(func(i *issue) {
+			spec.Swapped("a byte of it changed", `openssl does not verify it`, &plan, with(func(i *issue) {
 				i.after = func(envelope []byte) {
 					at := bytes.Index(envelope, []byte(`"payload":"`)) + 100
 					envelope[at] = "AB"[bytes.Count(envelope[at:at+1], []byte("A"))]
 				}
 			})),
-			swapped("looked at when its quarter is over", `expired`, &plan, with(func(i *issue) { i.expired = true })),
-			swapped("a better RTO than was measured", `figures of the certificate`, &plan, with(func(i *issue) {
+			spec.Swapped("looked at when its quarter is over", `expired`, &plan, with(func(i *issue) { i.expired = true })),
+			spec.Swapped("a better RTO than was measured", `figures of the certificate`, &plan, with(func(i *issue) {
 				i.before = func(c *certificate.Certificate) {
 					better := &c.Predicate.RTO
 					better.Runs[0] /= 2
 					better.Median, better.Worst = better.Objective.Median(), better.Objective.Worst()
 				}
 			})),
-			swapped("an image of the platform left out", `images that run in the cluster and are not certified`, &plan, with(func(i *issue) {
+			spec.Swapped("an image of the platform left out", `images that run in the cluster and are not certified`, &plan, with(func(i *issue) {
 				i.before = func(c *certificate.Certificate) {
 					c.Subjects = slices.DeleteFunc(c.Subjects, func(s certificate.Subject) bool { return strings.Contains(s.Name, "velero/velero:") })
 				}
 			})),
-			swapped("another commit", `commit of the certificate`, &plan, with(func(i *issue) {
+			spec.Swapped("another commit", `commit of the certificate`, &plan, with(func(i *issue) {
 				i.before = func(c *certificate.Certificate) { c.Predicate.Commit = strings.Repeat("0", 40) }
 			})),
-			harmless(swapped("a key that was given, of another kind", "", &plan, with(func(i *issue) { i.key = givenKey }))),
+			spec.Harmless(spec.Swapped("a key that was given, of another kind", "", &plan, with(func(i *issue) { i.key = givenKey }))),
 		},
 	})
 }
@@ -87,14 +87,14 @@ func proveCertificate(ctx context.Context, t spec.T, env *environment.Environmen
 	if errors.As(err, &refused) {
 		t.Inconclusive("no certificate", "%v", refused)
 	}
-	check(t, err)
+	spec.Check(t, err)
 	if plan.before != nil {
 		plan.before(c)
 	}
 	key, err := plan.key()
-	check(t, err)
+	spec.Check(t, err)
 	envelope, err := c.Sign(ctx, key)
-	check(t, err)
+	spec.Check(t, err)
 	if plan.after != nil {
 		plan.after(envelope)
 	}
@@ -108,7 +108,7 @@ func proveCertificate(ctx context.Context, t spec.T, env *environment.Environmen
 	require.NoError(t, err, "the certificate is refused")
 	require.Equal(t, figuresOf(t, run), [2][]float64{read.Predicate.RTO.Runs, read.Predicate.RPO.Runs}, "figures of the certificate and those that were observed")
 	head, err := exec.CommandContext(ctx, "git", "-C", env.Root, "rev-parse", "HEAD").Output()
-	check(t, err)
+	spec.Check(t, err)
 	require.Equal(t, strings.TrimSpace(string(head)), read.Predicate.Commit, "commit of the certificate, and the one that is checked out")
 	require.Contains(t, read.Predicate.Environments, certificate.Environment{
 		Cluster: env.Cluster, Fingerprint: env.Hash, Kubernetes: env.Kubernetes, Nodes: nodesOf(ctx, t, env),
@@ -144,19 +144,19 @@ func openssl(ctx context.Context, t spec.T, envelope []byte, key *certificate.Ke
 		PayloadType, Payload string
 		Signatures           []struct{ Sig string }
 	}
-	check(t, json.Unmarshal(envelope, &e))
+	spec.Check(t, json.Unmarshal(envelope, &e))
 	payload, err := base64.StdEncoding.DecodeString(e.Payload)
-	check(t, err)
+	spec.Check(t, err)
 	signature, err := base64.StdEncoding.DecodeString(e.Signatures[0].Sig)
-	check(t, err)
+	spec.Check(t, err)
 	public, err := key.PublicPEM()
-	check(t, err)
+	spec.Check(t, err)
 	dir, err := os.MkdirTemp("", "certificate-")
-	check(t, err)
+	spec.Check(t, err)
 	defer os.RemoveAll(dir)
 	file := func(name string, content []byte) string {
 		path := filepath.Join(dir, name)
-		check(t, os.WriteFile(path, content, 0o600))
+		spec.Check(t, os.WriteFile(path, content, 0o600))
 		return path
 	}
 	signed := fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(e.PayloadType), e.PayloadType, len(payload), payload)
@@ -186,7 +186,7 @@ func givenKey() (*certificate.Key, error) {
 // figuresOf are the runs of RTO and RPO as the journal has them.
 func figuresOf(t spec.T, run string) (figures [2][]float64) {
 	entries, _, err := journal.Read(run)
-	check(t, err)
+	spec.Check(t, err)
 	for _, e := range entries {
 		var evidence journal.Evidence
 		if e.Kind != journal.Observation || json.Unmarshal(e.Data, &evidence) != nil {
@@ -204,7 +204,7 @@ func figuresOf(t spec.T, run string) (figures [2][]float64) {
 
 func nodesOf(ctx context.Context, t spec.T, env *environment.Environment) int {
 	var nodes corev1.NodeList
-	check(t, env.Client().List(ctx, &nodes))
+	spec.Check(t, env.Client().List(ctx, &nodes))
 	return len(nodes.Items)
 }
 
@@ -214,7 +214,7 @@ func running(ctx context.Context, t spec.T, env *environment.Environment) map[st
 	all := map[string]string{}
 	for _, namespace := range []string{"kube-system", "object-store", veleroNamespace} {
 		var pods corev1.PodList
-		check(t, env.Client().List(ctx, &pods, client.InNamespace(namespace)))
+		spec.Check(t, env.Client().List(ctx, &pods, client.InNamespace(namespace)))
 		for _, p := range pods.Items {
 			for _, s := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
 				if _, sum, known := strings.Cut(s.ImageID, "@sha256:"); known {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -15,23 +14,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
-	"github.com/proving-ground/proving-ground/helpers/probe"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 )
-
-// check ends the proof on an error: by an assertion when something was seen that
-// is not as expected, else as broken.
-func check(t spec.T, err error) {
-	t.Helper()
-	var unmet *probe.Unmet
-	if errors.As(err, &unmet) {
-		t.Errorf("%v", unmet)
-		t.FailNow()
-	}
-	if err != nil {
-		t.Broken(err)
-	}
-}
 
 func keyOf(o client.Object) client.ObjectKey { return client.ObjectKeyFromObject(o) }
 
@@ -45,26 +29,6 @@ func sum(data map[string][]byte) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-func nothingToAwait(context.Context, *environment.Environment) error { return nil }
-
-func harmless(s spec.Sabotage) spec.Sabotage {
-	s.Harmless = true
-	return s
-}
-
-// swapped puts another value in the place of one that the proof goes by, for the
-// time of a fault.
-func swapped[V any](name, kills string, at *V, value V) spec.Sabotage {
-	return spec.Sabotage{
-		Name: name, Kills: kills, Applied: nothingToAwait,
-		Apply: func(_ context.Context, _ *environment.Environment, scope *environment.Scope) error {
-			meant := *at
-			*at = value
-			return scope.Defer("what the proof goes by", func(context.Context) error { *at = meant; return nil })
-		},
-	}
-}
-
 // renewing makes the stage anew after a fault that it bears.
 func (s *stage) renewing(f spec.Sabotage) spec.Sabotage {
 	f.Restored = s.renew
@@ -75,7 +39,7 @@ func (s *stage) renewing(f spec.Sabotage) spec.Sabotage {
 // is made anew afterwards.
 func (s *stage) fault(name, kills string, apply func(ctx context.Context, scope *environment.Scope) error) spec.Sabotage {
 	return s.renewing(spec.Sabotage{
-		Name: name, Kills: kills, Applied: nothingToAwait,
+		Name: name, Kills: kills, Applied: spec.AtOnce,
 		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
 			return apply(ctx, scope)
 		},

@@ -24,7 +24,7 @@ func TestClusterLost(t *testing.T) {
 	var change func(*stage) spec.Sabotage // of the application in the cluster that is to be lost
 	changed := func(f func(*stage) spec.Sabotage) spec.Sabotage {
 		of := f(&stage{})
-		there := swapped(of.Name, of.Kills, &change, f)
+		there := spec.Swapped(of.Name, of.Kills, &change, f)
 		there.Harmless = of.Harmless
 		return there
 	}
@@ -44,41 +44,41 @@ func TestClusterLost(t *testing.T) {
 
 func proveClusterLost(ctx context.Context, t spec.T, env *environment.Environment, change func(*stage) spec.Sabotage) {
 	remote, err := openStore(ctx, env)
-	check(t, err)
+	spec.Check(t, err)
 	first := anotherCluster(ctx, t, env, "lost")
-	check(t, velero.Ensure(ctx, first))
+	spec.Check(t, velero.Ensure(ctx, first))
 	s := &stage{name: "cluster", password: password(), database: map[string]any{"fillMiB": 20}, remote: remote}
 	require.NoError(t, s.Ensure(ctx, first), "the application in the cluster that is to be lost")
-	check(t, s.write(ctx, freshRows))
+	spec.Check(t, s.write(ctx, freshRows))
 	if change != nil {
-		check(t, change(s).Apply(ctx, first, first.Lasting()))
+		spec.Check(t, change(s).Apply(ctx, first, first.Lasting()))
 	}
 	want, err := rows(ctx, s.outside, s.ns)
-	check(t, err)
+	spec.Check(t, err)
 	b, err := backUp(ctx, first, first.Lasting(), s.location, s.ns, nil)
-	check(t, err)
+	spec.Check(t, err)
 
-	check(t, t.Scope().Defer("backups of the lost cluster", func(ctx context.Context) error { return forget(ctx, env, s.location, nil) }))
+	spec.Check(t, t.Scope().Defer("backups of the lost cluster", func(ctx context.Context) error { return forget(ctx, env, s.location, nil) }))
 	lost := time.Now()
-	check(t, first.Destroy(ctx))
+	spec.Check(t, first.Destroy(ctx))
 	second := anotherCluster(ctx, t, env, "new")
 	ready := time.Since(lost)
-	check(t, velero.Ensure(ctx, second))
+	spec.Check(t, velero.Ensure(ctx, second))
 	scope := second.Lasting()
-	check(t, addLocation(ctx, second, scope, s.location, remote))
+	spec.Check(t, addLocation(ctx, second, scope, s.location, remote))
 	w, err := wait.On(second.Config)
-	check(t, err)
+	spec.Check(t, err)
 	_, err = w.Until(ctx, knownTimeout, targetOf("Backup", b.GetName()), wait.Exists())
-	check(t, err)
+	spec.Check(t, err)
 	_, err = second.Built(ctx, append(images, string(docuthinker))...)
-	check(t, err)
+	spec.Check(t, err)
 	_, err = restore(ctx, second, scope, b.GetName(), nil)
-	check(t, err)
+	spec.Check(t, err)
 	reader, err := newReader(ctx, second, scope)
-	check(t, err)
+	spec.Check(t, err)
 	require.NoError(t, serves(ctx, reader, s.ns), "the application does not serve in the new cluster")
 	got, err := rows(ctx, reader, s.ns)
-	check(t, err)
+	spec.Check(t, err)
 	took := time.Since(lost)
 	require.Empty(t, difference(want, got), "rows in the new cluster differ from those of the lost one")
 	t.Observe(fmt.Sprintf("cluster %s (%s) lost with all its nodes; cluster %s (%s) stood after %s, and after %s the application served all %d rows there",
@@ -88,7 +88,7 @@ func proveClusterLost(ctx context.Context, t spec.T, env *environment.Environmen
 // anotherCluster is one with what every environment has; it ends with the proof.
 func anotherCluster(ctx context.Context, t spec.T, env *environment.Environment, name string) *environment.Environment {
 	made, err := platform.Beside(ctx, env, name)
-	check(t, err)
-	check(t, t.Scope().Defer("cluster "+made.Cluster, made.Destroy))
+	spec.Check(t, err)
+	spec.Check(t, t.Scope().Defer("cluster "+made.Cluster, made.Destroy))
 	return made
 }

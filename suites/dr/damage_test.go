@@ -58,12 +58,12 @@ func TestDamagedBackups(t *testing.T) {
 		ID: "DR-007", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 10 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveDamage(ctx, t, env, s, judge) },
 		CounterProofs: []spec.Sabotage{
-			swapped("a restore judged by Velero's word", `a damaged backup counts as whole`, &judge, byPhase),
-			swapped("a restore judged by whether the application serves", `a damaged backup counts as whole`, &judge, byService),
-			swapped("nothing counts as whole", `a backup without damage does not count as whole`, &judge, func(context.Context, *stage, *unstructured.Unstructured, string, map[int64]string) string {
+			spec.Swapped("a restore judged by Velero's word", `a damaged backup counts as whole`, &judge, byPhase),
+			spec.Swapped("a restore judged by whether the application serves", `a damaged backup counts as whole`, &judge, byService),
+			spec.Swapped("nothing counts as whole", `a backup without damage does not count as whole`, &judge, func(context.Context, *stage, *unstructured.Unstructured, string, map[int64]string) string {
 				return "nothing does"
 			}),
-			swapped("endpoints restored with the rest", `a damaged backup counts as whole`, &s.over, map[string]any{"excludedResources": []any{}}),
+			spec.Swapped("endpoints restored with the rest", `a damaged backup counts as whole`, &s.over, map[string]any{"excludedResources": []any{}}),
 			s.harmlessNote(),
 		},
 	})
@@ -118,29 +118,29 @@ func proveDamage(ctx context.Context, t spec.T, env *environment.Environment, s 
 // tryOne makes a backup, damages it, restores it into a namespace of its own and
 // has it judged.
 func (s *stage) tryOne(ctx context.Context, t spec.T, env *environment.Environment, d damage, judge verdict) string {
-	check(t, s.write(ctx, freshRows))
+	spec.Check(t, s.write(ctx, freshRows))
 	want, err := rows(ctx, s.outside, s.ns)
-	check(t, err)
+	spec.Check(t, err)
 	trial := t.Scope().Child("backup with " + d.name)
 	if d.before != nil {
-		check(t, d.before(ctx, s, trial))
+		spec.Check(t, d.before(ctx, s, trial))
 	}
 	b, err := backUp(ctx, env, trial, s.location, s.ns, nil)
-	check(t, err)
+	spec.Check(t, err)
 	if d.do != nil {
 		store, err := openStore(ctx, env)
-		check(t, err)
+		spec.Check(t, err)
 		store.scope = trial
-		check(t, d.do(ctx, s, store, b.GetName()))
+		spec.Check(t, d.do(ctx, s, store, b.GetName()))
 	}
 	namespace, err := trial.Namespace(ctx, "dr-damaged", nil)
-	check(t, err)
+	spec.Check(t, err)
 	over := map[string]any{"namespaceMapping": map[string]any{s.ns: namespace}}
 	maps.Copy(over, s.over)
 	restored, err := restore(ctx, env, trial, b.GetName(), over)
-	check(t, err)
+	spec.Check(t, err)
 	lacks := judge(ctx, s, restored, namespace, want)
-	check(t, trial.Close(ctx))
+	spec.Check(t, trial.Close(ctx))
 	return lacks
 }
 

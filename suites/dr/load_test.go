@@ -36,15 +36,15 @@ type underLoad struct {
 // next is the loss.
 func (s *stage) backUpUnderLoad(ctx context.Context, t spec.T, env *environment.Environment) underLoad {
 	record, round, err := s.writing(ctx, probe.Plan{Rate: writeRate, For: 5 * time.Minute, KeepAlive: true})
-	check(t, err)
-	check(t, record.Await(ctx, writeSample))
+	spec.Check(t, err)
+	spec.Check(t, record.Await(ctx, writeSample))
 	u := underLoad{begun: time.Now()}
 	b, err := backUp(ctx, env, t.Scope(), s.location, s.ns, nil)
-	check(t, err)
+	spec.Check(t, err)
 	u.ended, u.backup = time.Now(), b.GetName()
 	u.hooks = hooksOf(b)
-	check(t, record.Await(ctx, record.Last()+writeSample))
-	check(t, record.Stop(ctx))
+	spec.Check(t, record.Await(ctx, record.Last()+writeSample))
+	spec.Check(t, record.Stop(ctx))
 	u.ledger, u.failed = ledgerOf(record.Outcomes(), round), record.Outcomes().Failed()
 	if len(u.ledger.acknowledged()) < 2*writeSample {
 		t.Inconclusive("no samples", "%d of %d writes were acknowledged", len(u.ledger.acknowledged()), len(u.ledger))
@@ -55,12 +55,12 @@ func (s *stage) backUpUnderLoad(ctx context.Context, t spec.T, env *environment.
 // recovered loses the namespace, restores it and reads back what there is of a
 // ledger's writes.
 func (s *stage) recovered(ctx context.Context, t spec.T, env *environment.Environment, u underLoad) recovery {
-	check(t, s.lose(ctx, env))
+	spec.Check(t, s.lose(ctx, env))
 	_, err := restore(ctx, env, t.Scope(), u.backup, nil)
-	check(t, err)
+	spec.Check(t, err)
 	require.NoError(t, serves(ctx, s.outside, s.ns), "the application does not serve after the restore")
 	got, err := rows(ctx, s.outside, s.ns)
-	check(t, err)
+	spec.Check(t, err)
 	return u.ledger.judge(got)
 }
 
@@ -77,7 +77,7 @@ func TestRecoveryPoint(t *testing.T) {
 		CounterProofs: []spec.Sabotage{
 			s.volumeLeftOut(`none was recovered|does not serve after the restore`),
 			s.idleHook(`none was recovered|does not serve after the restore`),
-			s.renewing(swapped("a write in the ledger that was never acknowledged", `lost, though later ones were recovered`, &invented, true)),
+			s.renewing(spec.Swapped("a write in the ledger that was never acknowledged", `lost, though later ones were recovered`, &invented, true)),
 			s.harmlessNote(),
 		},
 	})
@@ -164,7 +164,7 @@ func (s *stage) idleHook(kills string) spec.Sabotage {
 
 // harmlessNote annotates the database's pod.
 func (s *stage) harmlessNote() spec.Sabotage {
-	return harmless(s.fault("a note at the database's pod", "", func(ctx context.Context, scope *environment.Scope) error {
+	return spec.Harmless(s.fault("a note at the database's pod", "", func(ctx context.Context, scope *environment.Scope) error {
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "postgresql-0"}}
 		return scope.Update(ctx, pod, func() error {
 			metav1.SetMetaDataAnnotation(&pod.ObjectMeta, "docuthinker.dev/reviewed-by", "nobody")

@@ -29,7 +29,7 @@ func TestRestoreElsewhere(t *testing.T) {
 		},
 		CounterProofs: []spec.Sabotage{
 			s.volumeLeftOut(`rows of the copy|the copy does not serve`),
-			s.renewing(swapped("restored over the original", `objects of the original that the restore changed`, &over,
+			s.renewing(spec.Swapped("restored over the original", `objects of the original that the restore changed`, &over,
 				map[string]any{"namespaceMapping": map[string]any{}, "existingResourcePolicy": "update"})),
 			s.harmlessNote(),
 		},
@@ -37,27 +37,27 @@ func TestRestoreElsewhere(t *testing.T) {
 }
 
 func proveElsewhere(ctx context.Context, t spec.T, env *environment.Environment, s *stage, over map[string]any) {
-	check(t, s.write(ctx, freshRows))
+	spec.Check(t, s.write(ctx, freshRows))
 	want, err := rows(ctx, s.outside, s.ns)
-	check(t, err)
+	spec.Check(t, err)
 	b, err := backUp(ctx, env, t.Scope(), s.location, s.ns, nil)
-	check(t, err)
-	check(t, s.write(ctx, freshRows)) // these are the original's alone
+	spec.Check(t, err)
+	spec.Check(t, s.write(ctx, freshRows)) // these are the original's alone
 	original, err := rows(ctx, s.outside, s.ns)
-	check(t, err)
+	spec.Check(t, err)
 	before, err := s.versions(ctx, env)
-	check(t, err)
+	spec.Check(t, err)
 	users, _, err := s.writing(ctx, probe.Plan{Rate: writeRate, For: backupTimeout.D, KeepAlive: true})
-	check(t, err)
+	spec.Check(t, err)
 
 	copied, err := t.Scope().Namespace(ctx, "dr-copy", nil)
-	check(t, err)
-	spec := map[string]any{"namespaceMapping": map[string]any{s.ns: copied}}
-	maps.Copy(spec, over)
-	_, err = restore(ctx, env, t.Scope(), b.GetName(), spec)
-	check(t, err)
+	spec.Check(t, err)
+	elsewhere := map[string]any{"namespaceMapping": map[string]any{s.ns: copied}}
+	maps.Copy(elsewhere, over)
+	_, err = restore(ctx, env, t.Scope(), b.GetName(), elsewhere)
+	spec.Check(t, err)
 	after, err := s.versions(ctx, env)
-	check(t, err)
+	spec.Check(t, err)
 	var changed []string
 	for o, version := range before {
 		if after[o] != version {
@@ -68,14 +68,14 @@ func proveElsewhere(ctx context.Context, t spec.T, env *environment.Environment,
 	require.Empty(t, changed, "objects of the original that the restore changed")
 	require.NoError(t, serves(ctx, s.outside, copied), "the copy does not serve")
 	got, err := rows(ctx, s.outside, copied)
-	check(t, err)
+	spec.Check(t, err)
 	require.Empty(t, difference(want, got), "rows of the copy differ from those at the backup")
 
-	check(t, users.Await(ctx, users.Last()+writeSample))
-	check(t, users.Stop(ctx))
-	check(t, users.Outcomes().Check(writeSample, probe.LostNone()))
+	spec.Check(t, users.Await(ctx, users.Last()+writeSample))
+	spec.Check(t, users.Stop(ctx))
+	spec.Check(t, users.Outcomes().Check(writeSample, probe.LostNone()))
 	now, err := rows(ctx, s.outside, s.ns)
-	check(t, err)
+	spec.Check(t, err)
 	for n := range original {
 		require.Equal(t, original[n], now[n], "row %d of the original", n)
 	}

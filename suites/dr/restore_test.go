@@ -55,8 +55,8 @@ func TestRecovery(t *testing.T) {
 			s.volumeLeftOut(dataLost),
 			s.secretLeftOut(`does not serve after the restore|objects after the restore`),
 			s.queueLeftOut(`no analysis after the restore`),
-			s.renewing(swapped("the backup before the newest", dataLost, &plan, recoveryPlan{stale: true})),
-			s.renewing(swapped("an empty database in the namespace already", dataLost, &plan, recoveryPlan{meanwhile: s.anew})),
+			s.renewing(spec.Swapped("the backup before the newest", dataLost, &plan, recoveryPlan{stale: true})),
+			s.renewing(spec.Swapped("an empty database in the namespace already", dataLost, &plan, recoveryPlan{meanwhile: s.anew})),
 			s.harmlessNote(),
 		},
 	})
@@ -117,35 +117,35 @@ func (s *stage) loseAndRecover(ctx context.Context, t spec.T, env *environment.E
 	if plan.stale {
 		var err error
 		older, err = backUp(ctx, env, t.Scope(), s.location, s.ns, nil)
-		check(t, err)
+		spec.Check(t, err)
 	}
-	check(t, s.write(ctx, freshRows))
+	spec.Check(t, s.write(ctx, freshRows))
 	before, err := s.snapshot(ctx, env)
-	check(t, err)
+	spec.Check(t, err)
 	b, err := backUp(ctx, env, t.Scope(), s.location, s.ns, nil)
-	check(t, err)
+	spec.Check(t, err)
 	digest, err := s.digest(ctx, env, b.GetName())
-	check(t, err)
+	spec.Check(t, err)
 	if older != nil {
 		b = older
 	}
 	lost := time.Now()
-	check(t, s.lose(ctx, env))
+	spec.Check(t, s.lose(ctx, env))
 	if plan.meanwhile != nil {
-		check(t, plan.meanwhile(ctx, env))
+		spec.Check(t, plan.meanwhile(ctx, env))
 	}
 	begun := time.Now()
 	_, err = restore(ctx, env, t.Scope(), b.GetName(), nil)
-	check(t, err)
+	spec.Check(t, err)
 	ofVelero := time.Since(begun)
 	require.NoError(t, serves(ctx, s.outside, s.ns), "the application does not serve after the restore")
 	got, err := rows(ctx, s.outside, s.ns)
-	check(t, err)
+	spec.Check(t, err)
 	rto := time.Since(lost)
 	require.Empty(t, difference(before.rows, got), "rows after the restore differ from those before the loss")
 	require.NoError(t, s.analyses(ctx, slices.Min(slices.Collect(maps.Keys(got)))), "no analysis after the restore")
 	after, err := s.snapshot(ctx, env)
-	check(t, err)
+	spec.Check(t, err)
 	require.Empty(t, before.without(after), "objects after the restore lack some of those before the loss, or their contents")
 	return &recoveredOnce{rto: rto, velero: ofVelero, rows: len(got), objects: len(before.objects), backup: b.GetName(), digest: digest}
 }

@@ -48,7 +48,7 @@ func TestSchedules(t *testing.T) {
 	var over map[string]any // the copies' specs; faults change them
 	of := func(name, kills, schedule string, value any, path ...string) spec.Sabotage {
 		return spec.Sabotage{
-			Name: name, Kills: kills, Applied: nothingToAwait,
+			Name: name, Kills: kills, Applied: spec.AtOnce,
 			Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
 				o := ofVelero("Schedule", schedule, nil)
 				return scope.Update(ctx, o, func() error { return unstructured.SetNestedField(o.Object, value, path...) })
@@ -64,9 +64,9 @@ func TestSchedules(t *testing.T) {
 			of("the daily schedule paused", `daily-backup`, "daily-backup", true, "spec", "paused"),
 			of("hourly is every six hours", `hourly-backup`, "hourly-backup", "0 */6 * * *", "spec", "schedule"),
 			of("kept for no time", `hourly-backup`, "hourly-backup", "0s", "spec", "template", "ttl"),
-			swapped("a schedule that is paused", `fired no backup`, &over, map[string]any{"paused": true}),
-			swapped("a TTL that says nothing", `did not expire`, &over, map[string]any{"ttl": "0s"}), // Velero takes its default of thirty days
-			harmless(of("a note at the daily schedule", "", "daily-backup", "nobody", "metadata", "annotations", "docuthinker.dev/reviewed-by")),
+			spec.Swapped("a schedule that is paused", `fired no backup`, &over, map[string]any{"paused": true}),
+			spec.Swapped("a TTL that says nothing", `did not expire`, &over, map[string]any{"ttl": "0s"}), // Velero takes its default of thirty days
+			spec.Harmless(of("a note at the daily schedule", "", "daily-backup", "nobody", "metadata", "annotations", "docuthinker.dev/reviewed-by")),
 		},
 	})
 }
@@ -76,12 +76,12 @@ func proveSchedules(ctx context.Context, t spec.T, env *environment.Environment,
 		o := ofVelero("Schedule", name, nil)
 		err := env.Client().Get(ctx, keyOf(o), o)
 		require.False(t, apierrors.IsNotFound(err), "schedule %s is not there", name)
-		check(t, err)
+		spec.Check(t, err)
 		cron, _, _ := unstructured.NestedString(o.Object, "spec", "schedule")
 		ttl, _, _ := unstructured.NestedString(o.Object, "spec", "template", "ttl")
 		paused, _, _ := unstructured.NestedBool(o.Object, "spec", "paused")
 		kept, err := time.ParseDuration(ttl)
-		check(t, err)
+		spec.Check(t, err)
 		require.Equal(t, want.cron, cron, "schedule %s", name)
 		require.Equal(t, want.ttl, kept, "schedule %s: how long its backups are kept", name)
 		require.False(t, paused, "schedule %s is paused", name)
@@ -101,11 +101,11 @@ func proveSchedules(ctx context.Context, t spec.T, env *environment.Environment,
 		fields[k] = v
 	}
 	name := s.ns + "-" + utilrand.String(4)
-	check(t, t.Scope().Defer("backups of schedule "+name, func(ctx context.Context) error { return deleteBackupsOf(ctx, env, name) }))
-	check(t, t.Scope().Create(ctx, ofVelero("Schedule", name, fields)))
+	spec.Check(t, t.Scope().Defer("backups of schedule "+name, func(ctx context.Context) error { return deleteBackupsOf(ctx, env, name) }))
+	spec.Check(t, t.Scope().Create(ctx, ofVelero("Schedule", name, fields)))
 	start := time.Now()
 	w, err := wait.On(env.Config)
-	check(t, err)
+	spec.Check(t, err)
 	made := targetOf("Backup", "")
 	made.Selector = labels.SelectorFromSet(labels.Set{"velero.io/schedule-name": name})
 	found, err := w.Until(ctx, firesTimeout, made, hasEnded())
@@ -116,7 +116,7 @@ func proveSchedules(ctx context.Context, t spec.T, env *environment.Environment,
 	start = time.Now()
 	require.NoError(t, w.Gone(ctx, expiresTimeout, targetOf("Backup", first.GetName())), "backup %s, with a TTL of %s, did not expire", first.GetName(), shortTTL)
 	left, err := s.stored(ctx, env, first.GetName())
-	check(t, err)
+	spec.Check(t, err)
 	require.Empty(t, left, "what the store still has of backup %s, which expired", first.GetName())
 	t.Observe(fmt.Sprintf("schedules daily-backup and hourly-backup are as declared; a copy with cron %q in the place of hourly (compressed 60 x) had made backup %s after %s, which with a TTL of %s was deleted, in the store too, after %s more",
 		everyMinute, first.GetName(), fired.Round(time.Second), shortTTL, time.Since(start).Round(time.Second)), nil)

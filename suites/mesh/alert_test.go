@@ -64,7 +64,7 @@ type attachment struct {
 // this.
 func (w *walk) alerted(n int, color, text string) probe.Received {
 	posts, err := w.heard(w.ctx, w.told, alertPath)
-	check(w.t, err)
+	spec.Check(w.t, err)
 	require.Len(w.t, posts, n, "alerts that the receiver got")
 	last := posts[n-1]
 	require.Equal(w.t, http.MethodPost, last.Method)

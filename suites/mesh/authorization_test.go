@@ -86,7 +86,7 @@ func TestAuthorization(t *testing.T) {
 				func(ns string) map[string]any {
 					return allowing("8080", from(principal("elsewhere.example", ns, "frontend")), "GET", "POST")(ns)
 				}),
-			harmless(ruleFault(s, "a method said twice", "", "backend", allowing("8080", nil, "POST", "GET", "GET"))),
+			spec.Harmless(ruleFault(s, "a method said twice", "", "backend", allowing("8080", nil, "POST", "GET", "GET"))),
 		},
 	})
 }

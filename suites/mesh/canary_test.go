@@ -68,9 +68,9 @@ func (r *rollout) provePromotion(ctx context.Context, t spec.T, env *environment
 		t.Broken(err)
 	}
 	require.Equal(t, w.version, promoted, "the primary's version")
-	check(w.t, r.answeredBy(ctx, w.version))
+	spec.Check(w.t, r.answeredBy(ctx, w.version))
 	users := w.finish()
-	check(w.t, users.Check(minUsers, probe.ErrorsAtMost(1-minSuccess/100.)))
+	spec.Check(w.t, users.Check(minUsers, probe.ErrorsAtMost(1-minSuccess/100.)))
 	t.Observe(fmt.Sprintf("version %s: shares of the frontend's proxy %v %%, then all users have it; %s; %d requests of users meanwhile, %d failed (%s)",
 		w.version, steps, pace, len(users.Sent), len(users.Failed()), timeScale),
 		map[string]any{"steps": steps, "requests": len(users.Sent), "failed": len(users.Failed())})

@@ -78,7 +78,7 @@ func TestCertificates(t *testing.T) {
 					}
 				}
 			}),
-			harmless(one("a certificate of half a day", "", "backend", "backend-half", agentOptions("SECRET_TTL", "12h"))),
+			spec.Harmless(one("a certificate of half a day", "", "backend", "backend-half", agentOptions("SECRET_TTL", "12h"))),
 		},
 	})
 }

@@ -5,26 +5,12 @@ import (
 	"strings"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 
 	"github.com/proving-ground/proving-ground/helpers/probe"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 )
 
-// check ends the proof on an error: by an assertion when something was seen that
-// is not as expected, and else as broken.
-func check(t spec.T, err error) {
-	t.Helper()
-	var unmet *probe.Unmet
-	if errors.As(err, &unmet) {
-		require.NoError(t, err)
-	}
-	if err != nil {
-		t.Broken(err)
-	}
-}
-
-// checkOn is check, but the proof goes on after what is not as expected.
+// checkOn is spec.Check, but the proof goes on after what is not as expected.
 func checkOn(t spec.T, what string, err error) {
 	t.Helper()
 	var unmet *probe.Unmet
@@ -32,7 +18,7 @@ func checkOn(t spec.T, what string, err error) {
 		assert.NoError(t, err, "%s: %v", what, err)
 		return
 	}
-	check(t, err)
+	spec.Check(t, err)
 }
 
 // checkEach fails the proof for each thing that was seen and is not as

@@ -60,7 +60,7 @@ func TestCircuitBreaking(t *testing.T) {
 			outlierFault(s, "base ejection 30 s", "the ejected pod was back after", "30s", "baseEjectionTime"),
 			outlierFault(s, "base ejection 600 s", "the ejected pod was not back", "600s", "baseEjectionTime"),
 			outlierFault(s, "maxEjectionPercent 100", `of 4 pods \d are ejected, 30 % are 1`, int64(100), "maxEjectionPercent"),
-			harmless(outlierFault(s, "errors of connections counted apart", "", map[string]any{
+			spec.Harmless(outlierFault(s, "errors of connections counted apart", "", map[string]any{
 				"consecutive5xxErrors": int64(consecutiveErrors), "interval": "10s", "baseEjectionTime": "60s",
 				"maxEjectionPercent": int64(maxEjectedPercent), "splitExternalLocalOriginErrors": true,
 			})),
@@ -86,7 +86,7 @@ func proveCircuit(ctx context.Context, t spec.T, env *environment.Environment, s
 	if len(pods) != circuitPods {
 		t.Inconclusive("no targets", "there are %d pods of the backend, want %d", len(pods), circuitPods)
 	}
-	check(t, freshHosts(ctx, env, s))
+	spec.Check(t, freshHosts(ctx, env, s))
 	near, err := s.near(ctx, env, pods)
 	if err != nil {
 		t.Broken(err)
@@ -142,7 +142,7 @@ func proveShare(ctx context.Context, t spec.T, env *environment.Environment, s *
 		}
 	}
 	assert.Equal(t, len(ill)-allowed, served, "of %d ill pods %d got more than %d requests; arrivals %v", len(ill), served, consecutiveErrors, arrivals)
-	check(t, healthy.Close(ctx))
+	spec.Check(t, healthy.Close(ctx))
 }
 
 // compressed makes the declared times of ejection shorter. The caller's proxy
@@ -168,10 +168,10 @@ func compressed(ctx context.Context, t spec.T, env *environment.Environment, s *
 		}
 		return nil
 	})
-	check(t, err)
-	check(t, settled(ctx, env, s.ns))
+	spec.Check(t, err)
+	spec.Check(t, settled(ctx, env, s.ns))
 	if changes {
-		check(t, freshHosts(ctx, env, s))
+		spec.Check(t, freshHosts(ctx, env, s))
 	}
 }
 
@@ -212,7 +212,7 @@ func proveEjection(ctx context.Context, t spec.T, env *environment.Environment, 
 		traffic, err = s.pods["caller"].Traffic(ctx, probe.Plan{Request: s.toBackend(), Rate: circuitRate, For: time.Minute})
 		return err
 	})
-	check(t, group.Wait())
+	spec.Check(t, group.Wait())
 	begun := time.Now()
 	waiting, cancel := context.WithTimeout(ctx, longest+returnDelay)
 	defer cancel()
@@ -224,9 +224,9 @@ func proveEjection(ctx context.Context, t spec.T, env *environment.Environment, 
 	if missing != nil && waiting.Err() != nil && ctx.Err() == nil {
 		require.NoError(t, missing, "the ejected pod was not back within %s", longest+returnDelay)
 	}
-	check(t, missing)
-	check(t, traffic.Await(ctx, len(traffic.Outcomes().Sent)+circuitRate)) // a second more: it stays
-	check(t, traffic.Stop(ctx))
+	spec.Check(t, missing)
+	spec.Check(t, traffic.Await(ctx, len(traffic.Outcomes().Sent)+circuitRate)) // a second more: it stays
+	spec.Check(t, traffic.Stop(ctx))
 	arrived, err := s.arrivalsOf(ctx, env, ill.Name, traffic.Prefix)
 	if err != nil {
 		t.Broken(err)
@@ -320,7 +320,7 @@ func (s *stage) inSequence(ctx context.Context, t spec.T, prefix string, first, 
 		calls = append(calls, probe.Expecting(s.numbered(fmt.Sprintf("%s-%d", prefix, first+i)), anyAnswer))
 	}
 	answers, err := s.pods["caller"].CallsInSequence(ctx, calls)
-	check(t, err)
+	spec.Check(t, err)
 	return answers
 }
 

@@ -58,7 +58,7 @@ func TestEgressGateway(t *testing.T) {
 					return unstructured.SetNestedSlice(rules[0].(map[string]any), []any{e.destination(e.name("registered"), "", worldHTTP)}, "route")
 				})
 			}),
-			harmless(e.registers("a host more that nobody calls", "", "idle")),
+			spec.Harmless(e.registers("a host more that nobody calls", "", "idle")),
 			egressGateway.alone(),
 		},
 	})
@@ -197,12 +197,12 @@ func (e *egress) prove(ctx context.Context, t spec.T, env *environment.Environme
 		t.Inconclusive("no targets", "the world is not there for a caller outside of the mesh either: %v", err)
 	}
 	traffic, err := app.Traffic(ctx, probe.Plan{Request: to(e.name("registered"), "registered", worldHTTP), Rate: 100, For: 10 * time.Second, Count: egressSample})
-	check(t, err)
-	check(t, traffic.Wait(ctx))
-	check(t, traffic.Outcomes().Check(egressSample, probe.LostNone()))
+	spec.Check(t, err)
+	spec.Check(t, traffic.Wait(ctx))
+	spec.Check(t, traffic.Outcomes().Check(egressSample, probe.LostNone()))
 	answers, err := app.Calls(ctx, shut)
 	if len(answers) == 0 {
-		check(t, err)
+		spec.Check(t, err)
 	}
 	seen, numbers, failed := received(ctx, world, run)
 	if failed != nil {
@@ -213,7 +213,7 @@ func (e *egress) prove(ctx context.Context, t spec.T, env *environment.Environme
 		through += len(seen[w.path])
 		assert.Empty(t, seen[w.path], "the world received what was for %s", w.path)
 	}
-	check(t, err)
+	spec.Check(t, err)
 	require.Equal(t, []int{egressSample, egressSample}, []int{len(seen["registered"]), numbers}, "the world received other requests to the registered host than were sent: how many, and with how many numbers")
 	by := map[string]int{}
 	around := 0

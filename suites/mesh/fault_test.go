@@ -24,12 +24,6 @@ func stageFault(s *stage, name, kills string, apply func(context.Context, *envir
 	return spec.Sabotage{Name: name, Kills: kills, Apply: apply, Applied: have, Restored: have}
 }
 
-// harmless is a fault that is none.
-func harmless(f spec.Sabotage) spec.Sabotage {
-	f.Harmless, f.Kills = true, ""
-	return f
-}
-
 // deploymentFault changes a Deployment of the application's. It is in force, or
 // gone, once that is rolled out and the stage's proxies have heard.
 func (s *stage) deploymentFault(name, kills, component string, change func(*appsv1.Deployment)) spec.Sabotage {

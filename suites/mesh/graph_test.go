@@ -57,8 +57,8 @@ func proveGraph(ctx context.Context, t spec.T, env *environment.Environment, s *
 		t.Broken(err)
 	}
 	traffic, err := s.pods["user"].Traffic(ctx, probe.Plan{Request: s.asUser(), Rate: graphRate, For: graphTimeout.D + graphWindow, KeepAlive: true})
-	check(t, err)
-	check(t, traffic.Await(ctx, int(graphRate*graphWindow.Seconds())))
+	spec.Check(t, err)
+	spec.Check(t, traffic.Await(ctx, int(graphRate*graphWindow.Seconds())))
 	var edges map[string]float64
 	waited := wait.Answers(ctx, graphTimeout, "the graph to show the traffic", func(ctx context.Context) (string, error) {
 		now, err := edgesOf(ctx, env, s.ns)
@@ -69,9 +69,9 @@ func proveGraph(ctx context.Context, t spec.T, env *environment.Environment, s *
 		return strings.Join(slices.Concat(unlikely(edges, users), absent(edges, spans)), ", "), nil
 	})
 	if edges == nil {
-		check(t, waited)
+		spec.Check(t, waited)
 	}
-	check(t, traffic.Stop(ctx))
+	spec.Check(t, traffic.Stop(ctx))
 	if lost := traffic.Outcomes().ErrorShare(); lost > 0.1 {
 		t.Broken(fmt.Errorf("%.0f %% of the requests failed: what the graph should show is not known", 100*lost))
 	}
@@ -220,5 +220,5 @@ func (s *stage) passedBy() spec.Sabotage {
 
 // twoBackends is harmless: they are one workload.
 func (s *stage) twoBackends() spec.Sabotage {
-	return harmless(s.deploymentFault("two backends", "", "backend", func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](2) }))
+	return spec.Harmless(s.deploymentFault("two backends", "", "backend", func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](2) }))
 }

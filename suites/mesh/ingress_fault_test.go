@@ -37,7 +37,7 @@ func ingressFaults(s *stage) []spec.Sabotage {
 			return &corev1.Secret{Type: live.Type, Data: live.Data}, nil
 		}),
 		ownGateway(s, "no redirect", "expected a redirect to https", false, nil),
-		harmless(ownGateway(s, "a Gateway of its own that says the same", "", true, nil)),
+		spec.Harmless(ownGateway(s, "a Gateway of its own that says the same", "", true, nil)),
 		ingressGateway.alone(),
 		ingressGateway.changed("gateways that end without draining", "expected no request to be lost", ingressGateway.replicas, func(d *appsv1.Deployment) {
 			d.Spec.Template.Annotations["proxy.istio.io/config"] = `{"terminationDrainDuration": "0s"}`

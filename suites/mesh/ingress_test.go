@@ -63,10 +63,10 @@ func proveIngress(ctx context.Context, t spec.T, env *environment.Environment, s
 	traffic, err := user.Traffic(ctx, probe.Plan{
 		Request: at.request(ingressGateway.name + "." + ingressGateway.namespace + ".svc.cluster.local"), Rate: ingressRate, For: 2 * time.Minute,
 	})
-	check(t, err)
-	check(t, traffic.Await(ctx, ingressSample))
+	spec.Check(t, err)
+	spec.Check(t, traffic.Await(ctx, ingressSample))
 	proveGatewayRenewal(ctx, t, at, before)
-	check(t, traffic.Await(ctx, len(traffic.Outcomes().Sent)+ingressSample))
+	spec.Check(t, traffic.Await(ctx, len(traffic.Outcomes().Sent)+ingressSample))
 	renewed := traffic.Last()
 
 	victim := named(pods[0])
@@ -78,11 +78,11 @@ func proveIngress(ctx context.Context, t spec.T, env *environment.Environment, s
 		t.Inconclusive("no samples", "the gateway that is to be lost, %s, served none of %d requests", victim, renewed)
 	}
 	start := time.Now()
-	check(t, ingressGateway.lose(ctx, env, t.Scope(), victim))
-	check(t, ingressGateway.settles(ctx, env, ingressGateway.replicas))
+	spec.Check(t, ingressGateway.lose(ctx, env, t.Scope(), victim))
+	spec.Check(t, ingressGateway.settles(ctx, env, ingressGateway.replicas))
 	whole := time.Since(start)
-	check(t, traffic.Await(ctx, len(traffic.Outcomes().Sent)+ingressSample)) // the one that took its place serves, too
-	check(t, traffic.Stop(ctx))
+	spec.Check(t, traffic.Await(ctx, len(traffic.Outcomes().Sent)+ingressSample)) // the one that took its place serves, too
+	spec.Check(t, traffic.Stop(ctx))
 	for _, part := range []struct {
 		what        string
 		first, last int
@@ -93,7 +93,7 @@ func proveIngress(ctx context.Context, t spec.T, env *environment.Environment, s
 		of := traffic.Outcomes().Numbered(part.first, part.last)
 		t.Observe(fmt.Sprintf("%s: %d of %d requests lost, at %d a second with a connection each", part.what, len(of.Failed()), len(of.Sent), ingressRate),
 			map[string]any{"statuses": of.Statuses(), "results": of.Results(), "p99": of.Percentile(99).String(), "lateness p99": of.Lateness(99).String()})
-		check(t, of.Check(ingressSample, probe.LostNone()))
+		spec.Check(t, of.Check(ingressSample, probe.LostNone()))
 	}
 }
 
@@ -123,7 +123,7 @@ func proveEdge(ctx context.Context, t spec.T, e edge) *x509.Certificate {
 			probe.Expecting(plain, probe.Redirect("https://"+e.host+"/echo?page=1")))
 	}
 	answers, err := e.user.Calls(ctx, calls)
-	check(t, err)
+	spec.Check(t, err)
 	assert.Equal(t, lifetime, issued.NotAfter.Sub(issued.NotBefore), "the certificate's lifetime is not the one that was asked for")
 	t.Observe(fmt.Sprintf("%d gateways serve certificate %s of %s, verified by its authority, from %s for %s; over plain HTTP they redirect (%d)",
 		len(e.addresses), issued.SerialNumber.Text(16), authorityName, issued.NotBefore.Format(time.RFC3339), lifetime, answers[1].Status), answers[0].TLS)
@@ -154,7 +154,7 @@ func proveGatewayRenewal(ctx context.Context, t spec.T, e edge, before *x509.Cer
 	early := time.Until(before.NotAfter).Truncate(time.Second)
 	c := object("cert-manager.io/v1", "Certificate", ingressGateway.namespace, gatewayCertificate, nil)
 	start := time.Now()
-	check(t, brought.Update(ctx, c, func() error { return unstructured.SetNestedField(c.Object, early.String(), "spec", "renewBefore") }))
+	spec.Check(t, brought.Update(ctx, c, func() error { return unstructured.SetNestedField(c.Object, early.String(), "spec", "renewBefore") }))
 	var calls []probe.Checked
 	for _, ip := range e.addresses {
 		calls = append(calls, probe.Expecting(e.request(ip), probe.Status(http.StatusOK)))
@@ -178,7 +178,7 @@ func proveGatewayRenewal(ctx context.Context, t spec.T, e edge, before *x509.Cer
 	took := time.Since(start)
 	var unmet *probe.Unmet
 	if errors.As(err, &unmet) || !slices.Contains(served, old) {
-		check(t, err)
+		spec.Check(t, err)
 	}
 	require.NotContains(t, served, old, "a gateway serves the old certificate %s after its renewal was due for %s", old, gatewayRenewalTimeout.D)
 	renewed, _, err := issuedCertificate(ctx, e.env)
@@ -189,7 +189,7 @@ func proveGatewayRenewal(ctx context.Context, t spec.T, e edge, before *x509.Cer
 		assert.Equal(t, renewed.SerialNumber.Text(16), serial, "a gateway serves another certificate than cert-manager's")
 	}
 	assert.True(t, renewed.NotAfter.After(before.NotAfter), "the renewed certificate ends at %s, no later than the old one", renewed.NotAfter)
-	check(t, brought.Close(ctx))
+	spec.Check(t, brought.Close(ctx))
 	t.Observe(fmt.Sprintf("time compressed: renewal was due at once instead of 720 h before the end; %s after that all %d gateways served %s in place of %s",
 		took.Round(10*time.Millisecond), len(served), renewed.SerialNumber.Text(16), old), served)
 }

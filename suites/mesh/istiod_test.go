@@ -57,8 +57,8 @@ func proveControlPlane(ctx context.Context, t spec.T, env *environment.Environme
 		Request: probe.Request{URL: "https://" + s.host() + "/api/echo", Connect: ingressGateway.name + "." + ingressGateway.namespace + ".svc.cluster.local:443", CA: ca},
 		Rate:    calmRate, For: 2 * time.Minute,
 	})
-	check(t, err)
-	check(t, traffic.Await(ctx, calmSample))
+	spec.Check(t, err)
+	spec.Check(t, traffic.Await(ctx, calmSample))
 
 	victim, proxies, err := busiest(ctx, env, pods)
 	if err != nil {
@@ -68,7 +68,7 @@ func proveControlPlane(ctx context.Context, t spec.T, env *environment.Environme
 		t.Inconclusive("no targets", "no proxy is connected to any istiod")
 	}
 	gone := t.Scope().Child("istiod gone")
-	check(t, loseForGood(ctx, env, gone, victim))
+	spec.Check(t, loseForGood(ctx, env, gone, victim))
 	lost := time.Now()
 	proveNewcomer(ctx, t, env, s, lost)
 	start := time.Now()
@@ -82,14 +82,14 @@ func proveControlPlane(ctx context.Context, t spec.T, env *environment.Environme
 		t.Inconclusive("the fault did not last", "of istiod there are %v while %s is to be gone", each(left, named), victim.Name)
 	}
 	away := time.Since(lost)
-	check(t, gone.Close(ctx))
-	check(t, controlPlane.settles(ctx, env, controlPlane.replicas))
-	check(t, traffic.Await(ctx, len(traffic.Outcomes().Sent)+calmSample))
-	check(t, traffic.Stop(ctx))
+	spec.Check(t, gone.Close(ctx))
+	spec.Check(t, controlPlane.settles(ctx, env, controlPlane.replicas))
+	spec.Check(t, traffic.Await(ctx, len(traffic.Outcomes().Sent)+calmSample))
+	spec.Check(t, traffic.Stop(ctx))
 	o := traffic.Outcomes()
 	t.Observe(fmt.Sprintf("%s, to which most proxies (%d) were connected, was gone for %s: %d of %d requests of running traffic lost", victim.Name, proxies, away.Round(100*time.Millisecond), len(o.Failed()), len(o.Sent)),
 		map[string]any{"statuses": o.Statuses(), "results": o.Results()})
-	check(t, o.Check(2*calmSample, probe.LostNone()))
+	spec.Check(t, o.Check(2*calmSample, probe.LostNone()))
 }
 
 var quotaTimeout = wait.Timeout{Name: "quotaCounted", D: 20 * time.Second}
@@ -148,7 +148,7 @@ func proveNewcomer(ctx context.Context, t spec.T, env *environment.Environment, 
 	issued := held.issued()
 	assert.False(t, issued.Before(lost.Truncate(time.Second)), "the new pod's certificate was issued at %s, before the istiod was gone at %s", issued, lost)
 	answer, err := pods[0].Call(ctx, probe.Request{URL: fmt.Sprintf("http://backend.%s:8080/echo", s.ns)}, probe.Status(http.StatusOK), probe.Peer(s.ns+"/frontend"))
-	check(t, err)
+	spec.Check(t, err)
 	t.Observe(fmt.Sprintf("an istiod was gone when a new pod was made: it was ready in the mesh after %s, has a certificate issued at %s, %s after the loss, and the backend knows it by that",
 		took.Round(100*time.Millisecond), issued.Format(time.TimeOnly), issued.Sub(lost).Round(time.Second)), answer.String())
 }

@@ -178,7 +178,7 @@ func search(ctx context.Context, env *environment.Environment, trace string) (fo
 // that read its lines: nobody else depends on those.
 func logFaults(s *stage) []spec.Sabotage {
 	return []spec.Sabotage{
-		harmless(s.envFault("the frontend's sampler is off: lines have the trace all the same", "", "frontend", samplerOff)),
+		spec.Harmless(s.envFault("the frontend's sampler is off: lines have the trace all the same", "", "frontend", samplerOff)),
 		s.brokenOff(),
 		agentFault("the agents pass the stage's namespace over", `lines are not in the log store`, "{kube-", func() string { return "{" + s.ns + "_,kube-" }),
 		agentFault("the agents do not know a trace's ID", `lines are not in the log store`, "trace_id: {parse_from: attributes.trace_id}", func() string { return "trace_id: {parse_from: attributes.trace}" }),

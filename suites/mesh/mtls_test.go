@@ -59,7 +59,7 @@ func TestStrictMTLS(t *testing.T) {
 						"tls": map[string]any{"mode": "DISABLE"},
 					}, "spec", "trafficPolicy")
 				}),
-			harmless(exception(s, "STRICT said twice", "", "backend", map[string]any{
+			spec.Harmless(exception(s, "STRICT said twice", "", "backend", map[string]any{
 				"mtls": map[string]any{"mode": "STRICT"}, "portLevelMtls": map[string]any{"8080": map[string]any{"mode": "STRICT"}},
 			})),
 		},

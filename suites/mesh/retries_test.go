@@ -57,7 +57,7 @@ func TestRetries(t *testing.T) {
 			routeFault(s, "retries off", `a server that refuses connections: .* expected status 200`, func(rule map[string]any) {
 				rule["retries"] = map[string]any{"attempts": int64(0)}
 			}),
-			harmless(retryFault(s, "retryOn in another order", "", "retryOn", "connect-failure,reset,5xx")),
+			spec.Harmless(retryFault(s, "retryOn in another order", "", "retryOn", "connect-failure,reset,5xx")),
 		},
 	})
 }
@@ -93,7 +93,7 @@ func proveRetries(ctx context.Context, t spec.T, env *environment.Environment, s
 		{"resets behind the server's proxy", map[string]any{"resetRate": 1}, http.StatusServiceUnavailable, mostArrivals},
 	})
 	proveCut(ctx, t, env, s, pod)
-	check(t, s.setFault(ctx, env, pod, well))
+	spec.Check(t, s.setFault(ctx, env, pod, well))
 	proveElsewhere(ctx, t, env, s, pod, broken, "a server that resets", resetting)
 	proveElsewhere(ctx, t, env, s, pod, broken, "a server that refuses connections", closed)
 }
@@ -113,12 +113,12 @@ func proveArrivals(ctx context.Context, t spec.T, env *environment.Environment, 
 	answers := make([]probe.Answer, len(cases))
 	unmet := make([]error, len(cases))
 	for i, c := range cases {
-		check(t, s.setFault(ctx, env, pod, c.fault))
+		spec.Check(t, s.setFault(ctx, env, pod, c.fault))
 		numbers[i] = utilrand.String(10)
 		answers[i], unmet[i] = s.pods["caller"].Call(ctx, s.numbered(numbers[i]), probe.Status(c.status))
 	}
 	counts, err := s.arrivals(ctx, env, pod)
-	check(t, err)
+	spec.Check(t, err)
 	for i, c := range cases {
 		came := counts[numbers[i]]
 		t.Observe(fmt.Sprintf("under %s: one request came %d times to the server, and was answered %d after %.0f ms", c.what, came, answers[i].Status, answers[i].Millis),
@@ -133,7 +133,7 @@ func proveArrivals(ctx context.Context, t spec.T, env *environment.Environment, 
 // end of a single one may come late to a server on a busy machine.
 func proveCut(ctx context.Context, t spec.T, env *environment.Environment, s *stage, pod string) {
 	const what = "under latency " + slowAnswer
-	check(t, s.setFault(ctx, env, pod, map[string]any{"latency": slowAnswer}))
+	spec.Check(t, s.setFault(ctx, env, pod, map[string]any{"latency": slowAnswer}))
 	number := utilrand.String(10)
 	answer, unmet := s.pods["caller"].Call(ctx, s.numbered(number), probe.Status(http.StatusGatewayTimeout))
 	counts, err := s.arrivals(ctx, env, pod)
@@ -141,7 +141,7 @@ func proveCut(ctx context.Context, t spec.T, env *environment.Environment, s *st
 		t.Broken(err)
 	}
 	tries, err := s.tries(ctx, env, pod, number, counts[number])
-	check(t, err)
+	spec.Check(t, err)
 	t.Observe(fmt.Sprintf("%s: one request came %d times to the server, by whose log they ended %v; the caller had %d after %.1f s",
 		what, counts[number], tries, answer.Status, answer.Millis/1000), map[string]any{"tries": tries, "answer": answer.String()})
 	assert.Equal(t, mostArrivals, counts[number], "%s: the request came %d times, want %d", what, counts[number], mostArrivals)
@@ -240,7 +240,7 @@ func proveElsewhere(ctx context.Context, t spec.T, env *environment.Environment,
 		t.Broken(err)
 	}
 	bad, err := s.arrivals(ctx, env, broken.name)
-	check(t, errors.Join(err, broken.leave(ctx, env, joined, host)))
+	spec.Check(t, errors.Join(err, broken.leave(ctx, env, joined, host)))
 	atGood, atBad := sum(good, numbers), sum(bad, numbers)
 	met := atBad
 	if port == closed {

@@ -51,7 +51,7 @@ func TestCanaryRollbackOnErrors(t *testing.T) {
 			saw := w.rolledBack(ill, func() { w.bounded(w.users.Outcomes()) })
 			users := w.finish()
 			met := w.bounded(users)
-			check(w.t, users.Numbered(saw.last+1, math.MaxInt).Check(minUsers, probe.LostNone()))
+			spec.Check(w.t, users.Numbered(saw.last+1, math.MaxInt).Check(minUsers, probe.LostNone()))
 			t.Observe(saw.text+"; "+met, map[string]any{"flagger": saw.halts, "prometheus": saw.figures})
 		},
 		CounterProofs: []spec.Sabotage{
@@ -80,7 +80,7 @@ func TestCanaryRollbackOnLatency(t *testing.T) {
 			saw := w.rolledBack(ill, func() {})
 			users := w.finish()
 			before, after := users.Numbered(1, w.before), users.Numbered(saw.last+1, math.MaxInt)
-			check(w.t, after.Check(minUsers, probe.LostNone()))
+			spec.Check(w.t, after.Check(minUsers, probe.LostNone()))
 			t.Observe(fmt.Sprintf("%s; nine in ten requests of users took %s at most before the new version, %s while it was tried and %s afterwards",
 				saw.text, before.Percentile(90), users.Numbered(w.before+1, saw.last).Percentile(90), after.Percentile(90)), map[string]any{"flagger": saw.halts, "prometheus": saw.figures})
 		},
@@ -155,7 +155,7 @@ func (w *walk) rolledBack(ill illness, each func()) (saw rollback) {
 			saw.halts = append(saw.halts, halt)
 		}
 		f, err := w.measure(w.ctx, w.env)
-		check(w.t, err)
+		spec.Check(w.t, err)
 		if on && !early {
 			early = true // Flagger may have asked before the new pods' figures were there, and this process after
 			continue
@@ -168,15 +168,15 @@ func (w *walk) rolledBack(ill illness, each func()) (saw rollback) {
 	require.Equal(w.t, "Failed", w.at.Phase, "how the rollout of a bad version ended")
 	pace := moved(w.t, first, 1+threshold, "from 10 % to the rollback")
 	events, err := w.events(w.ctx, w.told)
-	check(w.t, err)
+	spec.Check(w.t, err)
 	require.Len(w.t, halts(events), threshold, "failed checks")
 	require.Contains(w.t, events, fmt.Sprintf("Rolling back backend.%s failed checks threshold reached %d", w.ns, threshold))
 	require.EqualValues(w.t, 0, w.share(0), "the canary's share after the rollback, at the frontend's proxy")
 	saw.last = w.users.Last()
 	kept, err := w.primary(w.ctx, w.env)
-	check(w.t, err)
+	spec.Check(w.t, err)
 	require.Equal(w.t, w.old, kept, "the primary's version")
-	check(w.t, w.answeredBy(w.ctx, w.old))
+	spec.Check(w.t, w.answeredBy(w.ctx, w.old))
 	saw.text = fmt.Sprintf("version %s rolled back after %d failed checks, %d of them by its figures, the last: %q, for which Prometheus has %+v; %s; version %s kept, the frontend's proxy has the canary at 0 %% (%s)",
 		w.version, threshold, len(saw.halts), saw.halts[len(saw.halts)-1], saw.figures[len(saw.figures)-1], pace, w.old, timeScale)
 	return saw

@@ -75,7 +75,7 @@ var well = map[string]any{}
 func (s *stage) makeIll(ctx context.Context, t spec.T, env *environment.Environment, scope *environment.Scope, pod string, plan map[string]any) {
 	t.Helper()
 	err := scope.Defer("heal "+pod, func(ctx context.Context) error { return s.setFault(ctx, env, pod, well) })
-	check(t, errors.Join(err, s.setFault(ctx, env, pod, plan)))
+	spec.Check(t, errors.Join(err, s.setFault(ctx, env, pod, plan)))
 }
 
 // arrivals are how often each numbered request came to a pod, as the pod itself

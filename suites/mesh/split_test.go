@@ -57,7 +57,7 @@ func TestTrafficSplit(t *testing.T) {
 					map[string]any{"name": "canary", "labels": map[string]any{trackLabel: "canary"}},
 				}, "spec", "subsets")
 			}),
-			harmless(weightsFault(s, "weights 9 to 1", "", 9, 1)),
+			spec.Harmless(weightsFault(s, "weights 9 to 1", "", 9, 1)),
 		},
 	})
 }
@@ -69,7 +69,7 @@ func proveSplit(ctx context.Context, t spec.T, env *environment.Environment, s *
 	}
 	prefix := utilrand.String(8)
 	answered, unmet, err := s.called(ctx, prefix)
-	check(t, err)
+	spec.Check(t, err)
 
 	// By what the servers counted: which requests came to the pods of each track.
 	versions := map[string]string{} // of each track

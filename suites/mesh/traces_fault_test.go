@@ -19,7 +19,7 @@ import (
 // of collectors are everyone's, but nobody else depends on them.
 func traceFaults(s *stage) []spec.Sabotage {
 	return []spec.Sabotage{
-		harmless(s.telemetryFault("every request sampled, said twice", "", "frontend", map[string]any{"randomSamplingPercentage": int64(100)})),
+		spec.Harmless(s.telemetryFault("every request sampled, said twice", "", "frontend", map[string]any{"randomSamplingPercentage": int64(100)})),
 		s.telemetryFault("the frontend's sidecar tells nothing", ` traces: lacks frontend\.\S+ server, frontend\.\S+ client`, "frontend",
 			map[string]any{"disableSpanReporting": true}),
 		s.brokenOff(),

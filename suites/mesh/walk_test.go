@@ -49,22 +49,22 @@ var healthy = map[string]string{"FAULT_ERROR_RATE": "0", "FAULT_LATENCY": "0s"}
 func (r *rollout) begin(ctx context.Context, t spec.T, env *environment.Environment, settings map[string]string) *walk {
 	w := &walk{rollout: r, ctx: ctx, t: t, env: env}
 	all, err := r.pods["receiver"].Requests(ctx)
-	check(w.t, err)
+	spec.Check(w.t, err)
 	w.told = len(all)
 	w.at, err = r.await(ctx, env, "be at rest", progress.atRest)
-	check(w.t, err)
+	spec.Check(w.t, err)
 	w.old, err = r.primary(ctx, env)
-	check(w.t, err)
+	spec.Check(w.t, err)
 	request := r.asUser()
 	request.Timeout = userTimeout
 	w.users, err = r.pods["users"].Traffic(ctx, probe.Plan{Request: request, Rate: userRate, For: proofLimit, KeepAlive: true})
-	check(w.t, err)
-	check(w.t, w.users.Await(ctx, minUsers))
+	spec.Check(w.t, err)
+	spec.Check(w.t, w.users.Await(ctx, minUsers))
 	w.before = w.users.Last()
 	with := maps.Clone(healthy)
 	maps.Copy(with, settings)
 	w.version, err = r.release(ctx, with)
-	check(w.t, err)
+	spec.Check(w.t, err)
 	w.move()
 	require.Equal(t, "Progressing", w.at.Phase, "Flagger begins with the new version")
 	return w
@@ -73,7 +73,7 @@ func (r *rollout) begin(ctx context.Context, t spec.T, env *environment.Environm
 // move waits for Flagger's next step.
 func (w *walk) move() {
 	at, err := w.next(w.ctx, w.env, w.at)
-	check(w.t, err)
+	spec.Check(w.t, err)
 	w.at = at
 	w.t.Logf("%+v", at)
 }
@@ -81,7 +81,7 @@ func (w *walk) move() {
 // share is the canary's at the frontend's proxy.
 func (w *walk) share(want int64) int64 {
 	got, err := w.rollout.share(w.ctx, w.env, want)
-	check(w.t, err)
+	spec.Check(w.t, err)
 	return got
 }
 
@@ -90,7 +90,7 @@ func (w *walk) share(want int64) int64 {
 // of the version.
 func (w *walk) lastHalt() (why string, absent bool) {
 	events, err := w.events(w.ctx, w.told)
-	check(w.t, err)
+	spec.Check(w.t, err)
 	all := halts(events)
 	if len(all) == 0 {
 		return "no check failed", false
@@ -108,8 +108,8 @@ func (w *walk) lastHalt() (why string, absent bool) {
 
 // finish gives what came of users' requests, of minUsers at least since the call.
 func (w *walk) finish() probe.Outcomes {
-	check(w.t, w.users.Await(w.ctx, w.users.Last()+minUsers))
-	check(w.t, w.users.Stop(w.ctx))
+	spec.Check(w.t, w.users.Await(w.ctx, w.users.Last()+minUsers))
+	spec.Check(w.t, w.users.Stop(w.ctx))
 	return w.users.Outcomes()
 }
 
@@ -183,7 +183,7 @@ func (r *rollout) noLoad(kills string) spec.Sabotage {
 
 // harmless annotates the Canary.
 func (r *rollout) harmless() spec.Sabotage {
-	s := harmless(r.fault("an annotation", "", "nobody", "metadata", "annotations", "docuthinker.dev/reviewed-by"))
+	s := spec.Harmless(r.fault("an annotation", "", "nobody", "metadata", "annotations", "docuthinker.dev/reviewed-by"))
 	s.Apply = func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
 		o := r.object()
 		return scope.Update(ctx, o, func() error {

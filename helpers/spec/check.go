@@ -1,0 +1,51 @@
+package spec
+
+import (
+	"context"
+	"errors"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+)
+
+// Finding is an error that tells what was seen and is not as expected, such as
+// *probe.Unmet. Any other error says nothing of the clause.
+type Finding interface {
+	error
+	Finding()
+}
+
+// Check ends the proof on an error: by an assertion that failed when it is a
+// Finding, and else as broken.
+func Check(t T, err error) {
+	t.Helper()
+	var found Finding
+	if errors.As(err, &found) {
+		t.Errorf("%v", err)
+		t.FailNow()
+	}
+	if err != nil {
+		t.Broken(err)
+	}
+}
+
+// Harmless is a change under which the proof must hold.
+func Harmless(s Sabotage) Sabotage {
+	s.Harmless, s.Kills = true, ""
+	return s
+}
+
+// Swapped puts another value in the place of one that the proof goes by, for the
+// time of a fault. It is in force at once.
+func Swapped[V any](name, kills string, at *V, value V) Sabotage {
+	return Sabotage{
+		Name: name, Kills: kills, Applied: AtOnce,
+		Apply: func(_ context.Context, _ *environment.Environment, scope *environment.Scope) error {
+			meant := *at
+			*at = value
+			return scope.Defer("what the proof goes by", func(context.Context) error { *at = meant; return nil })
+		},
+	}
+}
+
+// AtOnce is the Applied of a fault that is in force when Apply returns.
+func AtOnce(context.Context, *environment.Environment) error { return nil }

@@ -1,0 +1,53 @@
+package spec
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+)
+
+type seen struct{ what string }
+
+func (s seen) Error() string { return s.what }
+func (seen) Finding()        {}
+
+func TestCheck(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  error
+		how  how
+		text string
+	}{
+		"nothing":           {nil, held, ""},
+		"a finding":         {seen{"the door is open"}, failed, "the door is open"},
+		"a finding, within": {fmt.Errorf("house: %w", seen{"the door is open"}), failed, "house: the door is open"},
+		"any other error":   {errors.New("no way there"), broken, "no way there"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, _ := execute(t, func(_ context.Context, t T, _ <-chan struct{}) {
+				Check(t, c.err)
+				if c.err != nil {
+					panic("the proof went on")
+				}
+			})
+			require.Equal(t, ending{how: c.how, text: c.text}, ending{how: e.how, text: e.text})
+		})
+	}
+}
+
+func TestSwapped(t *testing.T) {
+	s := newStage(t)
+	at := 1
+	f := Swapped("two", "too many", &at, 2)
+	require.NoError(t, f.check())
+	scope := s.Scope("test")
+	require.NoError(t, f.Apply(t.Context(), (*environment.Environment)(nil), scope))
+	require.Equal(t, 2, at)
+	require.NoError(t, scope.Close(t.Context()))
+	require.Equal(t, 1, at)
+	require.Equal(t, Sabotage{Name: "two", Harmless: true}, Harmless(Sabotage{Name: "two", Kills: "too many"}))
+}
