@@ -41,12 +41,14 @@ func (r *rollout) provePromotion(ctx context.Context, t spec.T, env *environment
 	w := r.begin(ctx, t, env, nil)
 	steps := []int64{0}
 	var first time.Time
+	held := 0 // ticks in which a check failed: on a busy machine one may, and Flagger looks again at the next
 	require.EqualValues(t, 0, w.share(0), "the canary's share at the start, at the frontend's proxy")
 	for !w.at.atRest() {
 		before := w.at
 		w.move()
 		switch {
 		case w.at.FailedChecks > before.FailedChecks:
+			held++
 			halt, _ := w.lastHalt()
 			t.Logf("a check failed: %s", halt)
 		case w.at.Weight > before.Weight:
@@ -61,7 +63,7 @@ func (r *rollout) provePromotion(ctx context.Context, t spec.T, env *environment
 	}
 	halt, _ := w.lastHalt()
 	require.Equal(t, "Succeeded", w.at.Phase, "how the rollout of a healthy version ended; Flagger's last complaint: %s", halt)
-	pace := moved(t, first, 7, "from 10 % to the end")
+	pace := moved(t, first, 7+held, "from 10 % to the end")
 	require.EqualValues(t, 0, w.share(0), "the canary's share at the end, at the frontend's proxy")
 	promoted, err := r.primary(ctx, env)
 	if err != nil {
