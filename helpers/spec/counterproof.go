@@ -178,12 +178,16 @@ func outcome(f *Sabotage, e ending, err error) journal.Trial {
 		t.Outcome, t.Why = journal.Survived, "the proof held all the same"
 	case e.how == failed && f.Harmless:
 		t.Outcome = journal.FalseAlarm
-	case e.how == failed:
+	case e.how == unmeasured && f.Unsettles != "" && matches(f.Unsettles, []string{e.reason}):
+		t.Outcome, t.Why = journal.Killed, "not settled: "+joined(e.reason, e.text)
+	case e.how == failed && f.Unsettles == "":
 		if !matches(f.Kills, e.failed) {
 			t.Why = fmt.Sprintf("failed for another reason than %q: %s", f.Kills, e.text)
 			break
 		}
 		t.Outcome = journal.Killed
+	case e.how == failed:
+		t.Why = fmt.Sprintf("failed, and was to come out inconclusive for %q: %s", f.Unsettles, e.text)
 	case e.how == unmeasured:
 		t.Why = "the proof could not measure: " + joined(e.reason, e.text)
 	case e.how == late:

@@ -23,13 +23,14 @@ func TestTrials(t *testing.T) {
 		return func(_ context.Context, t T, _ <-chan struct{}) { t.Errorf("%s", format) }
 	}
 	for name, c := range map[string]struct {
-		harmless bool
-		kills    string
-		under    proof // what the proof does under the fault; nil: nothing
-		outcome  journal.TrialOutcome
-		why      string
-		verdict  journal.Outcome
-		reason   string
+		harmless  bool
+		kills     string
+		unsettles string
+		under     proof // what the proof does under the fault; nil: nothing
+		outcome   journal.TrialOutcome
+		why       string
+		verdict   journal.Outcome
+		reason    string
 	}{
 		"noticed":       {under: says("the door is open"), outcome: journal.Killed, why: "the door is open", verdict: journal.Proved},
 		"as it should":  {under: says("the door is open"), kills: `^the \w+ is open$`, outcome: journal.Killed, why: "the door is open", verdict: journal.Proved},
@@ -77,6 +78,22 @@ func TestTrials(t *testing.T) {
 			under:   func(_ context.Context, t T, _ <-chan struct{}) { t.Inconclusive("no samples", "0 of 9") },
 			outcome: journal.VoidTrial, why: "the proof could not measure: no samples; 0 of 9", verdict: journal.Void, reason: "a counter-proof is void",
 		},
+		"unsettled, as it should be": {
+			under: func(_ context.Context, t T, _ <-chan struct{}) { t.Inconclusive("no samples", "0 of 9") }, unsettles: "^no samples$",
+			outcome: journal.Killed, why: "not settled: no samples; 0 of 9", verdict: journal.Proved,
+		},
+		"unsettled for another reason": {
+			under: func(_ context.Context, t T, _ <-chan struct{}) { t.Inconclusive("no time", "") }, unsettles: "^no samples$",
+			outcome: journal.VoidTrial, why: "the proof could not measure: no time", verdict: journal.Void, reason: "a counter-proof is void",
+		},
+		"failed, where it was to be unsettled": {
+			under: says("it rains"), unsettles: "^no samples$",
+			outcome: journal.VoidTrial, why: `failed, and was to come out inconclusive for "^no samples$": it rains`, verdict: journal.Void, reason: "a counter-proof is void",
+		},
+		"held, where it was to be unsettled": {
+			unsettles: "^no samples$",
+			outcome:   journal.Survived, why: "the proof held all the same", verdict: journal.Inconclusive, reason: "a seeded fault survived",
+		},
 		"late": {
 			under:   func(ctx context.Context, t T, _ <-chan struct{}) { <-ctx.Done(); t.Errorf("it is open") },
 			outcome: journal.VoidTrial, why: "the proof did not end in time: its 2m0s were over; it had failed before by: it is open", verdict: journal.Void, reason: "a counter-proof is void",
@@ -102,7 +119,7 @@ func TestTrials(t *testing.T) {
 				defer close(forever)
 				s := newStage(t)
 				fault := s.opens("fault")
-				fault.Harmless, fault.Kills = c.harmless, c.kills
+				fault.Harmless, fault.Kills, fault.Unsettles = c.harmless, c.kills, c.unsettles
 				other := s.opens("another, that is noticed")
 				got := s.run(t, s.of(func(ctx context.Context, t T, env *environment.Environment) {
 					if s.door() != "fault" {

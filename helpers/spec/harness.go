@@ -217,8 +217,13 @@ func (f *Sabotage) check() error {
 	if f.Harmless && f.Kills != "" {
 		errs = append(errs, errors.New("a harmless change kills nothing, so it has no Kills"))
 	}
-	if _, err := regexp.Compile(f.Kills); err != nil {
-		errs = append(errs, fmt.Errorf("Kills: %w", err))
+	if f.Unsettles != "" && (f.Harmless || f.Kills != "") {
+		errs = append(errs, errors.New("what Unsettles is neither Harmless nor Kills"))
+	}
+	for field, pattern := range map[string]string{"Kills": f.Kills, "Unsettles": f.Unsettles} {
+		if _, err := regexp.Compile(pattern); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", field, err))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -34,7 +34,10 @@ func TestInvalidSpecifications(t *testing.T) {
 		"a fault without Applied": {func(_ *stage, s *Specification) { s.CounterProofs[0].Applied = nil }, `counter-proof 1 "fault": it has no Applied: a fault that is not shown to be in force proves nothing`},
 		"a bad pattern":           {func(_ *stage, s *Specification) { s.CounterProofs[0].Kills = "(" }, "counter-proof 1 \"fault\": Kills: error parsing regexp: missing closing ): `(`"},
 		"a harmless killer":       {func(_ *stage, s *Specification) { s.CounterProofs[1].Kills = "open" }, `counter-proof 2 "red": a harmless change kills nothing, so it has no Kills`},
-		"two faults of one name":  {func(_ *stage, s *Specification) { s.CounterProofs[1].Name = "fault" }, `two counter-proofs are named "fault"`},
+		"two ends for one fault": {func(_ *stage, s *Specification) {
+			s.CounterProofs[0].Kills, s.CounterProofs[0].Unsettles = "open", "no samples"
+		}, `counter-proof 1 "fault": what Unsettles is neither Harmless nor Kills`},
+		"two faults of one name": {func(_ *stage, s *Specification) { s.CounterProofs[1].Name = "fault" }, `two counter-proofs are named "fault"`},
 		"several things, at once": {func(_ *stage, s *Specification) {
 			s.ID, s.Risk, s.Prove, s.CounterProofs[0].Apply = "POL-4", 0, nil, nil
 		}, "catalogue: no clause \"POL-4\"; nearest: POL-001, POL-002, POL-003\nit has no Risk\nit has no Prove\ncounter-proof 1 \"fault\": it has no Apply"},

@@ -124,6 +124,12 @@ type Sabotage struct {
 	// assertion must match; else the proof failed for another reason, which is
 	// void.
 	Kills string
+
+	// Unsettles, in the place of Kills, is for a fault that takes away what the
+	// proof goes by, such as samples or targets: the proof must come out
+	// Inconclusive, for a reason that matches this regular expression. One that
+	// holds without evidence has let the fault survive.
+	Unsettles string
 }
 
 // Up brings an environment up under a profile, or finds it, and says what it is
