@@ -48,12 +48,17 @@ func TestSchedules(t *testing.T) {
 	var over map[string]any // the copies' specs; faults change them
 	of := func(name, kills, schedule string, value any, path ...string) spec.Sabotage {
 		return spec.Sabotage{
-			Name: name, Kills: kills, Applied: spec.AtOnce,
+			Name: name, Kills: kills, Applied: spec.AtOnce, Restored: areDeclared,
 			Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
 				o := ofVelero("Schedule", schedule, nil)
 				return scope.Update(ctx, o, func() error { return unstructured.SetNestedField(o.Object, value, path...) })
 			},
 		}
+	}
+	copied := func(name, kills, field string, value any) spec.Sabotage {
+		f := spec.Swapped(name, kills, &over, map[string]any{field: value})
+		f.Restored = areDeclared
+		return f
 	}
 	spec.Run(t, spec.Specification{
 		ID: "DR-002", Risk: spec.Disruptive, Keys: []string{"velero/schedules"}, Needs: []spec.Need{velero, s}, Timeout: 6 * time.Minute,
@@ -64,29 +69,48 @@ func TestSchedules(t *testing.T) {
 			of("the daily schedule paused", `daily-backup`, "daily-backup", true, "spec", "paused"),
 			of("hourly is every six hours", `hourly-backup`, "hourly-backup", "0 */6 * * *", "spec", "schedule"),
 			of("kept for no time", `hourly-backup`, "hourly-backup", "0s", "spec", "template", "ttl"),
-			spec.Swapped("a schedule that is paused", `fired no backup`, &over, map[string]any{"paused": true}),
-			spec.Swapped("a TTL that says nothing", `did not expire`, &over, map[string]any{"ttl": "0s"}), // Velero takes its default of thirty days
+			copied("a schedule that is paused", `fired no backup`, "paused", true),
+			copied("a TTL that says nothing", `did not expire`, "ttl", "0s"), // Velero takes its default of thirty days
 			spec.Harmless(of("a note at the daily schedule", "", "daily-backup", "nobody", "metadata", "annotations", "docuthinker.dev/reviewed-by")),
 		},
 	})
 }
 
-func proveSchedules(ctx context.Context, t spec.T, env *environment.Environment, s *stage, over map[string]any) {
+// undeclared is an error that says how a schedule differs from what is declared.
+type undeclared struct{ what string }
+
+func (u *undeclared) Error() string { return u.what }
+func (u *undeclared) Finding()      {}
+
+// areDeclared compares the platform's schedules with what is declared.
+func areDeclared(ctx context.Context, env *environment.Environment) error {
 	for name, want := range declared {
 		o := ofVelero("Schedule", name, nil)
-		err := env.Client().Get(ctx, keyOf(o), o)
-		require.False(t, apierrors.IsNotFound(err), "schedule %s is not there", name)
-		spec.Check(t, err)
+		if err := env.Client().Get(ctx, keyOf(o), o); apierrors.IsNotFound(err) {
+			return &undeclared{"schedule " + name + " is not there"}
+		} else if err != nil {
+			return err
+		}
 		cron, _, _ := unstructured.NestedString(o.Object, "spec", "schedule")
 		ttl, _, _ := unstructured.NestedString(o.Object, "spec", "template", "ttl")
 		paused, _, _ := unstructured.NestedBool(o.Object, "spec", "paused")
 		kept, err := time.ParseDuration(ttl)
-		spec.Check(t, err)
-		require.Equal(t, want.cron, cron, "schedule %s", name)
-		require.Equal(t, want.ttl, kept, "schedule %s: how long its backups are kept", name)
-		require.False(t, paused, "schedule %s is paused", name)
-		require.Equal(t, "Enabled", phaseOf(o), "schedule %s: Velero's word on it", name)
+		switch {
+		case err != nil:
+			return err
+		case cron != want.cron:
+			return &undeclared{fmt.Sprintf("schedule %s fires at %q, want %q", name, cron, want.cron)}
+		case kept != want.ttl:
+			return &undeclared{fmt.Sprintf("backups of schedule %s are kept for %s, want %s", name, kept, want.ttl)}
+		case paused, phaseOf(o) != "Enabled":
+			return &undeclared{fmt.Sprintf("schedule %s is paused (%t) or not enabled: Velero says %s", name, paused, phaseOf(o))}
+		}
 	}
+	return nil
+}
+
+func proveSchedules(ctx context.Context, t spec.T, env *environment.Environment, s *stage, over map[string]any) {
+	spec.Check(t, areDeclared(ctx, env))
 	// The copy: every minute in the place of every hour, of the stage.
 	template := map[string]any{
 		"includedNamespaces": []any{s.ns}, "storageLocation": s.location, "ttl": shortTTL.String(), "snapshotVolumes": false,
