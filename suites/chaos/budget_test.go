@@ -1,0 +1,80 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/probe"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+)
+
+// abort is the end of an experiment before its time, for users bore more than their
+// budget.
+type abort struct {
+	At    time.Time `json:"at"`
+	Cause string    `json:"cause"`
+}
+
+// guard stops an engine's experiment when more requests have failed than the budget
+// allows, and says so. It ends with ctx, or with the traffic.
+func (x *trial) guard(ctx context.Context, e *unstructured.Unstructured) <-chan abort {
+	spent := make(chan abort, 1)
+	go func() {
+		defer close(spent)
+		failed := 0
+		last, err := x.users.AwaitOne(ctx, 0, "more failures than the budget allows", func(s probe.Sent) bool {
+			if !s.OK() {
+				failed++
+			}
+			return failed > x.plan.hypothesis.Budget
+		})
+		if err != nil {
+			return // the traffic is over, or the experiment
+		}
+		a := abort{time.Now(), fmt.Sprintf("%d requests had failed, %d may; the last of them %s", failed, x.plan.hypothesis.Budget, last)}
+		if err := stop(ctx, x.env, e); err != nil {
+			a.Cause += "; the experiment could not be stopped: " + err.Error()
+		}
+		spent <- a
+	}()
+	return spent
+}
+
+// TestErrorBudget proves that an experiment which costs users more than their budget
+// is stopped, its fault reverted, and the platform back.
+func TestErrorBudget(t *testing.T) {
+	s := newStage(t, "budget", map[string]any{"backend": map[string]any{"replicas": 1}})
+	p := plan{hypothesis: hypothesis{
+		Before: steady{Samples: 50, P95: second(2)}, After: steady{Samples: 50, P95: second(2)}, Recovery: second(30), Budget: 5,
+	}}
+	more := p
+	more.hypothesis.Budget = 1_000_000
+	const planned = 60 * time.Second
+	e := experiment{name: "pod-delete", happened: podsDeleted, env: map[string]string{"TOTAL_CHAOS_DURATION": "60", "CHAOS_INTERVAL": "5"}}
+	spec.Run(t, spec.Specification{
+		ID: "CHS-009", Risk: spec.Namespaced, Needs: []spec.Need{istio, gateway, litmus, s}, Timeout: 5 * time.Minute,
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+			a := s.endure(ctx, t, env, e, p)
+			require.NotNil(t, a.Aborted, "the experiment went on to its end, over the budget")
+			over := a.Ended.Sub(a.Aborted.At)
+			require.Less(t, over, abortLimit, "from the last failure that the budget allows to the end of the experiment")
+			t.Observe(fmt.Sprintf("%s, planned for %s, was stopped %.1f s after its begin: %s; %.1f s later it was over, and %.1f s after that users found all as before",
+				e.name, planned, a.Aborted.At.Sub(a.From).Seconds(), a.Aborted.Cause, over.Seconds(), a.Recovery), a)
+		},
+		CounterProofs: []spec.Sabotage{
+			spec.Swapped("a budget that is never spent", `went on to its end`, &p, more),
+			unsettled("no users", `no samples`, &p, plan{hypothesis: p.hypothesis, silent: true}),
+			s.note(),
+		},
+	})
+}
+
+// abortLimit is for the operator to end an experiment that is stopped: its pods have
+// 30 s to revert their fault.
+const abortLimit = 45 * time.Second

@@ -1,0 +1,130 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilrand "k8s.io/apimachinery/pkg/util/rand"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/platform"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+const litmusAPI = "litmuschaos.io/v1alpha1"
+
+var engineTimeout = wait.Timeout{Name: "experimentEnds", D: 3 * time.Minute}
+
+func ofLitmus(kind, namespace, name string) *unstructured.Unstructured {
+	o := &unstructured.Unstructured{Object: map[string]any{"apiVersion": litmusAPI, "kind": kind}}
+	o.SetNamespace(namespace)
+	o.SetName(name)
+	return o
+}
+
+func targetOf(o *unstructured.Unstructured) wait.Target {
+	return wait.Target{Kind: schema.FromAPIVersionAndKind(o.GetAPIVersion(), o.GetKind()), Namespace: o.GetNamespace(), Name: o.GetName()}
+}
+
+// engine reads the ChaosEngine of an experiment from fixtures/chaos, aimed at a
+// namespace. variables go over the experiment's own.
+func engine(root, experiment, namespace string, variables map[string]string) (*unstructured.Unstructured, error) {
+	file := filepath.Join(root, "fixtures", "chaos", experiment+".yaml")
+	objects, err := platform.ReadObjects(file)
+	if err != nil {
+		return nil, err
+	}
+	if len(objects) != 1 || objects[0].GetKind() != "ChaosEngine" {
+		return nil, fmt.Errorf("%s: want one ChaosEngine", file)
+	}
+	return aimed(objects[0], namespace, variables)
+}
+
+// aimed is an engine aimed at a namespace, and of a name of its own.
+func aimed(e *unstructured.Unstructured, namespace string, env map[string]string) (*unstructured.Unstructured, error) {
+	e.SetName(namespace + "-" + utilrand.String(4))
+	if err := unstructured.SetNestedField(e.Object, namespace, "spec", "appinfo", "appns"); err != nil {
+		return nil, err
+	}
+	experiments, _, err := unstructured.NestedSlice(e.Object, "spec", "experiments")
+	if err != nil || len(experiments) != 1 {
+		return nil, fmt.Errorf("engine %s: want one experiment, has %d (%w)", e.GetName(), len(experiments), err)
+	}
+	experiment := experiments[0].(map[string]any)
+	variables, _, err := unstructured.NestedSlice(experiment, "spec", "components", "env")
+	if err != nil {
+		return nil, err
+	}
+	for name, value := range env {
+		known := false
+		for _, v := range variables {
+			if entry := v.(map[string]any); entry["name"] == name {
+				entry["value"], known = value, true
+			}
+		}
+		if !known {
+			variables = append(variables, map[string]any{"name": name, "value": value})
+		}
+	}
+	if err := unstructured.SetNestedSlice(experiment, variables, "spec", "components", "env"); err != nil {
+		return nil, err
+	}
+	return e, unstructured.SetNestedSlice(e.Object, experiments, "spec", "experiments")
+}
+
+// experimentOf is the name of an engine's experiment.
+func experimentOf(e *unstructured.Unstructured) string {
+	experiments, _, _ := unstructured.NestedSlice(e.Object, "spec", "experiments")
+	for _, x := range experiments {
+		name, _, _ := unstructured.NestedString(x.(map[string]any), "name")
+		return name
+	}
+	return ""
+}
+
+// engineEnded is met when the operator says that an engine has come to its end.
+func engineEnded() wait.Condition {
+	return wait.Condition{What: "come to its end", Missing: func(o *unstructured.Unstructured) string {
+		status, _, _ := unstructured.NestedString(o.Object, "status", "engineStatus")
+		if status == "completed" || status == "stopped" {
+			return ""
+		}
+		return "it is " + strings.TrimSpace(status+" ("+experimentStatus(o)+")")
+	}}
+}
+
+// experimentStatus is what the runner says of an engine's experiment.
+func experimentStatus(o *unstructured.Unstructured) string {
+	experiments, _, _ := unstructured.NestedSlice(o.Object, "status", "experiments")
+	for _, x := range experiments {
+		status, _, _ := unstructured.NestedString(x.(map[string]any), "status")
+		return status
+	}
+	return "no experiment begun"
+}
+
+// result is Litmus' own word on an experiment, which settles nothing here.
+type result struct{ Phase, Verdict string }
+
+func resultOf(ctx context.Context, env *environment.Environment, e *unstructured.Unstructured) (result, error) {
+	o := ofLitmus("ChaosResult", e.GetNamespace(), e.GetName()+"-"+experimentOf(e))
+	if err := env.Client().Get(ctx, client.ObjectKeyFromObject(o), o); err != nil {
+		return result{}, fmt.Errorf("ChaosResult: %w", err)
+	}
+	phase, _, _ := unstructured.NestedString(o.Object, "status", "experimentStatus", "phase")
+	verdict, _, _ := unstructured.NestedString(o.Object, "status", "experimentStatus", "verdict")
+	return result{phase, verdict}, nil
+}
+
+// stop has the operator end an engine's experiment before its time, which reverts
+// its fault.
+func stop(ctx context.Context, env *environment.Environment, e *unstructured.Unstructured) error {
+	patch := client.RawPatch("application/merge-patch+json", []byte(`{"spec": {"engineState": "stop"}}`))
+	return env.Client().Patch(ctx, ofLitmus("ChaosEngine", e.GetNamespace(), e.GetName()), patch)
+}

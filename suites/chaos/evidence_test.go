@@ -1,0 +1,112 @@
+package chaos
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/probe"
+)
+
+var lookoutSelector = labels.SelectorFromSet(labels.Set{"app": "lookout"})
+
+// preview are the pods that an engine is aimed at, by the operator's rule: its
+// namespace and its label. It asks before anything is harmed.
+func preview(ctx context.Context, env *environment.Environment, e *unstructured.Unstructured) ([]string, error) {
+	namespace, _, _ := unstructured.NestedString(e.Object, "spec", "appinfo", "appns")
+	label, _, _ := unstructured.NestedString(e.Object, "spec", "appinfo", "applabel")
+	selector, err := labels.Parse(label)
+	if err != nil {
+		return nil, fmt.Errorf("engine %s: applabel: %w", e.GetName(), err)
+	}
+	var pods corev1.PodList
+	if err := env.Client().List(ctx, &pods, client.InNamespace(namespace), client.MatchingLabelsSelector{Selector: selector}); err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, p := range pods.Items {
+		names = append(names, p.Name)
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// podsDeleted says that at least half of the pods were deleted at some time.
+func podsDeleted(x *trial) (seen string, from, to time.Time, err error) {
+	return lost(x, "deleted", func(l *life) time.Time { return l.ending })
+}
+
+// containersKilled says that containers of half of the pods began anew, in pods that
+// stayed.
+func containersKilled(x *trial) (seen string, from, to time.Time, err error) {
+	return lost(x, "had a container killed", func(l *life) time.Time {
+		if l.restarts == 0 {
+			return time.Time{}
+		}
+		return l.broke
+	})
+}
+
+func lost(x *trial, what string, at func(*life) time.Time) (seen string, from, to time.Time, err error) {
+	var moments []time.Time
+	n := read(x.pods, func(all []*life) (n int) {
+		for _, l := range all {
+			if m := at(l); !m.IsZero() {
+				moments = append(moments, m)
+				if l.first {
+					n++
+				}
+			}
+		}
+		return n
+	})
+	if 2*n < x.n {
+		return "", from, to, fmt.Errorf("%w: %d of %d pods were %s, want half of them", errNotHappened, n, x.n, what)
+	}
+	slices.SortFunc(moments, time.Time.Compare)
+	return fmt.Sprintf("%d of the %d pods that there were %s, %d in all", n, x.n, what, len(moments)), moments[0], moments[len(moments)-1], nil
+}
+
+// unread are the documents that users were told are kept, and that are not.
+func (x *trial) unread() (lacking []int64, err error) {
+	const page = 300
+	have := map[int64]bool{}
+	for after := int64(0); ; {
+		a, err := x.stage.users.Call(x.ctx, probe.Request{
+			URL: fmt.Sprintf("https://%s/api/documents?after=%d&limit=%d", x.stage.host(), after, page), Connect: gatewayAddress, Insecure: true, Timeout: 10 * time.Second,
+		}, probe.Status(http.StatusOK))
+		if err != nil {
+			return nil, err
+		}
+		var body struct{ Documents []struct{ Number int64 } }
+		if err := json.Unmarshal([]byte(a.Body), &body); err != nil {
+			return nil, fmt.Errorf("documents of %s: %w", x.stage.ns, err)
+		}
+		for _, d := range body.Documents {
+			have[d.Number], after = true, d.Number
+		}
+		if len(body.Documents) < page {
+			break
+		}
+	}
+	for _, sent := range x.users.Outcomes().Sent {
+		number, err := strconv.ParseInt(fmt.Sprintf("%d%d", x.round, sent.N), 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		if sent.OK() && !have[number] {
+			lacking = append(lacking, number)
+		}
+	}
+	return lacking, nil
+}

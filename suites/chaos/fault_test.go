@@ -1,0 +1,81 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+var rolloutTimeout = wait.Timeout{Name: "backendRolledOut", D: 90 * time.Second}
+
+// unsettled is a fault of the plan that takes the evidence away.
+func unsettled(name, reason string, at *plan, value plan) spec.Sabotage {
+	f := spec.Swapped(name, "", at, value)
+	f.Unsettles = reason
+	return f
+}
+
+// backend changes the Deployment that experiments are aimed at.
+func (s *stage) backend(name, kills string, change func(*appsv1.Deployment)) spec.Sabotage {
+	settles := func(ctx context.Context, env *environment.Environment) error {
+		w, err := wait.On(env.Config)
+		if err != nil {
+			return err
+		}
+		_, err = w.Until(ctx, rolloutTimeout, wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespace: s.ns, Name: "backend"}, wait.RolledOut())
+		return err
+	}
+	return spec.Sabotage{
+		Name: name, Kills: kills, Applied: settles, Restored: settles,
+		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+			d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "backend"}}
+			return scope.Update(ctx, d, func() error { change(d); return nil })
+		},
+	}
+}
+
+// onePod leaves nobody to take the users of a pod that is lost.
+func (s *stage) onePod() spec.Sabotage {
+	return s.backend("one replica", `users during the fault`, func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](1) })
+}
+
+func (s *stage) note() spec.Sabotage {
+	return spec.Harmless(s.backend("a note at the Deployment", "", func(d *appsv1.Deployment) {
+		metav1.SetMetaDataAnnotation(&d.ObjectMeta, "docuthinker.dev/reviewed-by", "nobody")
+	}))
+}
+
+// leave has a fault leave a rule behind in the network of one pod, as a helper does
+// that was killed.
+func (x *trial) leave() error {
+	var pods corev1.PodList
+	if err := x.env.Client().List(x.ctx, &pods, client.InNamespace(x.stage.ns), targets); err != nil {
+		return err
+	}
+	const rule = "PREROUTING -p tcp --dport 9 -j ACCEPT"
+	const inPod = `pid=$(grep -ls "pod${1//-/[-_]}" /proc/[0-9]*/cgroup | head -n 1 | cut -d / -f 3); nsenter -t $pid -n iptables -t nat $2 ` + rule
+	for _, p := range pods.Items {
+		if p.DeletionTimestamp != nil {
+			continue
+		}
+		if err := x.t.Scope().Defer("rule in "+p.Name, func(ctx context.Context) error {
+			_, err := x.stage.look(ctx, x.env, p.Spec.NodeName, inPod, string(p.UID), "-D")
+			return err
+		}); err != nil {
+			return err
+		}
+		_, err := x.stage.look(x.ctx, x.env, p.Spec.NodeName, inPod, string(p.UID), "-A")
+		return err
+	}
+	return fmt.Errorf("no pod of %s stays", x.stage.ns)
+}

@@ -1,0 +1,60 @@
+package chaos
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/proving-ground/proving-ground/helpers/probe"
+	"github.com/proving-ground/proving-ground/helpers/strictyaml"
+)
+
+// hypothesis is the steady state that users are to find: before a fault, or there
+// is nothing to disturb; during it, as far as the platform promises to bear it; and
+// afterwards, as before.
+type hypothesis struct {
+	Before   steady          `json:"before"`
+	During   steady          `json:"during"`
+	After    steady          `json:"after"`
+	Recovery metav1.Duration `json:"recovery"` // at most, from the fault's end until users find it again
+	Budget   int             `json:"budget"`   // requests that may fail in all; one more aborts the experiment
+}
+
+// steady is what a part of the traffic is held against.
+type steady struct {
+	Samples int             `json:"samples"` // at least; fewer settle nothing
+	Errors  float64         `json:"errors"`  // share of requests that may fail, 0 to 1
+	P95     metav1.Duration `json:"p95"`
+}
+
+// hypotheses are those of fixtures/chaos, by experiment.
+func hypotheses(root string) (map[string]hypothesis, error) {
+	file := filepath.Join(root, "fixtures", "chaos", "hypotheses.yaml")
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]hypothesis{}
+	if err := strictyaml.Unmarshal(data, &all); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return all, nil
+}
+
+// judge holds a part of the traffic against it.
+func (s steady) judge(o probe.Outcomes) error {
+	return o.Check(s.Samples, probe.ErrorsAtMost(s.Errors), probe.Check{
+		What: fmt.Sprintf("95 %% of requests to take at most %s", s.P95.Duration),
+		Unmet: func(o probe.Outcomes) string {
+			if p := o.Percentile(95); p > s.P95.Duration {
+				return p.Round(time.Millisecond).String()
+			}
+			return ""
+		},
+	})
+}
+
+func second(n int) metav1.Duration { return metav1.Duration{Duration: time.Duration(n) * time.Second} }

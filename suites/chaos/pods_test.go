@@ -1,0 +1,160 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+)
+
+// podLog is what became of a set of pods, as the API told it and when. It is how a
+// fault is known to have happened, whatever Litmus says of it.
+type podLog struct {
+	mu      sync.Mutex
+	lives   map[types.UID]*life
+	err     error
+	changed chan struct{}
+}
+
+// life is that of one pod. Times are zero for what did not happen; by this
+// process' clock.
+type life struct {
+	pod      corev1.Pod // as it was last seen
+	first    bool       // was there from the beginning
+	restarts int32      // since then, of all containers
+	ending   time.Time  // its deletion was asked for
+	gone     time.Time
+	broke    time.Time // its first restart, or the first time it was not ready any more
+}
+
+// ready says that a pod takes traffic.
+func (l *life) ready() bool {
+	return l.ending.IsZero() && l.gone.IsZero() && slices.ContainsFunc(l.pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+// followPods logs the pods of a namespace that have these labels, until ctx ends.
+func followPods(ctx context.Context, env *environment.Environment, namespace string, labels client.MatchingLabels) (*podLog, error) {
+	var list corev1.PodList
+	if err := env.Client().List(ctx, &list, client.InNamespace(namespace), labels); err != nil {
+		return nil, err
+	}
+	log := &podLog{lives: map[types.UID]*life{}, changed: make(chan struct{})}
+	for _, p := range list.Items {
+		log.lives[p.UID] = &life{pod: p, first: true}
+	}
+	events, err := env.Client().Watch(ctx, &corev1.PodList{}, client.InNamespace(namespace), labels,
+		&client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})
+	if err != nil {
+		return nil, err
+	}
+	go log.follow(ctx, events)
+	return log, nil
+}
+
+func (l *podLog) follow(ctx context.Context, events apiwatch.Interface) {
+	defer events.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e, open := <-events.ResultChan():
+			p, is := e.Object.(*corev1.Pod)
+			if !open || !is {
+				l.change(func() { l.err = fmt.Errorf("the watch of the pods broke off: %v", e.Object) })
+				return
+			}
+			l.change(func() { l.take(e.Type, p) })
+		}
+	}
+}
+
+func (l *podLog) take(kind apiwatch.EventType, p *corev1.Pod) {
+	now := time.Now()
+	of := l.lives[p.UID]
+	if of == nil {
+		of = &life{pod: *p}
+		l.lives[p.UID] = of
+	}
+	before := of.pod
+	was := of.ready()
+	of.pod = *p
+	if of.restarts += restartsOf(p) - restartsOf(&before); of.broke.IsZero() && (of.restarts > 0 || was && !of.ready()) {
+		of.broke = now
+	}
+	if p.DeletionTimestamp != nil && of.ending.IsZero() {
+		of.ending = now
+	}
+	if kind == apiwatch.Deleted {
+		of.gone = now
+	}
+}
+
+func restartsOf(p *corev1.Pod) (n int32) {
+	for _, s := range p.Status.ContainerStatuses {
+		n += s.RestartCount
+	}
+	return n
+}
+
+func (l *podLog) change(what func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	what()
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// until waits until the log is as it is to be; is says what lacks.
+func (l *podLog) until(ctx context.Context, what string, is func([]*life) (missing string)) error {
+	for {
+		l.mu.Lock()
+		missing, err, changed := is(l.all()), l.err, l.changed
+		l.mu.Unlock()
+		switch {
+		case missing == "":
+			return nil
+		case err != nil:
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("awaiting %s: %s: %w", what, missing, context.Cause(ctx))
+		}
+	}
+}
+
+// read gives something of the log.
+func read[V any](l *podLog, of func([]*life) V) V {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return of(l.all())
+}
+
+func (l *podLog) all() []*life {
+	var all []*life
+	for _, of := range l.lives {
+		all = append(all, of)
+	}
+	return all
+}
+
+func count(all []*life, is func(*life) bool) (n int) {
+	for _, l := range all {
+		if is(l) {
+			n++
+		}
+	}
+	return n
+}

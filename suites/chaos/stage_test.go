@@ -1,0 +1,169 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/platform"
+	"github.com/proving-ground/proving-ground/helpers/probe"
+
+	utilrand "k8s.io/apimachinery/pkg/util/rand"
+)
+
+// stage is one specification's own instance of the application behind the ingress
+// gateway, with its database, in a namespace of the run's; and its users, in another
+// one. It is a spec.Need, made by the first proof and kept over all trials.
+type stage struct {
+	name     string
+	values   map[string]any
+	password string
+
+	once    sync.Mutex
+	scope   *environment.Scope
+	ns      string
+	outside string // a namespace of users and lookouts
+	users   *probe.Pod
+	round   int
+}
+
+// newStage declares a stage; values go over those of stageValues.
+func newStage(t *testing.T, name string, values map[string]any) *stage {
+	t.Helper()
+	s := &stage{name: name, values: values, password: utilrand.String(24)}
+	t.Cleanup(func() {
+		if err := s.close(); err != nil {
+			t.Errorf("stage %s: %v", name, err)
+		}
+	})
+	return s
+}
+
+// Name is what the journal calls it.
+func (s *stage) Name() string { return "stage " + s.name }
+
+// host is the application's name at the gateway.
+func (s *stage) host() string { return s.ns + ".docuthinker.example" }
+
+// Ensure makes it, once.
+func (s *stage) Ensure(ctx context.Context, env *environment.Environment) (err error) {
+	s.once.Lock()
+	defer s.once.Unlock()
+	if s.users != nil {
+		return nil
+	}
+	if s.scope == nil {
+		s.scope = env.Lasting().Child("stage " + s.name)
+	}
+	if s.ns, err = s.scope.Namespace(ctx, "chaos-"+s.name, map[string]string{"istio-injection": "enabled"}); err != nil {
+		return err
+	}
+	if err := s.deploy(ctx, env, nil); err != nil {
+		return err
+	}
+	// Experiments reach this namespace, and no other.
+	let, err := platform.ReadObjects(filepath.Join(env.Root, "fixtures", "chaos", "target.yaml"))
+	if err != nil {
+		return err
+	}
+	for _, o := range let {
+		o.SetNamespace(s.ns)
+		if err := s.scope.Create(ctx, o); err != nil {
+			return err
+		}
+	}
+	if s.outside, err = s.scope.Namespace(ctx, "chaos-outside", nil); err != nil {
+		return err
+	}
+	if err := lookOut(ctx, env, s.scope, s.outside); err != nil {
+		return err
+	}
+	// On no node that is drained: users are no part of what is tried.
+	nodes, err := nodesWith(ctx, env, controlPlane)
+	if err != nil {
+		return err
+	}
+	started, err := probe.Start(ctx, env, s.scope, probe.Spec{Namespace: s.outside, Name: "users", Labels: map[string]string{"app": "users"}, Node: nodes[0].Name})
+	if err != nil {
+		return err
+	}
+	s.users = started[0]
+	return nil
+}
+
+// deploy puts the application into the stage's namespace, with values over the
+// stage's. Its network policies stay out, which POL-023 proves.
+func (s *stage) deploy(ctx context.Context, env *environment.Environment, over map[string]any) error {
+	values := merged(map[string]any{
+		"networkPolicies": false, "drainDelay": "2s",
+		"frontend": map[string]any{"replicas": 2},
+		"backend":  map[string]any{"replicas": replicas},
+		"database": map[string]any{"enabled": true, "password": s.password},
+		"mesh":     map[string]any{"enabled": true, "host": s.host()},
+	}, s.values)
+	return platform.Deploy(ctx, env, s.scope, docuthinker, s.ns, merged(values, over))
+}
+
+// replicas of the backend: half of them can be told from all and from one.
+const replicas = 4
+
+// merged is over laid upon base, table by table; neither is changed.
+func merged(base, over map[string]any) map[string]any {
+	out := map[string]any{}
+	for k, v := range base {
+		out[k] = v
+	}
+	for k, v := range over {
+		below, both := out[k].(map[string]any)
+		if table, ok := v.(map[string]any); ok && both {
+			v = merged(below, table)
+		}
+		out[k] = v
+	}
+	return out
+}
+
+func (s *stage) close() error {
+	s.once.Lock()
+	defer s.once.Unlock()
+	if s.scope == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	return s.scope.Close(ctx)
+}
+
+const (
+	userRate    = 25 // requests a second
+	userTimeout = 5 * time.Second
+	userLimit   = 4 * time.Minute // ends traffic that nobody stopped
+)
+
+// traffic has users write documents, each another one, through the ingress gateway.
+func (s *stage) traffic(ctx context.Context) (*probe.Record, int, error) {
+	s.once.Lock()
+	s.round++
+	round := firstRound + s.round
+	s.once.Unlock()
+	record, err := s.users.Traffic(ctx, probe.Plan{
+		Rate: userRate, For: userLimit, KeepAlive: true,
+		Request: probe.Request{
+			Method: http.MethodPut, Timeout: userTimeout,
+			URL: fmt.Sprintf("https://%s/api/documents/%d{n}", s.host(), round), Connect: gatewayAddress, Insecure: true,
+			Headers: map[string]string{"Content-Type": "application/json"}, Body: `{"title": "document {n}", "body": "what was acknowledged is kept"}`,
+		},
+	})
+	return record, round, err
+}
+
+const gatewayAddress = "istio-ingressgateway.istio-ingress:443"
+
+// firstRound has three digits, so that the numbers of one record cannot be those of
+// another.
+const firstRound = 100

@@ -1,0 +1,140 @@
+package chaos
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// TestCPUHog proves that users do not notice when half of the backend's pods have a
+// core's worth of work forced upon them.
+func TestCPUHog(t *testing.T) {
+	const busy = 0.8 // of the one core: the rest is the machine's to share
+	survives(t, "CHS-003", "cpu", roomy, experiment{
+		name: "pod-cpu-hog", env: map[string]string{"TOTAL_CHAOS_DURATION": "20"}, begin: gauge,
+		happened: func(x *trial) (string, time.Time, time.Time, error) {
+			return x.gauged("%.2f cores", busy, func(g reading, before reading) float64 {
+				return (g.seconds - before.seconds) / g.at.Sub(before.at).Seconds()
+			})
+		},
+	})
+}
+
+// TestMemoryHog proves that users do not notice when half of the backend's pods have
+// 500 MB taken.
+func TestMemoryHog(t *testing.T) {
+	const taken = 450 // MB; what the application itself has is not among it
+	survives(t, "CHS-004", "memory", roomy, experiment{
+		name: "pod-memory-hog", env: map[string]string{"TOTAL_CHAOS_DURATION": "20"}, begin: gauge,
+		happened: func(x *trial) (string, time.Time, time.Time, error) {
+			return x.gauged("%.0f MB", taken, func(g reading, _ reading) float64 { return g.megabytes })
+		},
+	})
+}
+
+// roomy are limits of the backend that leave the stress its core and its memory.
+var roomy = map[string]any{"backend": map[string]any{"replicas": replicas, "resources": map[string]any{
+	"requests": map[string]any{"cpu": "10m", "memory": "16Mi"}, "limits": map[string]any{"cpu": "1500m", "memory": "700Mi"},
+}}}
+
+// reading is what the processes of a pod had taken at a moment.
+type reading struct {
+	at        time.Time
+	seconds   float64 // of a processor, since they began
+	megabytes float64
+}
+
+// gauges are the readings of each pod, by its name.
+type gauges struct {
+	mu   sync.Mutex
+	pods map[string][]reading
+}
+
+// meter prints twice a second what the processes of a pod, named by its UID, have
+// taken: the time, clock ticks, kilobytes. It ends by itself.
+const meter = `
+for ((i = 0; i < 600; i++)); do
+	ticks=0 kb=0
+	for p in $(grep -ls "pod${1//-/[-_]}" /proc/[0-9]*/cgroup | cut -d / -f 3); do
+		read -r stat 2>/dev/null </proc/$p/stat || continue
+		set -- "$1" ${stat##*) }
+		ticks=$((ticks + ${13} + ${14}))
+		kb=$((kb + ${23} * 4))
+	done
+	echo $(date +%s%N) $ticks $kb || exit 0
+	sleep 0.5
+done
+`
+
+const ticksPerSecond = 100 // USER_HZ of Linux on every architecture that nodes have
+
+// gauge begins to meter every pod that may be hit.
+func gauge(x *trial) error {
+	x.gauges = &gauges{pods: map[string][]reading{}}
+	var pods corev1.PodList
+	if err := x.env.Client().List(x.ctx, &pods, client.InNamespace(x.stage.ns), targets); err != nil {
+		return err
+	}
+	for _, p := range pods.Items {
+		reader, writer := io.Pipe()
+		go func() {
+			writer.CloseWithError(x.stage.watchOn(x.ctx, x.env, p.Spec.NodeName, writer, meter, string(p.UID)))
+		}()
+		go x.gauges.take(p.Name, reader)
+	}
+	return nil
+}
+
+func (g *gauges) take(pod string, from io.Reader) {
+	for lines := bufio.NewScanner(from); lines.Scan(); {
+		var nanos, ticks, kb int64
+		if _, err := fmt.Sscan(lines.Text(), &nanos, &ticks, &kb); err != nil {
+			continue
+		}
+		g.mu.Lock()
+		g.pods[pod] = append(g.pods[pod], reading{time.Unix(0, nanos), float64(ticks) / ticksPerSecond, float64(kb) / 1000})
+		g.mu.Unlock()
+	}
+}
+
+// gauged says of which pods a gauge reached a level, from when to when: at least half
+// of them must have.
+func (x *trial) gauged(format string, level float64, of func(now, before reading) float64) (seen string, from, to time.Time, err error) {
+	x.gauges.mu.Lock()
+	defer x.gauges.mu.Unlock()
+	n, samples, most := 0, 0, 0.
+	for _, readings := range x.gauges.pods {
+		hit := false
+		for i := 2; i < len(readings); i++ { // over a second
+			samples++
+			v := of(readings[i], readings[i-2])
+			most = max(most, v)
+			if v < level {
+				continue
+			}
+			hit = true
+			if at := readings[i-2].at; from.IsZero() || at.Before(from) {
+				from = at
+			}
+			if at := readings[i].at; at.After(to) {
+				to = at
+			}
+		}
+		if hit {
+			n++
+		}
+	}
+	if samples == 0 {
+		return "", from, to, fmt.Errorf("no pod of %d could be metered", x.n)
+	}
+	if 2*n < x.n {
+		return "", from, to, fmt.Errorf("%w: %d of %d pods took "+format+" or more, want half of them; the most was "+format, errNotHappened, n, x.n, level, most)
+	}
+	return fmt.Sprintf("%d of %d pods took "+format+" or more, at most "+format, n, x.n, level, most), from, to, nil
+}
