@@ -28,10 +28,6 @@ const (
 	profileVariable      = "GROUND_PROFILE"
 	counterProofVariable = "GROUND_COUNTERPROOF"
 
-	// parallelism is how many specifications of a suite go on at once when
-	// -parallel is not given: most of their time they wait for the cluster.
-	parallelism = 16
-
 	// cleanUpMargin before -timeout, or a quarter of it when that is less, the
 	// run is cut short, for the testing package panics without cleaning up.
 	cleanUpMargin = 3 * time.Minute
@@ -43,6 +39,10 @@ const (
 	exitUsage  = 2 // nothing was touched
 	exitSignal = 128
 )
+
+// parallelism is how many specifications of a suite go on at once when -parallel
+// is not given: most of their time they wait for the cluster.
+var parallelism = 16
 
 // options are the flags of go test and of Main, and what they lead to.
 type options struct {

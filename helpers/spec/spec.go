@@ -185,6 +185,11 @@ func Unavailable(t *testing.T, s Specification, reason, detail string) {
 	conclude(t, s.ID, h.settle(s.ID, inconclusive(reason, detail)))
 }
 
+// Parallel says how many specifications of a suite go on at once when -parallel is
+// not given, before Main is called: fewer than usual where each has much to start,
+// and what it measures is wrong on a machine that has no time for it.
+func Parallel(n int) { parallelism = n }
+
 // Main is the whole of a suite's TestMain: it reads the flags, keeps the
 // journal, brings the environment up when it is first needed, cleans up when
 // the run is cut short, and exits. suite is the suite's area in the catalogue,

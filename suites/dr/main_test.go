@@ -20,5 +20,6 @@ const (
 var images = []string{"postgresql", "flyway", "redis"}
 
 func TestMain(m *testing.M) {
+	spec.Parallel(3) // RTO is that of a machine with time for it
 	spec.Main(m, "dr", platform.Options{Components: []platform.Component{velero, docuthinker}, Images: images}.Suite())
 }

@@ -5,8 +5,6 @@
 package mesh
 
 import (
-	"flag"
-	"strconv"
 	"testing"
 
 	"github.com/proving-ground/proving-ground/helpers/platform"
@@ -24,14 +22,7 @@ const (
 	docuthinker platform.Component = "docuthinker" // its images; instances are deployed by stages
 )
 
-// atOnce is how many specifications go on at once when -parallel is not given:
-// each has pods of its own to start, and what it measures is wrong on a machine
-// that has no time for them.
-const atOnce = 3
-
 func TestMain(m *testing.M) {
-	if err := flag.Set("test.parallel", strconv.Itoa(atOnce)); err != nil {
-		panic(err)
-	}
+	spec.Parallel(3) // each has many pods of its own to start
 	spec.Main(m, "mesh", platform.For(istio, gateway, prometheus, flagger, tracing, logStore, kiali, docuthinker))
 }
