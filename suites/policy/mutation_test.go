@@ -100,6 +100,11 @@ func proveMutation(ctx context.Context, t spec.T, env *environment.Environment, 
 				admitted[tried.what+" "+f.Path] = got
 			}
 			again, err := again(ctx, env.Client(), o)
+			// A constraint that another proof had off a moment ago is on again.
+			if v, isDenial := judged(err); isDenial == nil && !v.Admitted {
+				assert.Fail(t, fmt.Sprintf("%s, once more: the pod was denied: %s", tried.what, v))
+				continue
+			}
 			if err != nil {
 				t.Broken(fmt.Errorf("%s, once more: %w", tried.what, err))
 			}
