@@ -39,7 +39,9 @@ const (
 // certificate of cert-manager, no plain HTTP, and no request lost when the
 // certificate is renewed or a gateway goes.
 func TestIngressGateway(t *testing.T) {
-	s := newStage(t, "ingress", nil, caller{Spec: probe.Spec{Name: "user"}, outside: true})
+	// Answers take a second, so that every gateway always has some under way: one that
+	// ended without waiting for them would lose them.
+	s := newStage(t, "ingress", map[string]any{"frontend": map[string]any{"fault": map[string]any{"latency": "1s"}}}, caller{Spec: probe.Spec{Name: "user"}, outside: true})
 	spec.Run(t, spec.Specification{
 		ID:            "MSH-007",
 		Risk:          spec.Disruptive,
