@@ -35,10 +35,11 @@ func Harmless(s Sabotage) Sabotage {
 }
 
 // Swapped puts another value in the place of one that the proof goes by, for the
-// time of a fault. It is in force at once.
+// time of a fault. It is in force at once, and gone at once: whoever has the proof
+// leave more behind under it sets Restored anew.
 func Swapped[V any](name, kills string, at *V, value V) Sabotage {
 	return Sabotage{
-		Name: name, Kills: kills, Applied: AtOnce,
+		Name: name, Kills: kills, Applied: AtOnce, Restored: AtOnce,
 		Apply: func(_ context.Context, _ *environment.Environment, scope *environment.Scope) error {
 			meant := *at
 			*at = value
@@ -47,5 +48,6 @@ func Swapped[V any](name, kills string, at *V, value V) Sabotage {
 	}
 }
 
-// AtOnce is the Applied of a fault that is in force when Apply returns.
+// AtOnce is the Applied of a fault that is in force when Apply returns, and the
+// Restored of one that is gone with its scope.
 func AtOnce(context.Context, *environment.Environment) error { return nil }

@@ -84,7 +84,7 @@ func TestRecoveryPoint(t *testing.T) {
 }
 
 func provePoint(ctx context.Context, t spec.T, env *environment.Environment, s *stage, invented bool) {
-	target := objectives(t, env)
+	target := s.objectives(t, env)
 	var runs []float64
 	var acknowledged, recovered int
 	for range target.Repeats {

@@ -37,6 +37,7 @@ type stage struct {
 	ns       string
 	location string // of backups
 	round    int    // of writes
+	measured bool   // its objectives were, as often as the profile says
 	// labels and annotations that the namespace had when it was lost.
 	labels, annotations map[string]string
 	remote              *store         // of another cluster, for backups to outlive this one
