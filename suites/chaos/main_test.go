@@ -23,8 +23,3 @@ func TestMain(m *testing.M) {
 		Images:     []string{"postgresql", "flyway"}, // of the application's database
 	}.Suite())
 }
-
-// TestNotBuiltYet keeps the clauses in the report that have no specification yet.
-func TestNotBuiltYet(t *testing.T) {
-	spec.NotBuiltYet(t, "CHS-002", "CHS-005", "CHS-007", "CHS-008")
-}
