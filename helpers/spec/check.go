@@ -36,10 +36,11 @@ func Harmless(s Sabotage) Sabotage {
 
 // Swapped puts another value in the place of one that the proof goes by, for the
 // time of a fault. It is in force at once, and gone at once: whoever has the proof
-// leave more behind under it sets Restored anew.
+// leave more behind under it sets Restored anew. It wants no more of the lease than
+// the proof itself.
 func Swapped[V any](name, kills string, at *V, value V) Sabotage {
 	return Sabotage{
-		Name: name, Kills: kills, Applied: AtOnce, Restored: AtOnce,
+		Name: name, Kills: kills, Applied: AtOnce, Restored: AtOnce, swaps: true,
 		Apply: func(_ context.Context, _ *environment.Environment, scope *environment.Scope) error {
 			meant := *at
 			*at = value

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/journal"
 )
 
 type seen struct{ what string }
@@ -50,4 +52,26 @@ func TestSwapped(t *testing.T) {
 	require.NoError(t, scope.Close(t.Context()))
 	require.Equal(t, 1, at)
 	require.Equal(t, Sabotage{Name: "two", Harmless: true}, Harmless(Sabotage{Name: "two", Kills: "too many"}))
+}
+
+func TestSwappedWantsNoMoreOfTheLeaseThanTheProof(t *testing.T) {
+	s := newStage(t)
+	shut := true
+	specification := s.of(func(ctx context.Context, t T, env *environment.Environment) {
+		s.look(ctx, t, env)
+		if !shut {
+			t.Errorf("it does not want it shut")
+		}
+	}, s.opens("opened"), Swapped("open is well", "", &shut, false))
+	specification.Risk, specification.Keys = ReadOnly, []string{"door"}
+	require.Equal(t, journal.Proved, s.run(t, specification).Outcome)
+	var order []string
+	for _, step := range s.noted() {
+		if step == "prove" || strings.HasPrefix(step, "lease ") || strings.HasPrefix(step, "apply ") {
+			order = append(order, step)
+		}
+	}
+	shared, exclusive := "lease shared for policy POL-001", "lease exclusive for policy POL-001"
+	require.Equal(t, []string{shared, "prove", "prove", exclusive, "apply opened", "prove", "prove"}, order,
+		"the baseline, what is swapped, what is opened, and the baseline again")
 }

@@ -51,7 +51,7 @@ func (s *Specification) disturbing() demand {
 // faultRisk is what a profile must allow for a fault to be seeded: even the
 // fault of a specification that only looks changes something.
 func (s *Specification) faultRisk(f *Sabotage) environment.Risk {
-	if f.Alone || len(s.Keys) > 0 {
+	if !f.swaps && (f.Alone || len(s.Keys) > 0) {
 		return max(s.Risk, environment.Disruptive)
 	}
 	return max(s.Risk, environment.Namespaced)

@@ -88,8 +88,8 @@ type Specification struct {
 	// on only. Those that were not selected are not waited for.
 	After []string
 
-	// CounterProofs are tried in this order, those that are Alone last. At least
-	// one of them must not be harmless.
+	// CounterProofs are tried in this order, but those that are Swapped first and
+	// those that are Alone last. At least one of them must not be harmless.
 	CounterProofs []Sabotage
 }
 
@@ -130,6 +130,8 @@ type Sabotage struct {
 	// Inconclusive, for a reason that matches this regular expression. One that
 	// holds without evidence has let the fault survive.
 	Unsettles string
+
+	swaps bool // it is Swapped: the platform itself stays as it is
 }
 
 // Up brings an environment up under a profile, or finds it, and says what it is

@@ -61,7 +61,7 @@ func TestSchedules(t *testing.T) {
 		return f
 	}
 	spec.Run(t, spec.Specification{
-		ID: "DR-002", Risk: spec.Disruptive, Keys: []string{"velero/schedules"}, Needs: []spec.Need{velero, s}, Timeout: 6 * time.Minute,
+		ID: "DR-002", Risk: spec.Namespaced, Keys: []string{"velero/schedules"}, Needs: []spec.Need{velero, s}, Timeout: 6 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 			proveSchedules(ctx, t, env, s, over)
 		},
