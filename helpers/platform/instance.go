@@ -52,3 +52,19 @@ func Deploy(ctx context.Context, env *environment.Environment, s *environment.Sc
 	}
 	return nil
 }
+
+// Merged is over laid upon base, table by table; neither is changed.
+func Merged(base, over map[string]any) map[string]any {
+	out := map[string]any{}
+	for k, v := range base {
+		out[k] = v
+	}
+	for k, v := range over {
+		below, both := out[k].(map[string]any)
+		if table, ok := v.(map[string]any); ok && both {
+			v = Merged(below, table)
+		}
+		out[k] = v
+	}
+	return out
+}

@@ -65,7 +65,7 @@ func (s *stage) Ensure(ctx context.Context, env *environment.Environment) (err e
 	if s.ns, err = s.scope.Namespace(ctx, "chaos-"+s.name, map[string]string{"istio-injection": "enabled"}); err != nil {
 		return err
 	}
-	if err := s.deploy(ctx, env, nil); err != nil {
+	if err := s.deploy(ctx, env); err != nil {
 		return err
 	}
 	// Experiments reach this namespace, and no other.
@@ -100,35 +100,19 @@ func (s *stage) Ensure(ctx context.Context, env *environment.Environment) (err e
 
 // deploy puts the application into the stage's namespace, with values over the
 // stage's. Its network policies stay out, which POL-023 proves.
-func (s *stage) deploy(ctx context.Context, env *environment.Environment, over map[string]any) error {
-	values := merged(map[string]any{
+func (s *stage) deploy(ctx context.Context, env *environment.Environment) error {
+	values := platform.Merged(map[string]any{
 		"networkPolicies": false, "drainDelay": "2s",
 		"frontend": map[string]any{"replicas": 2},
 		"backend":  map[string]any{"replicas": replicas},
 		"database": map[string]any{"enabled": true, "password": s.password},
 		"mesh":     map[string]any{"enabled": true, "host": s.host()},
 	}, s.values)
-	return platform.Deploy(ctx, env, s.scope, docuthinker, s.ns, merged(values, over))
+	return platform.Deploy(ctx, env, s.scope, docuthinker, s.ns, values)
 }
 
 // replicas of the backend: half of them can be told from all and from one.
 const replicas = 4
-
-// merged is over laid upon base, table by table; neither is changed.
-func merged(base, over map[string]any) map[string]any {
-	out := map[string]any{}
-	for k, v := range base {
-		out[k] = v
-	}
-	for k, v := range over {
-		below, both := out[k].(map[string]any)
-		if table, ok := v.(map[string]any); ok && both {
-			v = merged(below, table)
-		}
-		out[k] = v
-	}
-	return out
-}
 
 func (s *stage) close() error {
 	s.once.Lock()

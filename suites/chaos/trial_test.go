@@ -112,7 +112,6 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 	a := account{Experiment: e.name}
 	began := time.Now()
 	x.run(e, &a)
-	var ended time.Time
 	a.Seen, a.From, a.To, err = e.happened(x)
 	if errors.Is(err, errNotHappened) {
 		t.Inconclusive("the fault did not happen", "%s of %s: %v; Litmus says %s", e.name, s.ns, err, a.Litmus.Verdict)
@@ -121,12 +120,11 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 	if p.leaves {
 		spec.Check(t, x.leave())
 	}
-	ended = a.To
 	if x.users == nil {
 		t.Inconclusive("no samples", "no user asked anything while %s went on", e.name)
 	}
-	recovered := x.recovered(ended)
-	a.Recovery = recovered.Sub(ended).Seconds()
+	recovered := x.recovered(a.To)
+	a.Recovery = recovered.Sub(a.To).Seconds()
 	spec.Check(t, x.users.Await(ctx, len(x.users.Outcomes().Sent)+p.hypothesis.After.Samples))
 	spec.Check(t, x.users.Stop(ctx))
 

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/probe"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/wait"
@@ -126,7 +127,7 @@ func (e *egress) objects() []*unstructured.Unstructured {
 
 // entry registers a host; more goes over what every entry has.
 func (e *egress) entry(name, host string, more map[string]any) *unstructured.Unstructured {
-	return object(networkingV1, "ServiceEntry", e.ns, name, merged(map[string]any{
+	return object(networkingV1, "ServiceEntry", e.ns, name, platform.Merged(map[string]any{
 		"hosts": []any{host}, "location": "MESH_EXTERNAL", "resolution": "NONE", "exportTo": []any{"."},
 		"ports": []any{map[string]any{"number": int64(worldHTTP), "name": "http", "protocol": "HTTP"}},
 	}, more))

@@ -108,7 +108,7 @@ func (s *stage) Ensure(ctx context.Context, env *environment.Environment) (err e
 // deploy puts the application into the stage's namespace, with other values over
 // the stage's.
 func (s *stage) deploy(ctx context.Context, env *environment.Environment, over map[string]any) error {
-	values := merged(merged(stageValues(s.host()), s.values), over)
+	values := platform.Merged(platform.Merged(stageValues(s.host()), s.values), over)
 	return platform.Deploy(ctx, env, s.scope, docuthinker, s.ns, values)
 }
 
@@ -120,22 +120,6 @@ func stageValues(host string) map[string]any {
 		"drainDelay":      "1s",
 		"mesh":            map[string]any{"enabled": true, "host": host},
 	}
-}
-
-// merged is over laid upon base, table by table; neither is changed.
-func merged(base, over map[string]any) map[string]any {
-	out := map[string]any{}
-	for k, v := range base {
-		out[k] = v
-	}
-	for k, v := range over {
-		below, both := out[k].(map[string]any)
-		if table, ok := v.(map[string]any); ok && both {
-			v = merged(below, table)
-		}
-		out[k] = v
-	}
-	return out
 }
 
 func (s *stage) close() error {
