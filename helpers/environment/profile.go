@@ -37,6 +37,7 @@ type Profile struct {
 	ClusterName string   `json:"clusterName,omitempty"`
 	Waivers     []Waiver `json:"waivers,omitempty"`
 	Recovery    Recovery `json:"recovery,omitzero"`
+	BlastRadius Radius   `json:"blastRadius,omitzero"`
 }
 
 // Recovery is what disaster recovery is to keep to in an environment, and how
@@ -154,6 +155,9 @@ func (p *Profile) validate(now time.Time) error {
 	}
 	if r := p.Recovery; r != (Recovery{}) && (r.RTO.Duration <= 0 || r.RPO.Duration <= 0 || r.Repeats < 1) {
 		bad("recovery is rto %s, rpo %s, repeats %d; want times such as 90s and 1h, and one repeat at least", r.RTO.Duration, r.RPO.Duration, r.Repeats)
+	}
+	if err := p.BlastRadius.validate(); err != nil {
+		bad("blastRadius: %w", err)
 	}
 	return errors.Join(errs...)
 }

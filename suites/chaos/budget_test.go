@@ -62,7 +62,10 @@ func TestErrorBudget(t *testing.T) {
 	spec.Run(t, spec.Specification{
 		ID: "CHS-009", Risk: spec.Namespaced, Needs: []spec.Need{istio, gateway, litmus, s}, Timeout: 5 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
-			a := s.endure(ctx, t, env, e, p)
+			o, err := engine(env.Root, e.name)
+			spec.Check(t, err)
+			a := s.endure(ctx, t, env, e, o, p)
+			a.hold(t)
 			require.NotNil(t, a.Aborted, "the experiment went on to its end, over the budget")
 			over := a.Ended.Sub(a.Aborted.At)
 			require.Less(t, over, abortLimit, "from the last failure that the budget allows to the end of the experiment")

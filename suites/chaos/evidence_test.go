@@ -20,8 +20,6 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/probe"
 )
 
-var lookoutSelector = labels.SelectorFromSet(labels.Set{"app": "lookout"})
-
 // preview are the pods that an engine is aimed at, by the operator's rule: its
 // namespace and its label. It asks before anything is harmed.
 func preview(ctx context.Context, env *environment.Environment, e *unstructured.Unstructured) ([]string, error) {
@@ -41,6 +39,23 @@ func preview(ctx context.Context, env *environment.Environment, e *unstructured.
 	}
 	slices.Sort(names)
 	return names, nil
+}
+
+// hit is what an engine's experiment does to its targets.
+func hit(e *unstructured.Unstructured, targets []string) (environment.Hit, error) {
+	namespace, _, _ := unstructured.NestedString(e.Object, "spec", "appinfo", "appns")
+	h := environment.Hit{Namespace: namespace, Pods: targets}
+	if experimentOf(e) == "node-drain" {
+		h.Nodes = 1
+		return h, nil
+	}
+	share, is := variable(e, "PODS_AFFECTED_PERC")
+	if !is {
+		return h, fmt.Errorf("engine %s: no PODS_AFFECTED_PERC: how many pods it hits is Litmus' choice", e.GetName())
+	}
+	percent, err := strconv.ParseFloat(share, 64)
+	h.Share = percent / 100
+	return h, err
 }
 
 // podsDeleted says that at least half of the pods were deleted at some time.

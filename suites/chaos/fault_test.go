@@ -5,7 +5,6 @@ package chaos
 import (
 	"context"
 	"fmt"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -15,10 +14,7 @@ import (
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/spec"
-	"github.com/proving-ground/proving-ground/helpers/wait"
 )
-
-var rolloutTimeout = wait.Timeout{Name: "backendRolledOut", D: 90 * time.Second}
 
 // unsettled is a fault of the plan that takes the evidence away.
 func unsettled(name, reason string, at *plan, value plan) spec.Sabotage {
@@ -29,16 +25,8 @@ func unsettled(name, reason string, at *plan, value plan) spec.Sabotage {
 
 // backend changes the Deployment that experiments are aimed at.
 func (s *stage) backend(name, kills string, change func(*appsv1.Deployment)) spec.Sabotage {
-	settles := func(ctx context.Context, env *environment.Environment) error {
-		w, err := wait.On(env.Config)
-		if err != nil {
-			return err
-		}
-		_, err = w.Until(ctx, rolloutTimeout, wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespace: s.ns, Name: "backend"}, wait.RolledOut())
-		return err
-	}
 	return spec.Sabotage{
-		Name: name, Kills: kills, Applied: settles, Restored: settles,
+		Name: name, Kills: kills, Applied: s.rolledOut, Restored: s.rolledOut,
 		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
 			d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "backend"}}
 			return scope.Update(ctx, d, func() error { change(d); return nil })

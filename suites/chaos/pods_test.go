@@ -21,10 +21,9 @@ import (
 // podLog is what became of a set of pods, as the API told it and when. It is how a
 // fault is known to have happened, whatever Litmus says of it.
 type podLog struct {
-	mu      sync.Mutex
-	lives   map[types.UID]*life
-	err     error
-	changed chan struct{}
+	mu    sync.Mutex
+	lives map[types.UID]*life
+	err   error
 }
 
 // life is that of one pod. Times are zero for what did not happen; by this
@@ -51,7 +50,7 @@ func followPods(ctx context.Context, env *environment.Environment, namespace str
 	if err := env.Client().List(ctx, &list, client.InNamespace(namespace), labels); err != nil {
 		return nil, err
 	}
-	log := &podLog{lives: map[types.UID]*life{}, changed: make(chan struct{})}
+	log := &podLog{lives: map[types.UID]*life{}}
 	for _, p := range list.Items {
 		log.lives[p.UID] = &life{pod: p, first: true}
 	}
@@ -113,28 +112,6 @@ func (l *podLog) change(what func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	what()
-	close(l.changed)
-	l.changed = make(chan struct{})
-}
-
-// until waits until the log is as it is to be; is says what lacks.
-func (l *podLog) until(ctx context.Context, what string, is func([]*life) (missing string)) error {
-	for {
-		l.mu.Lock()
-		missing, err, changed := is(l.all()), l.err, l.changed
-		l.mu.Unlock()
-		switch {
-		case missing == "":
-			return nil
-		case err != nil:
-			return err
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return fmt.Errorf("awaiting %s: %s: %w", what, missing, context.Cause(ctx))
-		}
-	}
 }
 
 // read gives something of the log.

@@ -25,6 +25,8 @@ type stage struct {
 	name     string
 	values   map[string]any
 	password string
+	// adjust, when not nil, changes the application once it stands.
+	adjust func(context.Context, *environment.Environment, *stage) error
 
 	once    sync.Mutex
 	scope   *environment.Scope
@@ -67,6 +69,11 @@ func (s *stage) Ensure(ctx context.Context, env *environment.Environment) (err e
 	}
 	if err := s.deploy(ctx, env); err != nil {
 		return err
+	}
+	if s.adjust != nil {
+		if err := s.adjust(ctx, env, s); err != nil {
+			return err
+		}
 	}
 	// Experiments reach this namespace, and no other.
 	let, err := platform.ReadObjects(filepath.Join(env.Root, "fixtures", "chaos", "target.yaml"))

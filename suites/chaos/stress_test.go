@@ -17,28 +17,36 @@ import (
 // TestCPUHog proves that users do not notice when half of the backend's pods have a
 // core's worth of work forced upon them.
 func TestCPUHog(t *testing.T) {
-	const busy = 0.8 // of the one core: the rest is the machine's to share
-	survives(t, "CHS-003", "cpu", roomy, experiment{
+	survives(t, "CHS-003", newStage(t, "cpu", roomy), always(cpuHog))
+}
+
+// TestMemoryHog proves that users do not notice when half of the backend's pods have
+// 500 MB taken.
+func TestMemoryHog(t *testing.T) {
+	survives(t, "CHS-004", newStage(t, "memory", roomy), always(memoryHog))
+}
+
+var (
+	cpuHog = experiment{
 		name: "pod-cpu-hog", env: map[string]string{"TOTAL_CHAOS_DURATION": "20"}, begin: gauge,
 		happened: func(x *trial) (string, time.Time, time.Time, error) {
 			return x.gauged("%.2f cores", busy, func(g reading, before reading) float64 {
 				return (g.seconds - before.seconds) / g.at.Sub(before.at).Seconds()
 			})
 		},
-	})
-}
-
-// TestMemoryHog proves that users do not notice when half of the backend's pods have
-// 500 MB taken.
-func TestMemoryHog(t *testing.T) {
-	const taken = 450 // MB; what the application itself has is not among it
-	survives(t, "CHS-004", "memory", roomy, experiment{
+	}
+	memoryHog = experiment{
 		name: "pod-memory-hog", env: map[string]string{"TOTAL_CHAOS_DURATION": "20"}, begin: gauge,
 		happened: func(x *trial) (string, time.Time, time.Time, error) {
 			return x.gauged("%.0f MB", taken, func(g reading, _ reading) float64 { return g.megabytes })
 		},
-	})
-}
+	}
+)
+
+const (
+	busy  = 0.8 // of the one core: the rest is the machine's to share
+	taken = 450 // MB of the 500: what the application itself has is not among it
+)
 
 // roomy are limits of the backend that leave the stress its core and its memory.
 var roomy = map[string]any{"backend": map[string]any{"replicas": replicas, "resources": map[string]any{

@@ -6,10 +6,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"strings"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
@@ -20,8 +25,11 @@ import (
 
 // experiment is one of Litmus', and how it is known to have happened.
 type experiment struct {
-	name string            // of its file in fixtures/chaos
+	name string            // Litmus', and of its file in fixtures/chaos
 	env  map[string]string // durations as they are compressed
+	// prepare, when not nil, brings the targets to where they are hit, before users
+	// come; it may add to the variables.
+	prepare func(x *trial) error
 	// begin, when not nil, has what shows it looked at from before its begin.
 	begin func(x *trial) error
 	// happened says what was seen of the fault and from when to when, or an error
@@ -32,25 +40,27 @@ type experiment struct {
 // plan is what a specification tries; faults change it for their time.
 type plan struct {
 	hypothesis hypothesis
-	env        map[string]string // over that of the experiment
-	label      string            // of the targets, in the place of the engine's
-	silent     bool              // users send nothing
-	idle       bool              // the experiment is not run at all
-	leaves     bool              // something of the fault stays
+	label      string // of the targets, in the place of the engine's
+	silent     bool   // no users
+	idle       bool   // the experiment is not run at all, but Litmus says that it was
+	leaves     bool   // something of the fault stays
 }
 
 // trial is one experiment under the users' eyes.
 type trial struct {
-	ctx    context.Context
-	t      spec.T
-	env    *environment.Environment
-	stage  *stage
-	plan   plan
-	pods   *podLog
-	n      int // of the pods at the start
-	gauges *gauges
-	users  *probe.Record
-	round  int
+	ctx       context.Context
+	t         spec.T
+	env       *environment.Environment
+	stage     *stage
+	plan      plan
+	variables map[string]string // of the experiment
+	pods      *podLog
+	n         int // of the pods at the start
+	gauges    *gauges
+	direct    map[string]*probe.Record // of each pod, asked past the mesh
+	node      *nodeLog
+	users     *probe.Record
+	round     int
 }
 
 var (
@@ -72,6 +82,18 @@ type account struct {
 	Ended      time.Time         `json:"ended"` // the experiment, by Litmus
 	Litmus     result            `json:"litmus"`
 	Users      map[string]window `json:"users"` // before, during, after
+	Left       []string          `json:"left"`  // of the fault, on the nodes
+	Unmet      []string          `json:"unmet,omitempty"`
+}
+
+// Errorf has assertions of a trial noted, not end it.
+func (a *account) Errorf(format string, args ...any) {
+	a.Unmet = append(a.Unmet, strings.TrimSpace(fmt.Sprintf(format, args...)))
+}
+
+// hold asserts that the trial showed what is promised.
+func (a *account) hold(t spec.T) {
+	require.Empty(t, a.Unmet, "what %s showed", a.Experiment)
 }
 
 // window is how users fared in a part of the time.
@@ -89,29 +111,38 @@ func windowOf(o probe.Outcomes) window {
 	return w
 }
 
-// endure runs an experiment and asserts that users found what they are promised
-// before, during and after it, that it happened, and that nothing of it is left.
-func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environment, e experiment, p plan) account {
+// endure runs the experiment of an engine, and notes where users did not find what
+// they are promised before, during and after it, and what is left of it. A fault that
+// did not happen settles nothing.
+func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environment, e experiment, o *unstructured.Unstructured, p plan) *account {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // what looks at it ends with it
-	x := &trial{ctx: ctx, t: t, env: env, stage: s, plan: p}
+	x := &trial{ctx: ctx, t: t, env: env, stage: s, plan: p, variables: maps.Clone(e.env)}
+	if e.prepare != nil {
+		spec.Check(t, e.prepare(x))
+	}
 	var err error
 	x.pods, err = followPods(ctx, env, s.ns, targets)
 	spec.Check(t, err)
 	x.n = read(x.pods, func(all []*life) int { return len(all) })
 	before, err := fingerprint(ctx, env, s)
 	spec.Check(t, err)
-	if !p.silent {
-		x.users, x.round, err = s.traffic(ctx)
-		spec.Check(t, err)
-		spec.Check(t, x.users.Await(ctx, p.hypothesis.Before.Samples))
+	accounts.found(before)
+	if p.silent {
+		t.Inconclusive("no samples", "no user asks anything of %s, who could notice a fault", s.ns)
+	}
+	x.users, x.round, err = s.traffic(ctx)
+	spec.Check(t, err)
+	spec.Check(t, x.users.Await(ctx, p.hypothesis.Before.Samples))
+	a := &account{Experiment: e.name, Users: map[string]window{}}
+	if !assert.NoError(a, p.hypothesis.Before.judge(x.users.Outcomes()), "users before the fault") {
+		return a // a platform that is not well already would show nothing
 	}
 	if e.begin != nil {
 		spec.Check(t, e.begin(x))
 	}
-	a := account{Experiment: e.name}
 	began := time.Now()
-	x.run(e, &a)
+	x.run(o, a)
 	a.Seen, a.From, a.To, err = e.happened(x)
 	if errors.Is(err, errNotHappened) {
 		t.Inconclusive("the fault did not happen", "%s of %s: %v; Litmus says %s", e.name, s.ns, err, a.Litmus.Verdict)
@@ -120,9 +151,6 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 	if p.leaves {
 		spec.Check(t, x.leave())
 	}
-	if x.users == nil {
-		t.Inconclusive("no samples", "no user asked anything while %s went on", e.name)
-	}
 	recovered := x.recovered(a.To)
 	a.Recovery = recovered.Sub(a.To).Seconds()
 	spec.Check(t, x.users.Await(ctx, len(x.users.Outcomes().Sent)+p.hypothesis.After.Samples))
@@ -130,50 +158,52 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 
 	all := x.users.Outcomes()
 	parts := map[string]probe.Outcomes{"before": all.Between(time.Time{}, began), "during": all.Between(a.From, a.To), "after": all.Between(recovered, time.Now())}
-	a.Users = map[string]window{}
 	for name, part := range parts {
 		a.Users[name] = windowOf(part)
 	}
-	require.NoError(t, p.hypothesis.Before.judge(parts["before"]), "users before the fault")
 	if p.hypothesis.During.Samples > 0 { // else the budget alone says what they are to bear
-		require.Nil(t, a.Aborted, "the experiment was stopped, for users bore too much")
-		require.NoError(t, p.hypothesis.During.judge(parts["during"]), "users during the fault")
+		assert.Nil(a, a.Aborted, "the experiment was stopped, for users bore too much")
+		assert.NoError(a, p.hypothesis.During.judge(parts["during"]), "users during the fault")
 	}
-	require.NoError(t, p.hypothesis.After.judge(parts["after"]), "users after the fault")
-	require.LessOrEqual(t, a.Recovery, p.hypothesis.Recovery.Seconds(), "seconds until users found it as before")
+	assert.NoError(a, p.hypothesis.After.judge(parts["after"]), "users after the fault")
+	assert.LessOrEqual(a, a.Recovery, p.hypothesis.Recovery.Seconds(), "seconds until users found it as before")
 	lacking, err := x.unread()
 	spec.Check(t, err)
-	require.Empty(t, lacking, "documents that users were told are kept, and that are not")
+	assert.Empty(a, lacking, "documents that users were told are kept, and that are not")
 	after, err := fingerprint(ctx, env, s)
 	spec.Check(t, err)
-	require.Empty(t, before.difference(after), "what is left of the fault")
+	pods, err := podsOf(ctx, env, o.GetUID())
+	spec.Check(t, err)
+	a.Left = append(before.difference(after), pods...)
+	assert.Empty(a, a.Left, "what is left of the fault")
 	return a
 }
 
 // run has Litmus carry the experiment out, and waits for its end.
-func (x *trial) run(e experiment, a *account) {
-	variables := map[string]string{}
-	for _, more := range []map[string]string{e.env, x.plan.env} {
-		for k, v := range more {
-			variables[k] = v
-		}
-	}
-	o, err := engine(x.env.Root, e.name, x.stage.ns, variables)
-	spec.Check(x.t, err)
+func (x *trial) run(o *unstructured.Unstructured, a *account) {
+	spec.Check(x.t, aimed(o, x.stage.ns, x.variables))
 	if x.plan.label != "" {
 		spec.Check(x.t, unstructured.SetNestedField(o.Object, x.plan.label, "spec", "appinfo", "applabel"))
 	}
+	var err error
 	a.Engine = o.GetName()
 	a.Targets, err = preview(x.ctx, x.env, o)
 	spec.Check(x.t, err)
 	if len(a.Targets) == 0 {
 		x.t.Inconclusive("no targets", "%s is aimed at no pod of %s", o.GetName(), x.stage.ns)
 	}
-	x.t.Logf("%s is aimed at some of %v", e.name, a.Targets)
+	h, err := hit(o, a.Targets)
+	spec.Check(x.t, err)
+	spec.Check(x.t, x.env.Profile.BlastRadius.Allows(h))
+	x.t.Logf("%s is aimed at some of %v", a.Experiment, a.Targets)
+	told := ofLitmus("ChaosResult", o.GetNamespace(), o.GetName()+"-"+a.Experiment)
 	if x.plan.idle {
+		spec.Check(x.t, claim(told, o))
+		spec.Check(x.t, x.t.Scope().Create(x.ctx, told))
+		a.Litmus, err = resultOf(x.ctx, x.env, told)
+		spec.Check(x.t, err)
 		return
 	}
-	told := ofLitmus("ChaosResult", o.GetNamespace(), o.GetName()+"-"+experimentOf(o))
 	spec.Check(x.t, x.t.Scope().Defer("what Litmus says of "+o.GetName(), func(ctx context.Context) error {
 		return client.IgnoreNotFound(x.env.Client().Delete(ctx, told))
 	}))
@@ -181,34 +211,27 @@ func (x *trial) run(e experiment, a *account) {
 	w, err := wait.On(x.env.Config)
 	spec.Check(x.t, err)
 	guarded, cancel := context.WithCancel(x.ctx)
-	var spent <-chan abort
-	if x.users != nil {
-		spent = x.guard(guarded, o)
-	}
+	spent := x.guard(guarded, o)
 	_, err = w.Until(x.ctx, engineTimeout, targetOf(o), engineEnded())
 	a.Ended = time.Now()
 	cancel()
 	spec.Check(x.t, err)
-	if spent != nil {
-		if early, is := <-spent; is {
-			a.Aborted = &early
-		}
+	if early, is := <-spent; is {
+		a.Aborted = &early
 	}
-	a.Litmus, err = resultOf(x.ctx, x.env, o)
+	a.Litmus, err = resultOf(x.ctx, x.env, told)
 	spec.Check(x.t, err)
 }
 
 // recovered waits until all replicas are ready and users are served as before, and
 // says since when.
 func (x *trial) recovered(ended time.Time) time.Time {
-	ctx, cancel := context.WithTimeoutCause(x.ctx, steadyTimeout.D, fmt.Errorf("%s of %s", steadyTimeout.Name, steadyTimeout.D))
-	defer cancel()
-	spec.Check(x.t, x.pods.until(ctx, "all replicas", func(all []*life) string {
-		if n := count(all, (*life).ready); n != x.n {
-			return fmt.Sprintf("%d of %d are ready", n, x.n)
-		}
-		return ""
-	}))
+	w, err := wait.On(x.env.Config)
+	spec.Check(x.t, err)
+	_, err = w.Converges(x.ctx, steadyTimeout, x.n, wait.Target{
+		Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: x.stage.ns, Selector: labels.SelectorFromSet(labels.Set(targets)),
+	}, wait.PodReady())
+	spec.Check(x.t, err)
 	// The last failure after the fault's end, if there was one.
 	at := ended
 	for _, sent := range x.users.Outcomes().Between(ended, time.Now()).Failed() {
@@ -217,7 +240,7 @@ func (x *trial) recovered(ended time.Time) time.Time {
 	return at
 }
 
-func (a account) String() string {
+func (a *account) String() string {
 	of := func(name string) string {
 		w := a.Users[name]
 		return fmt.Sprintf("%s %d requests, %.2f %% failed, p95 %.0f ms", name, w.Samples, 100*w.Errors, w.P95)

@@ -1,0 +1,141 @@
+//go:build chaos
+
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+)
+
+// accounts are those of the first proof of each clause, on the platform as it is.
+var accounts ledger
+
+type ledger struct {
+	mu    sync.Mutex
+	of    map[string]account
+	nodes print // as they were before the first fault
+}
+
+func (l *ledger) keep(id string, a *account) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.of == nil {
+		l.of = map[string]account{}
+	}
+	if _, kept := l.of[id]; !kept {
+		l.of[id] = *a
+	}
+}
+
+// found keeps how the nodes were first found.
+func (l *ledger) found(p print) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.nodes == nil {
+		l.nodes = p.nodes()
+	}
+}
+
+// TestEveryFault proves that each fault was measured against a hypothesis before,
+// during and after it, seen to happen, recovered from, and that nothing of all of
+// them is left on the nodes.
+func TestEveryFault(t *testing.T) {
+	s := newStage(t, "every", nil)
+	as := func(change func(*account)) func(account) account {
+		return func(a account) account {
+			a.Users = maps.Clone(a.Users)
+			change(&a)
+			return a
+		}
+	}
+	edit := as(func(*account) {})
+	faults := []string{"CHS-001", "CHS-002", "CHS-003", "CHS-004", "CHS-005", "CHS-006"}
+	spec.Run(t, spec.Specification{
+		ID: "CHS-008", Risk: spec.Namespaced, Needs: []spec.Need{istio, gateway, litmus, s}, Timeout: 2 * time.Minute,
+		After: append(slices.Clone(faults), "CHS-007", "CHS-009"),
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+			all, err := hypotheses(env.Root)
+			spec.Check(t, err)
+			seen := map[string]account{}
+			for _, id := range faults {
+				accounts.mu.Lock()
+				a, is := accounts.of[id]
+				accounts.mu.Unlock()
+				if !is {
+					t.Inconclusive("a fault without an account", "%s was not tried in this run, or its fault did not happen", id)
+				}
+				a = edit(a)
+				seen[id] = a
+				complete(t, id, a, all[a.Experiment])
+			}
+			now, err := fingerprint(ctx, env, s)
+			spec.Check(t, err)
+			pods, err := podsOf(ctx, env, "")
+			spec.Check(t, err)
+			require.Empty(t, pods, "what is left of Litmus' experiments")
+			require.Empty(t, accounts.nodes.difference(now.nodes()), "the nodes before the first fault and after the last")
+			t.Observe(fmt.Sprintf("%d faults, each seen to happen and held against its hypothesis before, during and after it; nodes and Litmus are as before the first of them", len(seen)), seen)
+		},
+		CounterProofs: []spec.Sabotage{
+			spec.Swapped("nobody asked during the fault", `samples during`, &edit, as(func(a *account) { a.Users["during"] = window{} })),
+			spec.Swapped("nobody asked before it", `samples before`, &edit, as(func(a *account) { delete(a.Users, "before") })),
+			spec.Swapped("nobody saw it happen", `what was seen of the fault`, &edit, as(func(a *account) { a.Seen = "" })),
+			spec.Swapped("over before it began", `from its begin to its end`, &edit, as(func(a *account) { a.To = a.From })),
+			spec.Swapped("users found it as before too late", `recovery`, &edit, as(func(a *account) { a.Recovery = 61 })),
+			{
+				Name: "a taint is left on a node", Kills: `the nodes before the first fault and after the last`, Applied: spec.AtOnce, Restored: spec.AtOnce,
+				Apply: func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+					nodes, err := nodesWith(ctx, env, controlPlane)
+					if err != nil {
+						return err
+					}
+					n := &corev1.Node{}
+					n.Name = nodes[0].Name
+					return scope.Update(ctx, n, func() error {
+						n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "docuthinker.dev/chaos", Effect: corev1.TaintEffectPreferNoSchedule})
+						return nil
+					})
+				},
+			},
+			spec.Harmless(spec.Sabotage{
+				Name: "a note at a node", Applied: spec.AtOnce, Restored: spec.AtOnce,
+				Apply: func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+					nodes, err := nodesWith(ctx, env, controlPlane)
+					if err != nil {
+						return err
+					}
+					n := &corev1.Node{}
+					n.Name = nodes[0].Name
+					return scope.Update(ctx, n, func() error {
+						n.Annotations["docuthinker.dev/reviewed-by"] = "nobody"
+						return nil
+					})
+				},
+			}),
+		},
+	})
+}
+
+// complete asserts that an account has all that a fault is to be told of.
+func complete(t spec.T, id string, a account, h hypothesis) {
+	require.NotEmpty(t, a.Targets, "targets of %s", id)
+	require.NotEmpty(t, a.Seen, "what was seen of the fault of %s", id)
+	require.True(t, a.To.After(a.From), "%s, from its begin to its end: %s to %s", id, a.From, a.To)
+	for name, least := range map[string]int{"before": h.Before.Samples, "during": h.During.Samples, "after": h.After.Samples} {
+		require.Greater(t, least, 0, "the hypothesis of %s for users %s", a.Experiment, name)
+		require.GreaterOrEqual(t, a.Users[name].Samples, least, "%s, samples %s the fault", id, name)
+	}
+	require.LessOrEqual(t, a.Recovery, h.Recovery.Seconds(), "recovery of %s, in seconds", id)
+	require.Empty(t, a.Left, "what is left of the fault of %s", id)
+}

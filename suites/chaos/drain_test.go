@@ -1,0 +1,163 @@
+//go:build chaos
+
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+)
+
+// TestNodeDrain proves that users do not notice when the node is drained that all of
+// the backend's pods stand on.
+func TestNodeDrain(t *testing.T) {
+	s := newStage(t, "drain", nil)
+	s.adjust = together
+	var p plan
+	spec.Run(t, spec.Specification{
+		ID: "CHS-005", Risk: spec.Disruptive, Needs: []spec.Need{istio, gateway, litmus, s}, Timeout: 5 * time.Minute,
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+			e := nodeDrain
+			e.prepare = gather
+			proveSurvival(ctx, t, env, "CHS-005", s, e, p)
+		},
+		CounterProofs: []spec.Sabotage{
+			unsettled("a selector that matches nothing", `no targets`, &p, plan{label: "app=nobody"}),
+			unsettled("not run, though its ChaosResult says Pass", `the fault did not happen`, &p, plan{idle: true}),
+			unsettled("no users", `no samples`, &p, plan{silent: true}),
+			s.onePod(),
+			{
+				Name: "no PodDisruptionBudget", Kills: `users during the fault`, Applied: spec.AtOnce, Restored: spec.AtOnce,
+				Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+					return scope.Delete(ctx, &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "backend"}})
+				},
+			},
+			spec.Swapped("a rule is left behind", `what is left of the fault`, &p, plan{leaves: true}),
+			s.note(),
+		},
+	})
+}
+
+// nodeDrain drains a node for as long as its pods need to leave it one by one, and
+// that time once more.
+var nodeDrain = experiment{
+	name: "node-drain", env: map[string]string{"TOTAL_CHAOS_DURATION": "45"},
+	prepare: aimAtNode, begin: followNode, happened: nodeDrained,
+}
+
+// aimAtNode has the node drained that the database is not on: its volume is that
+// node's.
+func aimAtNode(x *trial) error {
+	node, err := x.stage.withoutDatabase(x.ctx, x.env)
+	x.variables["TARGET_NODE"] = node
+	return err
+}
+
+func (s *stage) withoutDatabase(ctx context.Context, env *environment.Environment) (string, error) {
+	database := &corev1.Pod{}
+	if err := env.Client().Get(ctx, client.ObjectKey{Namespace: s.ns, Name: "postgresql-0"}, database); err != nil {
+		return "", err
+	}
+	var nodes corev1.NodeList
+	if err := env.Client().List(ctx, &nodes); err != nil {
+		return "", err
+	}
+	for _, n := range nodes.Items {
+		if _, is := n.Labels[controlPlane]; !is && n.Name != database.Spec.NodeName {
+			return n.Name, nil
+		}
+	}
+	return "", fmt.Errorf("no worker but %s, where the database is", database.Spec.NodeName)
+}
+
+// nodeLog is when a node took no more pods, and when it did again.
+type nodeLog struct {
+	mu             sync.Mutex
+	name           string
+	cordoned, back time.Time
+	err            error
+}
+
+// followNode logs the node that is drained.
+func followNode(x *trial) error {
+	x.node = &nodeLog{name: x.variables["TARGET_NODE"]}
+	events, err := x.env.Client().Watch(x.ctx, &corev1.NodeList{}, client.MatchingFields{"metadata.name": x.node.name})
+	if err != nil {
+		return err
+	}
+	go x.node.follow(x.ctx, events)
+	return nil
+}
+
+func (l *nodeLog) follow(ctx context.Context, events apiwatch.Interface) {
+	defer events.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e, open := <-events.ResultChan():
+			n, is := e.Object.(*corev1.Node)
+			l.mu.Lock()
+			switch {
+			case !open || !is:
+				l.err = fmt.Errorf("the watch of node %s broke off: %v", l.name, e.Object)
+				l.mu.Unlock()
+				return
+			case n.Spec.Unschedulable && l.cordoned.IsZero():
+				l.cordoned = time.Now()
+			case !n.Spec.Unschedulable && !l.cordoned.IsZero() && l.back.IsZero():
+				l.back = time.Now()
+			}
+			l.mu.Unlock()
+		}
+	}
+}
+
+// nodeDrained says that the node took no pods, and that all of the application's left
+// it.
+func nodeDrained(x *trial) (seen string, from, to time.Time, err error) {
+	x.node.mu.Lock()
+	defer x.node.mu.Unlock()
+	if x.node.err != nil {
+		return "", from, to, x.node.err
+	}
+	if x.node.cordoned.IsZero() {
+		return "", from, to, fmt.Errorf("%w: node %s was never cordoned", errNotHappened, x.node.name)
+	}
+	from, to = x.node.cordoned, x.node.back
+	if to.IsZero() {
+		to = time.Now()
+	}
+	there, left := 0, 0
+	var last time.Time
+	read(x.pods, func(all []*life) any {
+		for _, l := range all {
+			if !l.first || l.pod.Spec.NodeName != x.node.name {
+				continue
+			}
+			there++
+			if !l.gone.IsZero() {
+				left++
+			}
+			if l.gone.After(last) {
+				last = l.gone
+			}
+		}
+		return nil
+	})
+	if there == 0 || left < there {
+		return "", from, to, fmt.Errorf("%w: %d of the %d pods that stood on node %s left it", errNotHappened, left, there, x.node.name)
+	}
+	return fmt.Sprintf("node %s was cordoned, and all %d pods that stood on it, of %d, were gone %.1f s later", x.node.name, there, x.n, last.Sub(from).Seconds()), from, to, nil
+}

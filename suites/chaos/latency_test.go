@@ -1,0 +1,113 @@
+//go:build chaos
+
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/probe"
+)
+
+// TestLatency proves that users are served when half of the backend's pods answer two
+// seconds late: the mesh asks another one.
+func TestLatency(t *testing.T) {
+	s := newStage(t, "latency", nil)
+	s.adjust = outOfMesh
+	survives(t, "CHS-002", s, latency)
+}
+
+// latency is the experiment that the kernel of the nodes has what it takes for.
+func latency(ctx context.Context, env *environment.Environment, s *stage) (experiment, error) {
+	e := experiment{
+		name: "pod-network-latency", env: map[string]string{"TOTAL_CHAOS_DURATION": "20"}, begin: askDirectly,
+		happened: func(x *trial) (string, time.Time, time.Time, error) { return x.answeredLate(2 * time.Second) },
+	}
+	has, err := s.netem(ctx, env)
+	if !has {
+		e.name = "pod-http-latency"
+	}
+	return e, err
+}
+
+// netem says whether the kernel can delay packets. It tries in the network of a pod
+// of the run's.
+func (s *stage) netem(ctx context.Context, env *environment.Environment) (bool, error) {
+	nodes, err := nodesWith(ctx, env, controlPlane)
+	if err != nil {
+		return false, err
+	}
+	const try = `if said=$(tc qdisc add dev lo root netem delay 1ms 2>&1); then tc qdisc del dev lo root; echo has; else echo "$said"; fi`
+	said, err := s.look(ctx, env, nodes[0].Name, try)
+	switch text := strings.Join(said, " "); {
+	case err != nil:
+		return false, err
+	case text == "has":
+		return true, nil
+	case strings.Contains(text, "qdisc kind is unknown"):
+		return false, nil
+	default:
+		return false, fmt.Errorf("whether node %s has sch_netem: %q", nodes[0].Name, text)
+	}
+}
+
+// askDirectly begins to ask each pod that may be hit, past the mesh and its retries.
+func askDirectly(x *trial) error {
+	x.direct = map[string]*probe.Record{}
+	var pods corev1.PodList
+	if err := x.env.Client().List(x.ctx, &pods, client.InNamespace(x.stage.ns), targets); err != nil {
+		return err
+	}
+	for _, p := range pods.Items {
+		record, err := x.stage.users.Traffic(x.ctx, probe.Plan{
+			Rate: directRate, For: userLimit, KeepAlive: true,
+			Request: probe.Request{URL: fmt.Sprintf("http://%s:8080/api/documents?limit=1", p.Status.PodIP), Timeout: userTimeout},
+		})
+		if err != nil {
+			return err
+		}
+		x.direct[p.Name] = record
+	}
+	return nil
+}
+
+const directRate = 4 // requests a second to each pod: when it began is known to a quarter of one
+
+// answeredLate says that at least half of the pods took that long to answer for some
+// time, and others did not.
+func (x *trial) answeredLate(limit time.Duration) (seen string, from, to time.Time, err error) {
+	n, most := 0, 0.
+	for pod, record := range x.direct {
+		sent := record.Outcomes().Sent
+		if len(sent) == 0 {
+			return "", from, to, fmt.Errorf("pod %s was never asked", pod)
+		}
+		late := 0
+		for _, r := range sent {
+			most = max(most, r.Millis)
+			if took := time.Duration(r.Millis * float64(time.Millisecond)); took >= limit {
+				late++
+				if from.IsZero() || r.Due.Before(from) {
+					from = r.Due
+				}
+				if end := r.At.Add(took); end.After(to) {
+					to = end
+				}
+			}
+		}
+		if late > 1 {
+			n++
+		}
+	}
+	if 2*n < x.n {
+		return "", from, to, fmt.Errorf("%w: %d of %d pods answered %s late, want half of them; the longest took %.0f ms", errNotHappened, n, x.n, limit, most)
+	}
+	return fmt.Sprintf("%d of %d pods took %s or more to answer, asked directly, at most %.2f s", n, x.n, limit, most/1000), from, to, nil
+}
