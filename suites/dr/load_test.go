@@ -68,28 +68,38 @@ func (s *stage) recovered(ctx context.Context, t spec.T, env *environment.Enviro
 // and that no backup has.
 func TestRecoveryPoint(t *testing.T) {
 	s := newStage(t, "point", nil)
-	var invented bool
+	var plan pointPlan
 	spec.Run(t, spec.Specification{
 		ID: "DR-004", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 10 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
-			provePoint(ctx, t, env, s, invented)
+			provePoint(ctx, t, env, s, plan)
 		},
 		CounterProofs: []spec.Sabotage{
 			s.volumeLeftOut(`none was recovered|does not serve after the restore`),
 			s.idleHook(`none was recovered|does not serve after the restore`),
-			s.renewing(spec.Swapped("a write in the ledger that was never acknowledged", `lost, though later ones were recovered`, &invented, true)),
+			s.renewing(spec.Swapped("a write in the ledger that was never acknowledged", `lost, though later ones were recovered`, &plan, pointPlan{invented: true})),
+			s.renewing(spec.Swapped("a target of a second", `RPO: from the last acknowledged write`, &plan, pointPlan{within: time.Second})),
 			s.harmlessNote(),
 		},
 	})
 }
 
-func provePoint(ctx context.Context, t spec.T, env *environment.Environment, s *stage, invented bool) {
+// pointPlan is how the proof goes about it; faults change it for their time.
+type pointPlan struct {
+	invented bool          // the ledger has a write that was never acknowledged
+	within   time.Duration // in the place of the profile's target
+}
+
+func provePoint(ctx context.Context, t spec.T, env *environment.Environment, s *stage, plan pointPlan) {
 	target := s.objectives(t, env)
+	if plan.within > 0 {
+		target.RPO.Duration = plan.within
+	}
 	var runs []float64
 	var acknowledged, recovered int
 	for range target.Repeats {
 		u := s.backUpUnderLoad(ctx, t, env)
-		if invented {
+		if plan.invented {
 			u.ledger[0].Number = numberOf(firstRound-1, 1)
 		}
 		r := s.recovered(ctx, t, env, u)

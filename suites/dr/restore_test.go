@@ -37,6 +37,7 @@ const dataLost = `rows after the restore|does not serve after the restore`
 // recoveryPlan is how the proof goes about it; faults change it for their time.
 type recoveryPlan struct {
 	stale     bool                                                  // restores the backup before the newest
+	within    time.Duration                                         // in the place of the profile's target
 	meanwhile func(context.Context, *environment.Environment) error // between the loss and the restore
 }
 
@@ -55,6 +56,7 @@ func TestRecovery(t *testing.T) {
 			s.volumeLeftOut(dataLost),
 			s.secretLeftOut(`does not serve after the restore|objects after the restore`),
 			s.queueLeftOut(`no analysis after the restore`),
+			s.renewing(spec.Swapped("a target of a second", `RTO: from the loss to the first verified read`, &plan, recoveryPlan{within: time.Second})),
 			s.renewing(spec.Swapped("the backup before the newest", dataLost, &plan, recoveryPlan{stale: true})),
 			s.renewing(spec.Swapped("an empty database in the namespace already", dataLost, &plan, recoveryPlan{meanwhile: s.anew})),
 			s.harmlessNote(),
@@ -64,6 +66,9 @@ func TestRecovery(t *testing.T) {
 
 func proveRecovery(ctx context.Context, t spec.T, env *environment.Environment, s *stage, plan *recoveryPlan) {
 	want := s.objectives(t, env)
+	if plan.within > 0 {
+		want.RTO.Duration = plan.within
+	}
 	var took, ofVelero []time.Duration
 	var last *recoveredOnce
 	for range want.Repeats {
