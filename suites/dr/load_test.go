@@ -78,7 +78,7 @@ func TestRecoveryPoint(t *testing.T) {
 			s.volumeLeftOut(`none was recovered|does not serve after the restore`),
 			s.idleHook(`none was recovered|does not serve after the restore`),
 			s.renewing(spec.Swapped("a write in the ledger that was never acknowledged", `lost, though later ones were recovered`, &plan, pointPlan{invented: true})),
-			s.renewing(spec.Swapped("a target of a second", `RPO: from the last acknowledged write`, &plan, pointPlan{within: time.Second})),
+			spec.Swapped("a target of a second", `RPO: from the last acknowledged write`, &plan, pointPlan{within: time.Second}),
 			s.harmlessNote(),
 		},
 	})

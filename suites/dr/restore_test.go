@@ -56,7 +56,7 @@ func TestRecovery(t *testing.T) {
 			s.volumeLeftOut(dataLost),
 			s.secretLeftOut(`does not serve after the restore|objects after the restore`),
 			s.queueLeftOut(`no analysis after the restore`),
-			s.renewing(spec.Swapped("a target of a second", `RTO: from the loss to the first verified read`, &plan, recoveryPlan{within: time.Second})),
+			spec.Swapped("a target of a second", `RTO: from the loss to the first verified read`, &plan, recoveryPlan{within: time.Second}),
 			s.renewing(spec.Swapped("the backup before the newest", dataLost, &plan, recoveryPlan{stale: true})),
 			s.renewing(spec.Swapped("an empty database in the namespace already", dataLost, &plan, recoveryPlan{meanwhile: s.anew})),
 			s.harmlessNote(),
