@@ -60,38 +60,49 @@ func hit(e *unstructured.Unstructured, targets []string) (environment.Hit, error
 
 // podsDeleted says that at least half of the pods were deleted at some time.
 func podsDeleted(x *trial) (seen string, from, to time.Time, err error) {
-	return lost(x, "deleted", func(l *life) time.Time { return l.ending })
+	return lost(x, "deleted", func(l *life) (from, to time.Time) { return l.ending, l.gone })
 }
 
 // containersKilled says that containers of half of the pods began anew, in pods that
 // stayed.
 func containersKilled(x *trial) (seen string, from, to time.Time, err error) {
-	return lost(x, "had a container killed", func(l *life) time.Time {
+	return lost(x, "hit by the kill of a container", func(l *life) (from, to time.Time) {
 		if l.restarts == 0 {
-			return time.Time{}
+			return from, to
 		}
-		return l.broke
+		return l.broke, l.mended
 	})
 }
 
-func lost(x *trial, what string, at func(*life) time.Time) (seen string, from, to time.Time, err error) {
-	var moments []time.Time
-	n := read(x.pods, func(all []*life) (n int) {
+// lost says that at least half of the pods that there were at first were hit, and when
+// the first one was and the last one was gone or back.
+func lost(x *trial, what string, at func(*life) (from, to time.Time)) (seen string, from, to time.Time, err error) {
+	n, inAll := 0, 0
+	read(x.pods, func(all []*life) any {
 		for _, l := range all {
-			if m := at(l); !m.IsZero() {
-				moments = append(moments, m)
-				if l.first {
-					n++
+			begin, end := at(l)
+			if begin.IsZero() {
+				continue
+			}
+			inAll++
+			if l.first {
+				n++
+			}
+			if from.IsZero() || begin.Before(from) {
+				from = begin
+			}
+			for _, moment := range []time.Time{begin, end} {
+				if moment.After(to) {
+					to = moment
 				}
 			}
 		}
-		return n
+		return nil
 	})
 	if 2*n < x.n {
 		return "", from, to, fmt.Errorf("%w: %d of %d pods were %s, want half of them", errNotHappened, n, x.n, what)
 	}
-	slices.SortFunc(moments, time.Time.Compare)
-	return fmt.Sprintf("%d of the %d pods that there were %s, %d in all", n, x.n, what, len(moments)), moments[0], moments[len(moments)-1], nil
+	return fmt.Sprintf("%d of the %d pods that there were were %s, %d in all", n, x.n, what, inAll), from, to, nil
 }
 
 // unread are the documents that users were told are kept, and that are not.

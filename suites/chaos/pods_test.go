@@ -23,6 +23,7 @@ import (
 type podLog struct {
 	mu    sync.Mutex
 	lives map[types.UID]*life
+	whole time.Time // as many as there were at first were ready again, the last time; zero when they were all along
 	err   error
 }
 
@@ -35,6 +36,7 @@ type life struct {
 	ending   time.Time  // its deletion was asked for
 	gone     time.Time
 	broke    time.Time // its first restart, or the first time it was not ready any more
+	mended   time.Time // the last time it was ready again
 }
 
 // ready says that a pod takes traffic.
@@ -87,6 +89,7 @@ func (l *podLog) take(kind apiwatch.EventType, p *corev1.Pod) {
 		of = &life{pod: *p}
 		l.lives[p.UID] = of
 	}
+	whole := l.ready() >= l.first()
 	before := of.pod
 	was := of.ready()
 	of.pod = *p
@@ -99,7 +102,17 @@ func (l *podLog) take(kind apiwatch.EventType, p *corev1.Pod) {
 	if kind == apiwatch.Deleted {
 		of.gone = now
 	}
+	if !was && of.ready() {
+		of.mended = now
+	}
+	if !whole && l.ready() >= l.first() {
+		l.whole = now
+	}
 }
+
+func (l *podLog) ready() int { return count(l.all(), (*life).ready) }
+
+func (l *podLog) first() int { return count(l.all(), func(of *life) bool { return of.first }) }
 
 func restartsOf(p *corev1.Pod) (n int32) {
 	for _, s := range p.Status.ContainerStatuses {
@@ -112,6 +125,12 @@ func (l *podLog) change(what func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	what()
+}
+
+func (l *podLog) wholeSince() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.whole
 }
 
 // read gives something of the log.
