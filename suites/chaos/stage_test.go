@@ -14,22 +14,23 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/probe"
+	"github.com/proving-ground/proving-ground/helpers/spec"
 
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
 )
 
 // stage is one specification's own instance of the application behind the ingress
 // gateway, with its database, in a namespace of the run's; and its users, in another
-// one. It is a spec.Need, made by the first proof and kept over all trials.
+// one.
 type stage struct {
+	*spec.Stage
 	name     string
 	values   map[string]any
 	password string
 	// adjust, when not nil, changes the application once it stands.
 	adjust func(context.Context, *environment.Environment, *stage) error
 
-	once    sync.Mutex
-	scope   *environment.Scope
+	mu      sync.Mutex
 	ns      string
 	outside string // a namespace of users and lookouts
 	users   *probe.Pod
@@ -40,31 +41,15 @@ type stage struct {
 func newStage(t *testing.T, name string, values map[string]any) *stage {
 	t.Helper()
 	s := &stage{name: name, values: values, password: utilrand.String(24)}
-	t.Cleanup(func() {
-		if err := s.close(); err != nil {
-			t.Errorf("stage %s: %v", name, err)
-		}
-	})
+	s.Stage = spec.NewStage(t, "stage "+name, s.build)
 	return s
 }
-
-// Name is what the journal calls it.
-func (s *stage) Name() string { return "stage " + s.name }
 
 // host is the application's name at the gateway.
 func (s *stage) host() string { return s.ns + ".docuthinker.example" }
 
-// Ensure makes it, once.
-func (s *stage) Ensure(ctx context.Context, env *environment.Environment) (err error) {
-	s.once.Lock()
-	defer s.once.Unlock()
-	if s.users != nil {
-		return nil
-	}
-	if s.scope == nil {
-		s.scope = env.Lasting().Child("stage " + s.name)
-	}
-	if s.ns, err = s.scope.Namespace(ctx, "chaos-"+s.name, map[string]string{"istio-injection": "enabled"}); err != nil {
+func (s *stage) build(ctx context.Context, env *environment.Environment, scope *environment.Scope) (err error) {
+	if s.ns, err = scope.Namespace(ctx, "chaos-"+s.name, map[string]string{"istio-injection": "enabled"}); err != nil {
 		return err
 	}
 	if err := s.deploy(ctx, env); err != nil {
@@ -82,14 +67,14 @@ func (s *stage) Ensure(ctx context.Context, env *environment.Environment) (err e
 	}
 	for _, o := range let {
 		o.SetNamespace(s.ns)
-		if err := s.scope.Create(ctx, o); err != nil {
+		if err := scope.Create(ctx, o); err != nil {
 			return err
 		}
 	}
-	if s.outside, err = s.scope.Namespace(ctx, "chaos-outside", nil); err != nil {
+	if s.outside, err = scope.Namespace(ctx, "chaos-outside", nil); err != nil {
 		return err
 	}
-	if err := lookOut(ctx, env, s.scope, s.outside); err != nil {
+	if err := lookOut(ctx, env, scope, s.outside); err != nil {
 		return err
 	}
 	// On no node that is drained: users are no part of what is tried.
@@ -97,7 +82,7 @@ func (s *stage) Ensure(ctx context.Context, env *environment.Environment) (err e
 	if err != nil {
 		return err
 	}
-	started, err := probe.Start(ctx, env, s.scope, probe.Spec{Namespace: s.outside, Name: "users", Labels: map[string]string{"app": "users"}, Node: nodes[0].Name})
+	started, err := probe.Start(ctx, env, scope, probe.Spec{Namespace: s.outside, Name: "users", Labels: map[string]string{"app": "users"}, Node: nodes[0].Name})
 	if err != nil {
 		return err
 	}
@@ -115,22 +100,11 @@ func (s *stage) deploy(ctx context.Context, env *environment.Environment) error 
 		"database": map[string]any{"enabled": true, "password": s.password},
 		"mesh":     map[string]any{"enabled": true, "host": s.host()},
 	}, s.values)
-	return platform.Deploy(ctx, env, s.scope, docuthinker, s.ns, values)
+	return platform.Deploy(ctx, env, s.Scope(), docuthinker, s.ns, values)
 }
 
 // replicas of the backend: half of them can be told from all and from one.
 const replicas = 4
-
-func (s *stage) close() error {
-	s.once.Lock()
-	defer s.once.Unlock()
-	if s.scope == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	return s.scope.Close(ctx)
-}
 
 const (
 	userRate    = 25 // requests a second
@@ -140,10 +114,10 @@ const (
 
 // traffic has users write documents, each another one, through the ingress gateway.
 func (s *stage) traffic(ctx context.Context) (*probe.Record, int, error) {
-	s.once.Lock()
+	s.mu.Lock()
 	s.round++
 	round := firstRound + s.round
-	s.once.Unlock()
+	s.mu.Unlock()
 	record, err := s.users.Traffic(ctx, probe.Plan{
 		Rate: userRate, For: userLimit, KeepAlive: true,
 		Request: probe.Request{

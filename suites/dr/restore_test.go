@@ -97,8 +97,8 @@ func (s *stage) objectives(t spec.T, env *environment.Environment) environment.R
 	if env.Profile.Recovery == (environment.Recovery{}) {
 		t.Inconclusive("no objectives", "the profile %s states no recovery: rto, rpo and repeats", env.Profile.Name)
 	}
-	s.once.Lock()
-	defer s.once.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	o := env.Profile.Recovery
 	if s.measured {
 		o.Repeats = 1

@@ -19,21 +19,22 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/probe"
+	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
 // stage is one specification's own instance of the application with its database,
 // in a namespace of the run's; a place of its own in the object store; and a pod in
-// another namespace, which outlives the loss of the first. It is a spec.Need, made
-// by the first proof and kept over all trials: each one loses and restores it.
+// another namespace, which outlives the loss of the first. Each trial loses and
+// restores it.
 type stage struct {
+	*spec.Stage
 	name     string
 	database map[string]any // values over those of the database
 	worker   bool           // documents can be analysed, too
 	password string
 
-	once     sync.Mutex
-	scope    *environment.Scope
+	mu       sync.Mutex
 	ns       string
 	location string // of backups
 	round    int    // of writes
@@ -48,39 +49,23 @@ type stage struct {
 func newStage(t *testing.T, name string, database map[string]any) *stage {
 	t.Helper()
 	s := &stage{name: name, database: database, password: password()}
-	t.Cleanup(func() {
-		if err := s.close(); err != nil {
-			t.Errorf("stage %s: %v", name, err)
-		}
-	})
+	s.Stage = spec.NewStage(t, "stage "+name, s.build)
 	return s
 }
 
 func password() string { return utilrand.String(24) }
 
-// Name is what the journal calls it.
-func (s *stage) Name() string { return "stage " + s.name }
-
-// Ensure makes it, once.
-func (s *stage) Ensure(ctx context.Context, env *environment.Environment) (err error) {
-	s.once.Lock()
-	defer s.once.Unlock()
-	if s.outside != nil {
-		return nil
-	}
-	if s.scope == nil {
-		s.scope = env.Lasting().Child("stage " + s.name)
-	}
-	if s.ns, err = s.scope.Namespace(ctx, "dr-"+s.name, nil); err != nil {
+func (s *stage) build(ctx context.Context, env *environment.Environment, scope *environment.Scope) (err error) {
+	if s.ns, err = scope.Namespace(ctx, "dr-"+s.name, nil); err != nil {
 		return err
 	}
 	if err := s.deploy(ctx, env); err != nil {
 		return err
 	}
-	if s.location, err = newLocation(ctx, env, s.scope, s.ns, s.remote); err != nil {
+	if s.location, err = newLocation(ctx, env, scope, s.ns, s.remote); err != nil {
 		return err
 	}
-	s.outside, err = newReader(ctx, env, s.scope)
+	s.outside, err = newReader(ctx, env, scope)
 	return err
 }
 
@@ -107,7 +92,7 @@ func (s *stage) deploy(ctx context.Context, env *environment.Environment) error 
 		"database": database,
 		"redis":    map[string]any{"enabled": s.worker}, "worker": map[string]any{"enabled": s.worker},
 	}
-	return platform.Deploy(ctx, env, s.scope, docuthinker, s.ns, values)
+	return platform.Deploy(ctx, env, s.Scope(), docuthinker, s.ns, values)
 }
 
 // newLocation is a place of a namespace's own in the object store, so that what is
@@ -189,23 +174,12 @@ func (s *stage) renew(ctx context.Context, env *environment.Environment) error {
 	return s.anew(ctx, env)
 }
 
-func (s *stage) close() error {
-	s.once.Lock()
-	defer s.once.Unlock()
-	if s.scope == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	return s.scope.Close(ctx)
-}
-
 // writing begins to write documents, each another one. round is for ledgerOf.
 func (s *stage) writing(ctx context.Context, plan probe.Plan) (*probe.Record, int, error) {
-	s.once.Lock()
+	s.mu.Lock()
 	s.round++
 	round := firstRound + s.round
-	s.once.Unlock()
+	s.mu.Unlock()
 	plan.Request = probe.Request{
 		Method: http.MethodPut, URL: fmt.Sprintf("http://backend.%s:8080%s", s.ns, writes(round)), Timeout: writeTimeout,
 		Headers: map[string]string{"Content-Type": "application/json"}, Body: `{"title": "document {n}", "body": "what was acknowledged is kept"}`,

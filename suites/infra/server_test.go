@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/platform"
+	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
@@ -36,10 +36,9 @@ var (
 // beside it the migrations as the platform has them. It is made by the first
 // proof and kept for all trials; each trial has databases of its own in it.
 type server struct {
+	*spec.Stage
 	name string
 
-	once     sync.Mutex
-	scope    *environment.Scope
 	ns       string
 	password string
 	address  string // of the server, on this machine
@@ -49,35 +48,12 @@ type server struct {
 func newServer(t *testing.T, name string) *server {
 	t.Helper()
 	s := &server{name: name}
-	t.Cleanup(func() {
-		if s.scope == nil {
-			return
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
-		defer cancel()
-		if err := s.scope.Close(ctx); err != nil {
-			t.Errorf("%s: %v", s.Name(), err)
-		}
-	})
+	s.Stage = spec.NewStage(t, "PostgreSQL of "+name, s.build)
 	return s
 }
 
-const closeLimit = 90 * time.Second
-
-// Name is what the journal calls it.
-func (s *server) Name() string { return "PostgreSQL of " + s.name }
-
-// Ensure starts it, once.
-func (s *server) Ensure(ctx context.Context, env *environment.Environment) (err error) {
-	s.once.Lock()
-	defer s.once.Unlock()
-	if s.address != "" {
-		return nil
-	}
-	if s.scope == nil {
-		s.scope = env.Lasting().Child(s.Name())
-	}
-	if s.ns, err = s.scope.Namespace(ctx, "infra-"+s.name, nil); err != nil {
+func (s *server) build(ctx context.Context, env *environment.Environment, scope *environment.Scope) (err error) {
+	if s.ns, err = scope.Namespace(ctx, "infra-"+s.name, nil); err != nil {
 		return err
 	}
 	s.password = utilrand.String(24)
@@ -86,10 +62,10 @@ func (s *server) Ensure(ctx context.Context, env *environment.Environment) (err 
 		return err
 	}
 	about := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: s.ns, Name: name} }
-	if err := s.scope.Create(ctx, &corev1.ConfigMap{ObjectMeta: about(baseSet), Data: base}); err != nil {
+	if err := scope.Create(ctx, &corev1.ConfigMap{ObjectMeta: about(baseSet), Data: base}); err != nil {
 		return err
 	}
-	if err := s.scope.Create(ctx, &corev1.Secret{ObjectMeta: about(postgresql), StringData: map[string]string{"username": databaseUser, "password": s.password}}); err != nil {
+	if err := scope.Create(ctx, &corev1.Secret{ObjectMeta: about(postgresql), StringData: map[string]string{"username": databaseUser, "password": s.password}}); err != nil {
 		return err
 	}
 	objects, err := platform.ReadObjects(filepath.Join("testdata", "postgresql.yaml"))
@@ -98,7 +74,7 @@ func (s *server) Ensure(ctx context.Context, env *environment.Environment) (err 
 	}
 	for _, o := range objects {
 		o.SetNamespace(s.ns)
-		if err := s.scope.Create(ctx, o); err != nil {
+		if err := scope.Create(ctx, o); err != nil {
 			return err
 		}
 	}
@@ -114,7 +90,7 @@ func (s *server) Ensure(ctx context.Context, env *environment.Environment) (err 
 	if err != nil {
 		return err
 	}
-	if err := s.scope.Defer("port of "+s.Name(), func(context.Context) error { stop(); return nil }); err != nil {
+	if err := scope.Defer("port of "+s.Name(), func(context.Context) error { stop(); return nil }); err != nil {
 		stop()
 		return err
 	}

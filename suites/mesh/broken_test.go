@@ -62,7 +62,7 @@ func (b *brokenServer) Ensure(ctx context.Context, env *environment.Environment)
 	p.Spec.TerminationGracePeriodSeconds = new(int64)
 	app := &p.Spec.Containers[0]
 	app.Env = append(app.Env, corev1.EnvVar{Name: "FAULT_RESET_RATE", Value: "1"})
-	if err := b.scope.Create(ctx, p); err != nil {
+	if err := b.Scope().Create(ctx, p); err != nil {
 		return err
 	}
 	w, err := wait.On(env.Config)

@@ -81,7 +81,7 @@ func (e *egress) Ensure(ctx context.Context, env *environment.Environment) error
 		return err
 	}
 	for _, o := range e.objects() {
-		if err := e.scope.Create(ctx, o); err != nil {
+		if err := e.Scope().Create(ctx, o); err != nil {
 			return err
 		}
 	}

@@ -95,7 +95,7 @@ func (r *rollout) Ensure(ctx context.Context, env *environment.Environment) erro
 		},
 	})
 	for _, o := range []*unstructured.Unstructured{provider, canary} {
-		if err := r.scope.Create(ctx, o); err != nil {
+		if err := r.Scope().Create(ctx, o); err != nil {
 			return err
 		}
 	}
@@ -224,7 +224,7 @@ func (r *rollout) release(ctx context.Context, settings map[string]string) (stri
 	version := fmt.Sprintf("1.%d.0", r.versions)
 	d := &appsv1.Deployment{}
 	d.Namespace, d.Name = r.ns, "backend"
-	return version, r.scope.Update(ctx, d, func() error {
+	return version, r.Scope().Update(ctx, d, func() error {
 		d.Labels["version"], d.Spec.Template.Labels["version"] = version, version
 		container := &d.Spec.Template.Spec.Containers[0]
 		left := len(settings)

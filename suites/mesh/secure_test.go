@@ -39,7 +39,7 @@ func (p prepared) Ensure(ctx context.Context, env *environment.Environment) erro
 	if err := p.stage.Ensure(ctx, env); err != nil {
 		return err
 	}
-	if err := p.prepare(ctx, env, p.scope); err != nil {
+	if err := p.prepare(ctx, env, p.Scope()); err != nil {
 		return fmt.Errorf("stage %s: %w", p.name, err)
 	}
 	return settled(ctx, env, p.ns)

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -16,19 +14,17 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/probe"
+	"github.com/proving-ground/proving-ground/helpers/spec"
 )
 
 // stage is one specification's own instance of the application, in a namespace
-// of the run's, with callers beside it. It is a spec.Need, made by the first
-// proof and kept for all trials of the specification, so that a fault is seeded
-// in what was proved a moment before. It ends with the test.
+// of the run's, with callers beside it.
 type stage struct {
+	*spec.Stage
 	name    string
 	values  map[string]any
 	callers []caller
 
-	once    sync.Mutex
-	scope   *environment.Scope
 	ns      string // the application's namespace
 	outside string // a namespace without the mesh
 	pods    map[string]*probe.Pod
@@ -46,34 +42,19 @@ type caller struct {
 func newStage(t *testing.T, name string, values map[string]any, callers ...caller) *stage {
 	t.Helper()
 	s := &stage{name: name, values: values, callers: callers}
-	t.Cleanup(func() {
-		if err := s.close(); err != nil {
-			t.Errorf("stage %s: %v", name, err)
-		}
-	})
+	s.Stage = spec.NewStage(t, "stage "+name, s.build)
 	return s
 }
-
-// Name is what the journal calls it.
-func (s *stage) Name() string { return "stage " + s.name }
 
 // host is the application's name at the gateway.
 func (s *stage) host() string { return s.ns + ".docuthinker.example" }
 
-// Ensure deploys the application and starts the callers, once.
-func (s *stage) Ensure(ctx context.Context, env *environment.Environment) (err error) {
-	s.once.Lock()
-	defer s.once.Unlock()
-	if s.pods != nil {
-		return nil
-	}
-	if s.scope == nil {
-		s.scope = env.Lasting().Child("stage " + s.name)
-	}
-	if s.ns, err = s.scope.Namespace(ctx, "mesh-"+s.name, map[string]string{"istio-injection": "enabled"}); err != nil {
+// build deploys the application and starts the callers.
+func (s *stage) build(ctx context.Context, env *environment.Environment, scope *environment.Scope) (err error) {
+	if s.ns, err = scope.Namespace(ctx, "mesh-"+s.name, map[string]string{"istio-injection": "enabled"}); err != nil {
 		return err
 	}
-	if s.outside, err = s.scope.Namespace(ctx, "mesh-"+s.name+"-outside", nil); err != nil {
+	if s.outside, err = scope.Namespace(ctx, "mesh-"+s.name+"-outside", nil); err != nil {
 		return err
 	}
 	// First, for it makes the service accounts that callers go by.
@@ -91,12 +72,12 @@ func (s *stage) Ensure(ctx context.Context, env *environment.Environment) (err e
 		}
 		specs = append(specs, c.Spec)
 	}
-	started, err := probe.Start(ctx, env, s.scope, specs...)
+	started, err := probe.Start(ctx, env, scope, specs...)
 	if err != nil {
-		return fmt.Errorf("stage %s: %w", s.name, err)
+		return err
 	}
 	if err := settled(ctx, env, s.ns); err != nil {
-		return fmt.Errorf("stage %s: %w", s.name, err)
+		return err
 	}
 	s.pods = map[string]*probe.Pod{}
 	for _, p := range started {
@@ -109,7 +90,7 @@ func (s *stage) Ensure(ctx context.Context, env *environment.Environment) (err e
 // the stage's.
 func (s *stage) deploy(ctx context.Context, env *environment.Environment, over map[string]any) error {
 	values := platform.Merged(platform.Merged(stageValues(s.host()), s.values), over)
-	return platform.Deploy(ctx, env, s.scope, docuthinker, s.ns, values)
+	return platform.Deploy(ctx, env, s.Scope(), docuthinker, s.ns, values)
 }
 
 // stageValues are small: one pod of each. The network policies stay out, for a
@@ -120,17 +101,6 @@ func stageValues(host string) map[string]any {
 		"drainDelay":      "1s",
 		"mesh":            map[string]any{"enabled": true, "host": host},
 	}
-}
-
-func (s *stage) close() error {
-	s.once.Lock()
-	defer s.once.Unlock()
-	if s.scope == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	return s.scope.Close(ctx)
 }
 
 // ports are all ports of the application's services, as host:port, read from the
