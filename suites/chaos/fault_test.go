@@ -4,11 +4,13 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -37,6 +39,25 @@ func (s *stage) backend(name, kills string, change func(*appsv1.Deployment)) spe
 // onePod leaves nobody to take the users of a pod that is lost.
 func (s *stage) onePod() spec.Sabotage {
 	return s.backend("one replica", `users during the fault`, func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](1) })
+}
+
+// noRetries has the mesh give each request one try.
+func (s *stage) noRetries() spec.Sabotage {
+	return spec.Sabotage{
+		Name: "no retries", Kills: `users during the fault`, Applied: spec.AtOnce, Restored: spec.AtOnce,
+		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+			routes := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "networking.istio.io/v1", "kind": "VirtualService"}}
+			routes.SetNamespace(s.ns)
+			routes.SetName("backend")
+			return scope.Update(ctx, routes, func() error {
+				http, _, err := unstructured.NestedSlice(routes.Object, "spec", "http")
+				for _, route := range http {
+					route.(map[string]any)["retries"] = map[string]any{"attempts": int64(0)}
+				}
+				return errors.Join(err, unstructured.SetNestedSlice(routes.Object, http, "spec", "http"))
+			})
+		},
+	}
 }
 
 func (s *stage) note() spec.Sabotage {

@@ -21,7 +21,7 @@ import (
 func TestLatency(t *testing.T) {
 	s := newStage(t, "latency", nil)
 	s.adjust = outOfMesh
-	survives(t, "CHS-002", s, latency)
+	survives(t, "CHS-002", s, latency, none)
 }
 
 // latency is the experiment that the kernel of the nodes has what it takes for.

@@ -14,12 +14,18 @@ import (
 // TestPodDelete proves that users do not notice when half of the backend's pods are
 // deleted again and again.
 func TestPodDelete(t *testing.T) {
-	survives(t, "CHS-001", newStage(t, "delete", nil), always(podDelete))
+	survives(t, "CHS-001", newStage(t, "delete", nil), always(podDelete), func(_ *stage, p *plan) []spec.Sabotage {
+		return []spec.Sabotage{
+			unsettled("it lasts no time", `the fault did not happen`, p, plan{variables: map[string]string{"TOTAL_CHAOS_DURATION": "0"}}),
+		}
+	})
 }
 
 // TestContainerKill proves that users do not notice when containers are killed.
 func TestContainerKill(t *testing.T) {
-	survives(t, "CHS-006", newStage(t, "kill", nil), always(containerKill))
+	survives(t, "CHS-006", newStage(t, "kill", nil), always(containerKill), func(s *stage, _ *plan) []spec.Sabotage {
+		return []spec.Sabotage{s.noRetries()}
+	})
 }
 
 var (
@@ -29,9 +35,18 @@ var (
 	containerKill = experiment{name: "container-kill", happened: containersKilled}
 )
 
-// survives tries an experiment that half of the pods bear.
-func survives(t *testing.T, id string, s *stage, of func(context.Context, *environment.Environment, *stage) (experiment, error)) {
+// survives tries an experiment that half of the pods bear. more are its own faults.
+func survives(t *testing.T, id string, s *stage, of func(context.Context, *environment.Environment, *stage) (experiment, error), more func(*stage, *plan) []spec.Sabotage) {
 	var p plan
+	faults := []spec.Sabotage{
+		unsettled("a selector that matches nothing", `no targets`, &p, plan{label: "app=nobody"}),
+		unsettled("not run, though its ChaosResult says Pass", `the fault did not happen`, &p, plan{idle: true}),
+		unsettled("aimed at another Deployment", `the fault did not happen`, &p, plan{label: "app=frontend"}),
+		unsettled("no users", `no samples`, &p, plan{silent: true}),
+		s.onePod(),
+		spec.Swapped("a rule is left behind", `what is left of the fault`, &p, plan{leaves: true}),
+		s.note(),
+	}
 	spec.Run(t, spec.Specification{
 		ID: id, Risk: spec.Namespaced, Needs: []spec.Need{istio, gateway, litmus, s}, Timeout: 5 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
@@ -39,17 +54,12 @@ func survives(t *testing.T, id string, s *stage, of func(context.Context, *envir
 			spec.Check(t, err)
 			proveSurvival(ctx, t, env, id, s, e, p)
 		},
-		CounterProofs: []spec.Sabotage{
-			unsettled("a selector that matches nothing", `no targets`, &p, plan{label: "app=nobody"}),
-			unsettled("not run, though its ChaosResult says Pass", `the fault did not happen`, &p, plan{idle: true}),
-			unsettled("aimed at another Deployment", `the fault did not happen`, &p, plan{label: "app=frontend"}),
-			unsettled("no users", `no samples`, &p, plan{silent: true}),
-			s.onePod(),
-			spec.Swapped("a rule is left behind", `what is left of the fault`, &p, plan{leaves: true}),
-			s.note(),
-		},
+		CounterProofs: append(faults, more(s, &p)...),
 	})
 }
+
+// none are no faults of its own.
+func none(*stage, *plan) []spec.Sabotage { return nil }
 
 // always is one experiment on every kernel.
 func always(e experiment) func(context.Context, *environment.Environment, *stage) (experiment, error) {

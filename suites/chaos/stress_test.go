@@ -10,20 +10,30 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/spec"
 )
 
 // TestCPUHog proves that users do not notice when half of the backend's pods have a
 // core's worth of work forced upon them.
 func TestCPUHog(t *testing.T) {
-	survives(t, "CHS-003", newStage(t, "cpu", roomy), always(cpuHog))
+	survives(t, "CHS-003", newStage(t, "cpu", roomy), always(cpuHog), none)
 }
 
 // TestMemoryHog proves that users do not notice when half of the backend's pods have
 // 500 MB taken.
 func TestMemoryHog(t *testing.T) {
-	survives(t, "CHS-004", newStage(t, "memory", roomy), always(memoryHog))
+	survives(t, "CHS-004", newStage(t, "memory", roomy), always(memoryHog), func(s *stage, _ *plan) []spec.Sabotage {
+		f := s.backend("a memory limit below the stress", "", func(d *appsv1.Deployment) {
+			d.Spec.Template.Spec.Containers[0].Resources.Limits[corev1.ResourceMemory] = resource.MustParse("256Mi")
+		})
+		f.Unsettles = `the fault did not happen`
+		return []spec.Sabotage{f}
+	})
 }
 
 var (

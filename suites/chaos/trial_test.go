@@ -38,10 +38,11 @@ type experiment struct {
 // plan is what a specification tries; faults change it for their time.
 type plan struct {
 	hypothesis hypothesis
-	label      string // of the targets, in the place of the engine's
-	silent     bool   // no users
-	idle       bool   // the experiment is not run at all, but Litmus says that it was
-	leaves     bool   // something of the fault stays
+	variables  map[string]string // over the experiment's
+	label      string            // of the targets, in the place of the engine's
+	silent     bool              // no users
+	idle       bool              // the experiment is not run at all, but Litmus says that it was
+	leaves     bool              // something of the fault stays
 }
 
 // trial is one experiment under the users' eyes.
@@ -130,7 +131,9 @@ func windowOf(o probe.Outcomes) window {
 func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environment, e experiment, o *unstructured.Unstructured, p plan) *account {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // what looks at it ends with it
-	x := &trial{ctx: ctx, t: t, env: env, stage: s, plan: p, variables: maps.Clone(e.env)}
+	x := &trial{ctx: ctx, t: t, env: env, stage: s, plan: p, variables: map[string]string{}}
+	maps.Copy(x.variables, e.env)
+	maps.Copy(x.variables, p.variables)
 	if e.prepare != nil {
 		spec.Check(t, e.prepare(x))
 	}
