@@ -14,6 +14,7 @@ import (
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/probe"
+	"github.com/proving-ground/proving-ground/helpers/spec"
 )
 
 // TestLatency proves that users are served when half of the backend's pods answer two
@@ -21,7 +22,7 @@ import (
 func TestLatency(t *testing.T) {
 	s := newStage(t, "latency", nil)
 	s.adjust = outOfMesh
-	survives(t, "CHS-002", s, latency, none)
+	survives(t, "CHS-002", s, latency, func(s *stage, _ *plan) []spec.Sabotage { return []spec.Sabotage{s.onePod()} })
 }
 
 // latency is the experiment that the kernel of the nodes has what it takes for.

@@ -14,8 +14,9 @@ import (
 // TestPodDelete proves that users do not notice when half of the backend's pods are
 // deleted again and again.
 func TestPodDelete(t *testing.T) {
-	survives(t, "CHS-001", newStage(t, "delete", nil), always(podDelete), func(_ *stage, p *plan) []spec.Sabotage {
+	survives(t, "CHS-001", newStage(t, "delete", nil), always(podDelete), func(s *stage, p *plan) []spec.Sabotage {
 		return []spec.Sabotage{
+			s.onePod(),
 			unsettled("it lasts no time", `the fault did not happen`, p, plan{variables: map[string]string{"TOTAL_CHAOS_DURATION": "0"}}),
 		}
 	})
@@ -24,7 +25,7 @@ func TestPodDelete(t *testing.T) {
 // TestContainerKill proves that users do not notice when containers are killed.
 func TestContainerKill(t *testing.T) {
 	survives(t, "CHS-006", newStage(t, "kill", nil), always(containerKill), func(s *stage, _ *plan) []spec.Sabotage {
-		return []spec.Sabotage{s.noRetries()}
+		return []spec.Sabotage{s.onePod(), s.noRetries()}
 	})
 }
 
@@ -43,7 +44,6 @@ func survives(t *testing.T, id string, s *stage, of func(context.Context, *envir
 		unsettled("not run, though its ChaosResult says Pass", `the fault did not happen`, &p, plan{idle: true}),
 		unsettled("aimed at another Deployment", `the fault did not happen`, &p, plan{label: "app=frontend"}),
 		unsettled("no users", `no samples`, &p, plan{silent: true}),
-		s.onePod(),
 		spec.Swapped("a rule is left behind", `what is left of the fault`, &p, plan{leaves: true}),
 		s.note(),
 	}
@@ -58,9 +58,6 @@ func survives(t *testing.T, id string, s *stage, of func(context.Context, *envir
 	})
 }
 
-// none are no faults of its own.
-func none(*stage, *plan) []spec.Sabotage { return nil }
-
 // always is one experiment on every kernel.
 func always(e experiment) func(context.Context, *environment.Environment, *stage) (experiment, error) {
 	return func(context.Context, *environment.Environment, *stage) (experiment, error) { return e, nil }
@@ -71,6 +68,9 @@ func proveSurvival(ctx context.Context, t spec.T, env *environment.Environment, 
 	all, err := hypotheses(env.Root)
 	spec.Check(t, err)
 	p.hypothesis = all[e.name]
+	if p.impatient {
+		p.hypothesis.During.P95.Duration = time.Millisecond
+	}
 	o, err := engine(env.Root, e.name)
 	spec.Check(t, err)
 	a := s.endure(ctx, t, env, e, o, p)

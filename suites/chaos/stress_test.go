@@ -21,19 +21,32 @@ import (
 // TestCPUHog proves that users do not notice when half of the backend's pods have a
 // core's worth of work forced upon them.
 func TestCPUHog(t *testing.T) {
-	survives(t, "CHS-003", newStage(t, "cpu", roomy), always(cpuHog), none)
+	survives(t, "CHS-003", newStage(t, "cpu", roomy), always(cpuHog), func(s *stage, p *plan) []spec.Sabotage {
+		return []spec.Sabotage{impatient(p), s.tight("half a core for all of a pod", corev1.ResourceCPU, "500m")}
+	})
 }
 
 // TestMemoryHog proves that users do not notice when half of the backend's pods have
 // 500 MB taken.
 func TestMemoryHog(t *testing.T) {
-	survives(t, "CHS-004", newStage(t, "memory", roomy), always(memoryHog), func(s *stage, _ *plan) []spec.Sabotage {
-		f := s.backend("a memory limit below the stress", "", func(d *appsv1.Deployment) {
-			d.Spec.Template.Spec.Containers[0].Resources.Limits[corev1.ResourceMemory] = resource.MustParse("256Mi")
-		})
-		f.Unsettles = `the fault did not happen`
-		return []spec.Sabotage{f}
+	survives(t, "CHS-004", newStage(t, "memory", roomy), always(memoryHog), func(s *stage, p *plan) []spec.Sabotage {
+		return []spec.Sabotage{impatient(p), s.tight("a memory limit below the stress", corev1.ResourceMemory, "256Mi")}
 	})
+}
+
+// impatient users notice anything. One replica bears the stress, too: it shares its
+// limit with an application that needs little of it.
+func impatient(p *plan) spec.Sabotage {
+	return spec.Swapped("users who wait a millisecond", `users during the fault`, p, plan{impatient: true})
+}
+
+// tight lets a pod have less than the stress takes.
+func (s *stage) tight(name string, what corev1.ResourceName, limit string) spec.Sabotage {
+	f := s.backend(name, "", func(d *appsv1.Deployment) {
+		d.Spec.Template.Spec.Containers[0].Resources.Limits[what] = resource.MustParse(limit)
+	})
+	f.Unsettles = `the fault did not happen`
+	return f
 }
 
 var (

@@ -42,6 +42,7 @@ type plan struct {
 	label      string            // of the targets, in the place of the engine's
 	silent     bool              // no users
 	idle       bool              // the experiment is not run at all, but Litmus says that it was
+	impatient  bool              // users, during the fault
 	leaves     bool              // something of the fault stays
 }
 
@@ -223,8 +224,9 @@ func (x *trial) steady(want steady) {
 
 // last are the outcomes of the last n requests.
 func (x *trial) last(n int) probe.Outcomes {
-	last := x.users.Last()
-	return x.users.Outcomes().Numbered(last-n+1, last)
+	o := x.users.Outcomes()
+	o.Sent = o.Sent[max(0, len(o.Sent)-n):]
+	return o
 }
 
 // run has Litmus carry the experiment out, and waits for its end.
