@@ -48,7 +48,7 @@ func proveClusterLost(ctx context.Context, t spec.T, env *environment.Environmen
 	first := anotherCluster(ctx, t, env, "lost")
 	spec.Check(t, velero.Ensure(ctx, first))
 	s := &stage{name: "cluster", password: password(), database: map[string]any{"fillMiB": 20}, remote: remote}
-	require.NoError(t, s.Ensure(ctx, first), "the application in the cluster that is to be lost")
+	require.NoError(t, s.build(ctx, first, first.Lasting()), "the application in the cluster that is to be lost")
 	spec.Check(t, s.write(ctx, freshRows))
 	if change != nil {
 		spec.Check(t, change(s).Apply(ctx, first, first.Lasting()))

@@ -13,6 +13,7 @@ import (
 	"github.com/minio/minio-go/v7"
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/spec"
@@ -21,13 +22,20 @@ import (
 // damage is what may become of a backup in its store.
 type damage struct {
 	name string
+	// stale is for its volumes' data to be those of one from before the newest rows.
+	stale bool
 	// do changes objects of the store.
 	do func(ctx context.Context, s *stage, store *store, backup string) error
 	// before changes the stage for the time of the backup.
 	before func(ctx context.Context, s *stage, scope *environment.Scope) error
 }
 
+// damages come in the order of how good they look: to Velero, to users, to nobody.
 var damages = []damage{
+	{name: "the volumes' data of the backup before", stale: true},
+	{name: "a backup whose hook failed, and so has no data", before: func(ctx context.Context, s *stage, scope *environment.Scope) error {
+		return s.hook(ctx, scope, `["/bin/false"]`)
+	}},
 	{name: "a byte flipped in the volumes' data", do: func(ctx context.Context, s *stage, store *store, _ string) error {
 		return store.edit(ctx, s.repository()+"p", func(data []byte) []byte {
 			data[len(data)/2] ^= 1
@@ -43,9 +51,57 @@ var damages = []damage{
 	{name: "the objects' archive truncated", do: func(ctx context.Context, s *stage, store *store, backup string) error {
 		return store.edit(ctx, s.backupPrefix(backup)+backup+".tar.gz", func(data []byte) []byte { return data[:len(data)/2] })
 	}},
-	{name: "a backup whose hook failed, and so has no data", before: func(ctx context.Context, s *stage, scope *environment.Scope) error {
-		return s.hook(ctx, scope, `["/bin/false"]`)
-	}},
+}
+
+// passOff has a backup go by the data of an older one: Velero restores a volume from
+// the snapshot that its PodVolumeBackup names.
+func passOff(ctx context.Context, env *environment.Environment, scope *environment.Scope, backup, older string) error {
+	snapshots := map[string]string{}
+	then, err := volumesOf(ctx, env, older)
+	if err != nil {
+		return err
+	}
+	for _, o := range then {
+		snapshots[volumeOf(o)], _, _ = unstructured.NestedString(o.Object, "status", "snapshotID")
+	}
+	now, err := volumesOf(ctx, env, backup)
+	if err != nil {
+		return err
+	}
+	for _, o := range now {
+		id := snapshots[volumeOf(o)]
+		if id == "" {
+			return fmt.Errorf("backup %s has no volume %s", older, volumeOf(o))
+		}
+		if err := scope.Update(ctx, o, func() error {
+			return unstructured.SetNestedField(o.Object, id, "status", "snapshotID")
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func volumesOf(ctx context.Context, env *environment.Environment, backup string) ([]*unstructured.Unstructured, error) {
+	list := &unstructured.UnstructuredList{}
+	list.SetGroupVersionKind(targetOf("PodVolumeBackupList", "").Kind)
+	if err := env.Client().List(ctx, list, client.InNamespace(veleroNamespace), client.MatchingLabels{"velero.io/backup-name": backup}); err != nil {
+		return nil, err
+	}
+	if len(list.Items) == 0 {
+		return nil, fmt.Errorf("backup %s has no volume", backup)
+	}
+	var all []*unstructured.Unstructured
+	for i := range list.Items {
+		all = append(all, &list.Items[i])
+	}
+	return all, nil
+}
+
+func volumeOf(o *unstructured.Unstructured) string {
+	pod, _, _ := unstructured.NestedString(o.Object, "spec", "pod", "name")
+	volume, _, _ := unstructured.NestedString(o.Object, "spec", "volume")
+	return pod + "/" + volume
 }
 
 // TestDamagedBackups proves that a backup which is not whole is never taken for one
@@ -118,15 +174,24 @@ func proveDamage(ctx context.Context, t spec.T, env *environment.Environment, s 
 // tryOne makes a backup, damages it, restores it into a namespace of its own and
 // has it judged.
 func (s *stage) tryOne(ctx context.Context, t spec.T, env *environment.Environment, d damage, judge verdict) string {
+	trial := t.Scope().Child("backup with " + d.name)
+	var older string
+	if d.stale {
+		b, err := backUp(ctx, env, trial, s.location, s.ns, nil)
+		spec.Check(t, err)
+		older = b.GetName()
+	}
 	spec.Check(t, s.write(ctx, freshRows))
 	want, err := rows(ctx, s.outside, s.ns)
 	spec.Check(t, err)
-	trial := t.Scope().Child("backup with " + d.name)
 	if d.before != nil {
 		spec.Check(t, d.before(ctx, s, trial))
 	}
 	b, err := backUp(ctx, env, trial, s.location, s.ns, nil)
 	spec.Check(t, err)
+	if d.stale {
+		spec.Check(t, passOff(ctx, env, trial, b.GetName(), older))
+	}
 	if d.do != nil {
 		store, err := openStore(ctx, env)
 		spec.Check(t, err)

@@ -274,7 +274,7 @@ func (s *stage) anew(ctx context.Context, env *environment.Environment) error {
 	if err := env.Client().Create(ctx, ns); err != nil && !apierrors.IsAlreadyExists(err) {
 		return err
 	}
-	if err := s.deploy(ctx, env); err != nil {
+	if err := s.deploy(ctx, env, s.Scope()); err != nil {
 		return err
 	}
 	return serves(ctx, s.outside, s.ns)

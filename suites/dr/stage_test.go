@@ -59,7 +59,7 @@ func (s *stage) build(ctx context.Context, env *environment.Environment, scope *
 	if s.ns, err = scope.Namespace(ctx, "dr-"+s.name, nil); err != nil {
 		return err
 	}
-	if err := s.deploy(ctx, env); err != nil {
+	if err := s.deploy(ctx, env, scope); err != nil {
 		return err
 	}
 	if s.location, err = newLocation(ctx, env, scope, s.ns, s.remote); err != nil {
@@ -84,7 +84,7 @@ func newReader(ctx context.Context, env *environment.Environment, scope *environ
 
 // deploy puts the application into the stage's namespace. Its network policies stay
 // out, so that the pod outside can ask it; POL-023 proves them.
-func (s *stage) deploy(ctx context.Context, env *environment.Environment) error {
+func (s *stage) deploy(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
 	database := map[string]any{"enabled": true, "password": s.password}
 	maps.Copy(database, s.database)
 	values := map[string]any{
@@ -92,7 +92,7 @@ func (s *stage) deploy(ctx context.Context, env *environment.Environment) error 
 		"database": database,
 		"redis":    map[string]any{"enabled": s.worker}, "worker": map[string]any{"enabled": s.worker},
 	}
-	return platform.Deploy(ctx, env, s.Scope(), docuthinker, s.ns, values)
+	return platform.Deploy(ctx, env, scope, docuthinker, s.ns, values)
 }
 
 // newLocation is a place of a namespace's own in the object store, so that what is
