@@ -261,7 +261,7 @@ func statuses(pod *corev1.Pod) []corev1.ContainerStatus {
 
 func hopeless(pod *corev1.Pod, before map[crash]bool) (reason, detail, container string) {
 	for _, s := range statuses(pod) {
-		if s.State.Waiting != nil && forGood[s.State.Waiting.Reason] && !before[crash{pod.UID, s.Name, s.RestartCount}] {
+		if s.State.Waiting != nil && forGood[s.State.Waiting.Reason] && !busy(s.State.Waiting.Message) && !before[crash{pod.UID, s.Name, s.RestartCount}] {
 			return s.State.Waiting.Reason, s.State.Waiting.Message, s.Name
 		}
 	}
@@ -274,6 +274,12 @@ func hopeless(pod *corev1.Pod, before map[crash]bool) (reason, detail, container
 		return "Failed", pod.Status.Reason + " " + pod.Status.Message, ""
 	}
 	return "", "", ""
+}
+
+// busy says that a kubelet could not read what it was to, in time: it tries again,
+// and told so of a Secret that was there.
+func busy(message string) bool {
+	return strings.Contains(message, "failed to sync") && strings.Contains(message, "timed out waiting for the condition")
 }
 
 type failing struct{ pod, container string }

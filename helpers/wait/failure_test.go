@@ -71,6 +71,7 @@ func TestTerminalFailures(t *testing.T) {
 		"on its way out":    {itself, "", strings.Replace(waiting("CrashLoopBackOff"), "labels:", "deletionTimestamp: '2026-01-01T00:00:00Z', labels:", 1), ""},
 		"of another":        {web("Deployment"), workloadOf("Deployment"), strings.Replace(waiting("CrashLoopBackOff"), "app: web", "app: other", 1), ""},
 		"of no workload":    {web("Deployment"), "", waiting("CrashLoopBackOff"), ""},
+		"busy kubelet":      {itself, "", strings.Replace(waiting("CreateContainerConfigError"), "because", "'failed to sync secret cache: timed out waiting for the condition'", 1), ""},
 		"no pods looked at": {Target{Kind: configMap, Namespace: "ns", Name: "web"}, "", waiting("CrashLoopBackOff"), ""},
 	}
 	for reason := range forGood {

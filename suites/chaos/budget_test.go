@@ -27,10 +27,11 @@ type abort struct {
 // allows, and says so. It ends with ctx, or with the traffic.
 func (x *trial) guard(ctx context.Context, e *unstructured.Unstructured) <-chan abort {
 	spent := make(chan abort, 1)
+	from := x.users.Last()
 	go func() {
 		defer close(spent)
 		failed := 0
-		last, err := x.users.AwaitOne(ctx, 0, "more failures than the budget allows", func(s probe.Sent) bool {
+		last, err := x.users.AwaitOne(ctx, from, "more failures than the budget allows", func(s probe.Sent) bool {
 			if !s.OK() {
 				failed++
 			}

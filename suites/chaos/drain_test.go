@@ -12,7 +12,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
@@ -22,11 +25,11 @@ import (
 // TestNodeDrain proves that users do not notice when the node is drained that all of
 // the backend's pods stand on.
 func TestNodeDrain(t *testing.T) {
-	s := newStage(t, "drain", nil)
+	s := newStage(t, "drain", map[string]any{"backend": map[string]any{"replicas": 3}})
 	s.adjust = together
 	var p plan
 	spec.Run(t, spec.Specification{
-		ID: "CHS-005", Risk: spec.Disruptive, Needs: []spec.Need{istio, gateway, litmus, s}, Timeout: 5 * time.Minute,
+		ID: "CHS-005", Risk: spec.Disruptive, Needs: []spec.Need{istio, gateway, litmus, s}, Timeout: 8 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 			e := nodeDrain
 			e.prepare = gather
@@ -38,9 +41,13 @@ func TestNodeDrain(t *testing.T) {
 			unsettled("no users", `no samples`, &p, plan{silent: true}),
 			s.onePod(),
 			{
-				Name: "no PodDisruptionBudget", Kills: `users during the fault`, Applied: spec.AtOnce, Restored: spec.AtOnce,
+				Name: "a PodDisruptionBudget that lets all go at once", Kills: `users during the fault`, Applied: spec.AtOnce, Restored: spec.AtOnce,
 				Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
-					return scope.Delete(ctx, &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "backend"}})
+					b := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "backend"}}
+					return scope.Update(ctx, b, func() error {
+						b.Spec.MaxUnavailable = ptr.To(intstr.FromString("100%"))
+						return nil
+					})
 				},
 			},
 			spec.Swapped("a rule is left behind", `what is left of the fault`, &p, plan{leaves: true}),
@@ -52,7 +59,7 @@ func TestNodeDrain(t *testing.T) {
 // nodeDrain drains a node for as long as its pods need to leave it one by one, and
 // that time once more.
 var nodeDrain = experiment{
-	name: "node-drain", env: map[string]string{"TOTAL_CHAOS_DURATION": "45"},
+	name: "node-drain", env: map[string]string{"TOTAL_CHAOS_DURATION": "60"},
 	prepare: aimAtNode, begin: followNode, happened: nodeDrained,
 }
 
@@ -97,7 +104,11 @@ func followNode(x *trial) error {
 		return err
 	}
 	go x.node.follow(x.ctx, events)
-	return nil
+	// A drain that fails leaves its node as it is.
+	return x.t.Scope().Defer("cordon of node "+x.node.name, func(ctx context.Context) error {
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: x.node.name}}
+		return x.env.Client().Patch(ctx, node, client.RawPatch(types.MergePatchType, []byte(`{"spec": {"unschedulable": null}}`)))
+	})
 }
 
 func (l *nodeLog) follow(ctx context.Context, events apiwatch.Interface) {
@@ -131,6 +142,9 @@ func nodeDrained(x *trial) (seen string, from, to time.Time, err error) {
 	defer x.node.mu.Unlock()
 	if x.node.err != nil {
 		return "", from, to, x.node.err
+	}
+	if err := x.pods.broken(); err != nil {
+		return "", from, to, err
 	}
 	if x.node.cordoned.IsZero() {
 		return "", from, to, fmt.Errorf("%w: node %s was never cordoned", errNotHappened, x.node.name)

@@ -21,7 +21,7 @@ import (
 
 const litmusAPI = "litmuschaos.io/v1alpha1"
 
-var engineTimeout = wait.Timeout{Name: "experimentEnds", D: 3 * time.Minute}
+var engineTimeout = wait.Timeout{Name: "experimentEnds", D: 4 * time.Minute}
 
 func ofLitmus(kind, namespace, name string) *unstructured.Unstructured {
 	o := &unstructured.Unstructured{Object: map[string]any{"apiVersion": litmusAPI, "kind": kind}}

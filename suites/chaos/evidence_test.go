@@ -77,6 +77,9 @@ func containersKilled(x *trial) (seen string, from, to time.Time, err error) {
 // lost says that at least half of the pods that there were at first were hit, and when
 // the first one was and the last one was gone or back.
 func lost(x *trial, what string, at func(*life) (from, to time.Time)) (seen string, from, to time.Time, err error) {
+	if err := x.pods.broken(); err != nil {
+		return "", from, to, err
+	}
 	n, inAll := 0, 0
 	read(x.pods, func(all []*life) any {
 		for _, l := range all {

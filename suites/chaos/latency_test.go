@@ -68,10 +68,13 @@ func askDirectly(x *trial) error {
 	}
 	for _, p := range pods.Items {
 		record, err := x.stage.users.Traffic(x.ctx, probe.Plan{
-			Rate: directRate, For: userLimit, KeepAlive: true,
+			Rate: directRate, For: userLimit, // each by a connection of its own: one that is open is not redirected
 			Request: probe.Request{URL: fmt.Sprintf("http://%s:8080/api/documents?limit=1", p.Status.PodIP), Timeout: userTimeout},
 		})
 		if err != nil {
+			return err
+		}
+		if err := record.Await(x.ctx, 1); err != nil {
 			return err
 		}
 		x.direct[p.Name] = record

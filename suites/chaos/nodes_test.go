@@ -111,13 +111,15 @@ func (s *stage) watchOn(ctx context.Context, env *environment.Environment, node 
 		return err
 	}
 	r := clients.CoreV1().RESTClient().Post().Resource("pods").Namespace(s.outside).Name(pod).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{Command: append([]string{"bash", "-c", script, "look"}, args...), Stdout: true, Stderr: true}, scheme.ParameterCodec)
+		VersionedParams(&corev1.PodExecOptions{Command: append([]string{"bash", "-c", script, "look"}, args...), Stdin: true, Stdout: true, Stderr: true}, scheme.ParameterCodec)
 	e, err := remotecommand.NewWebSocketExecutor(env.Config, "GET", r.URL().String())
 	if err != nil {
 		return err
 	}
 	var complaint bytes.Buffer
-	if err := e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: out, Stderr: &complaint}); err != nil {
+	stays, hangUp := io.Pipe() // a command that reads it sees when nobody listens any more
+	defer hangUp.Close()
+	if err := e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: stays, Stdout: out, Stderr: &complaint}); err != nil {
 		return fmt.Errorf("look at node %s: %w: %s", node, err, strings.TrimSpace(complaint.String()))
 	}
 	return nil

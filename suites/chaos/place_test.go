@@ -10,6 +10,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
@@ -35,7 +37,11 @@ func together(ctx context.Context, env *environment.Environment, s *stage) error
 		return err
 	}
 	return s.edit(ctx, env, func(d *appsv1.Deployment) {
-		d.Spec.Template.Spec.TopologySpreadConstraints = nil
+		// Without any, the scheduler has one of its own, which weighs as much as the
+		// preference below.
+		d.Spec.Template.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
+			MaxSkew: 100, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.ScheduleAnyway, LabelSelector: d.Spec.Selector,
+		}}
 		d.Spec.Template.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
 			PreferredDuringSchedulingIgnoredDuringExecution: []corev1.PreferredSchedulingTerm{{
 				Weight: 100,
@@ -101,6 +107,22 @@ func (s *stage) rolledOut(ctx context.Context, env *environment.Environment) err
 	if err != nil {
 		return err
 	}
-	_, err = w.Until(ctx, rolloutTimeout, wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespace: s.ns, Name: "backend"}, wait.RolledOut())
+	out, err := w.Until(ctx, rolloutTimeout, wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespace: s.ns, Name: "backend"}, wait.RolledOut())
+	if err != nil {
+		return err
+	}
+	n, _, err := unstructured.NestedInt64(out[0].Object, "spec", "replicas")
+	if err != nil {
+		return err
+	}
+	return whole(ctx, w, s.ns, int(n))
+}
+
+// whole waits until there are so many targets, all of them ready: none that a rollout
+// has still to end.
+func whole(ctx context.Context, w *wait.Waiter, namespace string, n int) error {
+	_, err := w.Converges(ctx, steadyTimeout, n, wait.Target{
+		Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: namespace, Selector: labels.SelectorFromSet(labels.Set(targets)),
+	}, wait.PodReady())
 	return err
 }

@@ -127,6 +127,13 @@ func (l *podLog) change(what func()) {
 	what()
 }
 
+// broken is why it lacks something.
+func (l *podLog) broken() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
 func (l *podLog) wholeSince() time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -109,7 +109,7 @@ const replicas = 4
 const (
 	userRate    = 25 // requests a second
 	userTimeout = 5 * time.Second
-	userLimit   = 4 * time.Minute // ends traffic that nobody stopped
+	userLimit   = 6 * time.Minute // ends traffic that nobody stopped
 )
 
 // traffic has users write documents, each another one, through the ingress gateway.

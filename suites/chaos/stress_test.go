@@ -4,6 +4,7 @@ package chaos
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"sync"
@@ -51,7 +52,7 @@ func (s *stage) tight(name string, what corev1.ResourceName, limit string) spec.
 
 var (
 	cpuHog = experiment{
-		name: "pod-cpu-hog", env: map[string]string{"TOTAL_CHAOS_DURATION": "20"}, begin: gauge,
+		name: "pod-cpu-hog", env: map[string]string{"TOTAL_CHAOS_DURATION": "15", "SEQUENCE": "serial"}, begin: gauge,
 		happened: func(x *trial) (string, time.Time, time.Time, error) {
 			return x.gauged("%.2f cores", busy, func(g reading, before reading) float64 {
 				return (g.seconds - before.seconds) / g.at.Sub(before.at).Seconds()
@@ -67,7 +68,7 @@ var (
 )
 
 const (
-	busy  = 0.8 // of the one core: the rest is the machine's to share
+	busy  = 0.7 // of the one core: the rest is the machine's to share. One pod after the other, for two take all of two cores
 	taken = 450 // MB of the 500: what the application itself has is not among it
 )
 
@@ -90,7 +91,7 @@ type gauges struct {
 }
 
 // meter prints twice a second what the processes of a pod, named by its UID, have
-// taken: the time, clock ticks, kilobytes. It ends by itself.
+// taken: the time, clock ticks, kilobytes.
 const meter = `
 for ((i = 0; i < 600; i++)); do
 	ticks=0 kb=0
@@ -101,11 +102,15 @@ for ((i = 0; i < 600; i++)); do
 		kb=$((kb + ${23} * 4))
 	done
 	echo $(date +%s%N) $ticks $kb || exit 0
-	sleep 0.5
+	read -t 0.5 # until the API server hangs up
+	[ $? -gt 128 ] || exit 0
 done
 `
 
-const ticksPerSecond = 100 // USER_HZ of Linux on every architecture that nodes have
+const (
+	overSecond     = 2   // readings later a second is over
+	ticksPerSecond = 100 // USER_HZ of Linux on every architecture that nodes have
+)
 
 // gauge begins to meter every pod that may be hit.
 func gauge(x *trial) error {
@@ -119,12 +124,22 @@ func gauge(x *trial) error {
 		go func() {
 			writer.CloseWithError(x.stage.watchOn(x.ctx, x.env, p.Spec.NodeName, writer, meter, string(p.UID)))
 		}()
-		go x.gauges.take(p.Name, reader)
+		metered := make(chan struct{})
+		go x.gauges.take(p.Name, reader, metered)
+		select {
+		case <-metered:
+		case <-x.ctx.Done():
+			return fmt.Errorf("metering pod %s: %w", p.Name, context.Cause(x.ctx))
+		}
 	}
 	return nil
 }
 
-func (g *gauges) take(pod string, from io.Reader) {
+// take keeps what a meter prints. It closes metered when enough is known to tell a
+// pod at rest, or nothing more is to come.
+func (g *gauges) take(pod string, from io.Reader, metered chan struct{}) {
+	closed := sync.OnceFunc(func() { close(metered) })
+	defer closed()
 	for lines := bufio.NewScanner(from); lines.Scan(); {
 		var nanos, ticks, kb int64
 		if _, err := fmt.Sscan(lines.Text(), &nanos, &ticks, &kb); err != nil {
@@ -132,6 +147,9 @@ func (g *gauges) take(pod string, from io.Reader) {
 		}
 		g.mu.Lock()
 		g.pods[pod] = append(g.pods[pod], reading{time.Unix(0, nanos), float64(ticks) / ticksPerSecond, float64(kb) / 1000})
+		if len(g.pods[pod]) > overSecond {
+			closed()
+		}
 		g.mu.Unlock()
 	}
 }
@@ -144,15 +162,15 @@ func (x *trial) gauged(format string, level float64, of func(now, before reading
 	n, samples, most := 0, 0, 0.
 	for _, readings := range x.gauges.pods {
 		hit := false
-		for i := 2; i < len(readings); i++ { // over a second
+		for i := overSecond; i < len(readings); i++ {
 			samples++
-			v := of(readings[i], readings[i-2])
+			v := of(readings[i], readings[i-overSecond])
 			most = max(most, v)
 			if v < level {
 				continue
 			}
 			hit = true
-			if at := readings[i-2].at; from.IsZero() || at.Before(from) {
+			if at := readings[i-overSecond].at; from.IsZero() || at.Before(from) {
 				from = at
 			}
 			if at := readings[i].at; at.After(to) {

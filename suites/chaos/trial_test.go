@@ -10,9 +10,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
@@ -170,7 +168,6 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 	}
 	recovered := x.recovered(a.To)
 	a.Recovery = recovered.Sub(a.To).Seconds()
-	spec.Check(t, x.users.Await(ctx, len(x.users.Outcomes().Sent)+p.hypothesis.After.Samples))
 	spec.Check(t, x.users.Stop(ctx))
 
 	all := x.users.Outcomes()
@@ -273,25 +270,44 @@ func (x *trial) run(o *unstructured.Unstructured, a *account) {
 	spec.Check(x.t, err)
 }
 
-// recovered waits until all replicas are ready, and says since when they were and no
-// request failed any more: not before the fault's end.
+// recovered waits until all replicas are ready and users are served as before, and says
+// since when: not before the fault's end. When that takes longer than is promised, it
+// says how far it had come.
 func (x *trial) recovered(ended time.Time) time.Time {
 	w, err := wait.On(x.env.Config)
 	spec.Check(x.t, err)
-	_, err = w.Converges(x.ctx, steadyTimeout, x.n, wait.Target{
-		Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: x.stage.ns, Selector: labels.SelectorFromSet(labels.Set(targets)),
-	}, wait.PodReady())
-	spec.Check(x.t, err)
+	spec.Check(x.t, whole(x.ctx, w, x.stage.ns, x.n))
 	at := ended
-	if whole := x.pods.wholeSince(); whole.After(at) {
-		at = whole
+	if since := x.pods.wholeSince(); since.After(at) {
+		at = since
 	}
-	for _, sent := range x.users.Outcomes().Between(ended, time.Now()).Failed() {
-		if end := sent.At.Add(time.Duration(sent.Millis * float64(time.Millisecond))); end.After(at) {
-			at = end
+	want := x.plan.hypothesis.After
+	for {
+		after := x.after(at, want.Samples)
+		if want.judge(after) == nil || at.Sub(ended) > x.plan.hypothesis.Recovery.Duration {
+			return at
+		}
+		for _, sent := range after.Sent {
+			took := time.Duration(sent.Millis * float64(time.Millisecond))
+			if end := sent.At.Add(took); (!sent.OK() || end.Sub(sent.Due) > want.P95.Duration) && end.After(at) {
+				at = end
+			}
 		}
 	}
-	return at
+}
+
+// after waits for n outcomes of requests that were due after a moment, and gives the
+// first of them.
+func (x *trial) after(moment time.Time, n int) probe.Outcomes {
+	for {
+		o := x.users.Outcomes()
+		some := o.Between(moment, time.Now().Add(time.Hour))
+		if len(some.Sent) >= n {
+			some.Sent = some.Sent[:n]
+			return some
+		}
+		spec.Check(x.t, x.users.Await(x.ctx, len(o.Sent)+n-len(some.Sent)))
+	}
 }
 
 func (a *account) String() string {
