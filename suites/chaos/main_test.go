@@ -17,7 +17,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	spec.Parallel(2) // a fault is to be the only thing that users notice
+	spec.Parallel(1) // a fault is to be the only thing that users notice
 	spec.Main(m, "chaos", platform.Options{
 		Components: []platform.Component{istio, gateway, litmus, docuthinker},
 		Images:     []string{"postgresql", "flyway"}, // of the application's database
