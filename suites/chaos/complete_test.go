@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/spec"
@@ -93,38 +94,27 @@ func TestEveryFault(t *testing.T) {
 			spec.Swapped("nobody saw it happen", `what was seen of the fault`, &edit, as(func(a *account) { a.Seen = "" })),
 			spec.Swapped("over before it began", `from its begin to its end`, &edit, as(func(a *account) { a.To = a.From })),
 			spec.Swapped("users found it as before too late", `recovery`, &edit, as(func(a *account) { a.Recovery = 61 })),
-			{
-				Name: "a taint is left on a node", Kills: `the nodes before the first fault and after the last`, Applied: spec.AtOnce, Restored: spec.AtOnce,
-				Apply: func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
-					nodes, err := nodesWith(ctx, env, controlPlane)
-					if err != nil {
-						return err
-					}
-					n := &corev1.Node{}
-					n.Name = nodes[0].Name
-					return scope.Update(ctx, n, func() error {
-						n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "docuthinker.dev/chaos", Effect: corev1.TaintEffectPreferNoSchedule})
-						return nil
-					})
-				},
-			},
-			spec.Harmless(spec.Sabotage{
-				Name: "a note at a node", Applied: spec.AtOnce, Restored: spec.AtOnce,
-				Apply: func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
-					nodes, err := nodesWith(ctx, env, controlPlane)
-					if err != nil {
-						return err
-					}
-					n := &corev1.Node{}
-					n.Name = nodes[0].Name
-					return scope.Update(ctx, n, func() error {
-						n.Annotations["docuthinker.dev/reviewed-by"] = "nobody"
-						return nil
-					})
-				},
+			changedNode("a taint is left on a node", `the nodes before the first fault and after the last`, func(n *corev1.Node) {
+				n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "docuthinker.dev/chaos", Effect: corev1.TaintEffectPreferNoSchedule})
 			}),
+			spec.Harmless(changedNode("a note at a node", "", func(n *corev1.Node) { n.Annotations["docuthinker.dev/reviewed-by"] = "nobody" })),
 		},
 	})
+}
+
+// changedNode changes the control plane's.
+func changedNode(name, kills string, change func(*corev1.Node)) spec.Sabotage {
+	return spec.Sabotage{
+		Name: name, Kills: kills, Applied: spec.AtOnce, Restored: spec.AtOnce,
+		Apply: func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+			nodes, err := nodesWith(ctx, env, controlPlane)
+			if err != nil {
+				return err
+			}
+			n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodes[0].Name}}
+			return scope.Update(ctx, n, func() error { change(n); return nil })
+		},
+	}
 }
 
 // complete asserts that an account has all that a fault is to be told of.

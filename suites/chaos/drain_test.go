@@ -103,7 +103,11 @@ func followNode(x *trial) error {
 	if err != nil {
 		return err
 	}
-	go x.node.follow(x.ctx, events)
+	go follow(x.ctx, events, x.node.take, func(err error) {
+		x.node.mu.Lock()
+		defer x.node.mu.Unlock()
+		x.node.err = fmt.Errorf("node %s: %w", x.node.name, err)
+	})
 	// A drain that fails leaves its node as it is.
 	return x.t.Scope().Defer("cordon of node "+x.node.name, func(ctx context.Context) error {
 		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: x.node.name}}
@@ -111,27 +115,14 @@ func followNode(x *trial) error {
 	})
 }
 
-func (l *nodeLog) follow(ctx context.Context, events apiwatch.Interface) {
-	defer events.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case e, open := <-events.ResultChan():
-			n, is := e.Object.(*corev1.Node)
-			l.mu.Lock()
-			switch {
-			case !open || !is:
-				l.err = fmt.Errorf("the watch of node %s broke off: %v", l.name, e.Object)
-				l.mu.Unlock()
-				return
-			case n.Spec.Unschedulable && l.cordoned.IsZero():
-				l.cordoned = time.Now()
-			case !n.Spec.Unschedulable && !l.cordoned.IsZero() && l.back.IsZero():
-				l.back = time.Now()
-			}
-			l.mu.Unlock()
-		}
+func (l *nodeLog) take(_ apiwatch.EventType, n *corev1.Node) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case n.Spec.Unschedulable && l.cordoned.IsZero():
+		l.cordoned = time.Now()
+	case !n.Spec.Unschedulable && !l.cordoned.IsZero() && l.back.IsZero():
+		l.back = time.Now()
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -61,28 +62,35 @@ func followPods(ctx context.Context, env *environment.Environment, namespace str
 	if err != nil {
 		return nil, err
 	}
-	go log.follow(ctx, events)
+	go follow(ctx, events, log.take, func(err error) {
+		log.mu.Lock()
+		defer log.mu.Unlock()
+		log.err = fmt.Errorf("pods of %s: %w", namespace, err)
+	})
 	return log, nil
 }
 
-func (l *podLog) follow(ctx context.Context, events apiwatch.Interface) {
+// follow hands on what a watch tells, until ctx ends or it breaks off.
+func follow[O runtime.Object](ctx context.Context, events apiwatch.Interface, take func(apiwatch.EventType, O), broke func(error)) {
 	defer events.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case e, open := <-events.ResultChan():
-			p, is := e.Object.(*corev1.Pod)
+			o, is := e.Object.(O)
 			if !open || !is {
-				l.change(func() { l.err = fmt.Errorf("the watch of the pods broke off: %v", e.Object) })
+				broke(fmt.Errorf("the watch broke off: %v", e.Object))
 				return
 			}
-			l.change(func() { l.take(e.Type, p) })
+			take(e.Type, o)
 		}
 	}
 }
 
 func (l *podLog) take(kind apiwatch.EventType, p *corev1.Pod) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	now := time.Now()
 	of := l.lives[p.UID]
 	if of == nil {
@@ -119,12 +127,6 @@ func restartsOf(p *corev1.Pod) (n int32) {
 		n += s.RestartCount
 	}
 	return n
-}
-
-func (l *podLog) change(what func()) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	what()
 }
 
 // broken is why it lacks something.
