@@ -132,6 +132,14 @@ func restore(ctx context.Context, env *environment.Environment, s *environment.S
 	if err := s.Create(ctx, ofVelero("Restore", name, spec)); err != nil {
 		return nil, err
 	}
+	// Velero goes on with a restore whose object is gone, and makes its namespace again
+	// after the run has deleted it.
+	if err := s.Defer("end of restore "+name, func(ctx context.Context) error {
+		_, err := awaitEnd(ctx, env, restoreTimeout, "Restore", name)
+		return err
+	}); err != nil {
+		return nil, err
+	}
 	return awaitEnd(ctx, env, restoreTimeout, "Restore", name)
 }
 
