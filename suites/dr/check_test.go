@@ -8,7 +8,6 @@ import (
 	"maps"
 	"slices"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -68,10 +67,11 @@ func (s *stage) secretLeftOut(kills string) spec.Sabotage {
 	})
 }
 
-// queueLeftOut has Velero pass by Redis.
+// queueLeftOut has Velero pass by Redis' Service. Without the Deployment its pod would
+// be restored all the same, and take jobs.
 func (s *stage) queueLeftOut(kills string) spec.Sabotage {
 	return s.fault("the queue left out", kills, func(ctx context.Context, scope *environment.Scope) error {
-		redis := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "redis"}}
+		redis := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "redis"}}
 		return scope.Update(ctx, redis, func() error {
 			metav1.SetMetaDataLabel(&redis.ObjectMeta, "velero.io/exclude-from-backup", "true")
 			return nil
