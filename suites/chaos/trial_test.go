@@ -158,7 +158,11 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 	x.run(o, a)
 	a.Seen, a.From, a.To, err = e.happened(x)
 	if errors.Is(err, errNotHappened) {
-		t.Inconclusive("the fault did not happen", "%s of %s: %v; Litmus says %s", e.name, s.ns, err, a.Litmus.Verdict)
+		cause := "Litmus says " + a.Litmus.Verdict
+		if a.Aborted != nil {
+			cause = "it was stopped before, for users bore too much: " + a.Aborted.Cause
+		}
+		t.Inconclusive("the fault did not happen", "%s of %s: %v; %s", e.name, s.ns, err, cause)
 	}
 	spec.Check(t, err)
 	if p.leaves {
