@@ -105,9 +105,9 @@ func (s *stage) deploy(ctx context.Context, env *environment.Environment) error 
 const replicas = 4
 
 const (
-	userRate    = 25 // requests a second
+	userRate    = 25               // requests a second
 	userTimeout = 15 * time.Second // latency is judged by itself: who waits is not lost
-	userLimit   = 6 * time.Minute // ends traffic that nobody stopped
+	userLimit   = 6 * time.Minute  // ends traffic that nobody stopped
 )
 
 // traffic has users write documents, each another one, through the ingress gateway.
