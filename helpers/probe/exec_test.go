@@ -8,9 +8,7 @@ import (
 	"testing"
 
 	"github.com/gorilla/websocket"
-	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/util/remotecommand"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
@@ -86,9 +84,7 @@ const (
 func caller(t *testing.T, host string) *Pod {
 	t.Helper()
 	env := &environment.Environment{Config: &rest.Config{Host: host}}
-	clients, err := kubernetes.NewForConfig(env.Config)
-	require.NoError(t, err)
-	return &Pod{Spec: Spec{Namespace: "ns", Name: "caller"}, env: env, clients: clients}
+	return &Pod{Spec: Spec{Namespace: "ns", Name: "caller"}, env: env}
 }
 
 // callerOf is a pod whose probe is k.

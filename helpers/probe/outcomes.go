@@ -31,6 +31,11 @@ func (s Sent) OK() bool {
 	return s.Result == answered && s.Status < http.StatusBadRequest && s.Resent == 0
 }
 
+// Ended is when it came to its end, failed or not.
+func (s Sent) Ended() time.Time {
+	return s.At.Add(time.Duration(s.Millis * float64(time.Millisecond)))
+}
+
 func (s Sent) String() string {
 	text := Answer{Result: s.Result, Status: s.Status, Detail: s.Detail, Millis: s.Millis}.String()
 	if s.Resent > 0 {
@@ -105,7 +110,7 @@ func (o Outcomes) ErrorShare() float64 { return float64(len(o.Failed())) / float
 // waited. Of nothing it is the longest time there is.
 func (o Outcomes) Percentile(p float64) time.Duration {
 	return percentile(o, p, func(s Sent) time.Duration {
-		return s.At.Sub(s.Due) + time.Duration(s.Millis*float64(time.Millisecond))
+		return s.Ended().Sub(s.Due)
 	})
 }
 

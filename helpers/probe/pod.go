@@ -16,7 +16,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/wait"
@@ -43,9 +42,8 @@ type Spec struct {
 // Pod is a probe that runs.
 type Pod struct {
 	Spec
-	IP      string
-	env     *environment.Environment
-	clients kubernetes.Interface
+	IP  string
+	env *environment.Environment
 }
 
 // Start makes probe pods through a scope and waits until all are ready: a pod is
@@ -66,10 +64,6 @@ func Start(ctx context.Context, env *environment.Environment, s *environment.Sco
 	if err != nil {
 		return nil, err
 	}
-	clients, err := kubernetes.NewForConfig(env.Config)
-	if err != nil {
-		return nil, err
-	}
 	var pods []*Pod
 	for _, p := range specs {
 		found, err := w.Until(ctx, podTimeout, wait.Target{
@@ -82,7 +76,7 @@ func Start(ctx context.Context, env *environment.Environment, s *environment.Sco
 			return nil, fmt.Errorf("probe %s: has a sidecar: %t, want %t; look at istiod and its webhook", p.Name, has, p.Mesh)
 		}
 		ip, _, _ := unstructured.NestedString(found[0].Object, "status", "podIP")
-		pods = append(pods, &Pod{Spec: p, IP: ip, env: env, clients: clients})
+		pods = append(pods, &Pod{Spec: p, IP: ip, env: env})
 	}
 	return pods, nil
 }

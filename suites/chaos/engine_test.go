@@ -91,25 +91,28 @@ func aimed(e *unstructured.Unstructured, namespace string, env map[string]string
 	return unstructured.SetNestedSlice(e.Object, experiments, "spec", "experiments")
 }
 
+// theExperiment is the only one of an engine.
+func theExperiment(e *unstructured.Unstructured) map[string]any {
+	experiments, _, _ := unstructured.NestedSlice(e.Object, "spec", "experiments")
+	if len(experiments) == 0 {
+		return nil
+	}
+	only, _ := experiments[0].(map[string]any)
+	return only
+}
+
 // experimentOf is the name of an engine's experiment.
 func experimentOf(e *unstructured.Unstructured) string {
-	experiments, _, _ := unstructured.NestedSlice(e.Object, "spec", "experiments")
-	for _, x := range experiments {
-		name, _, _ := unstructured.NestedString(x.(map[string]any), "name")
-		return name
-	}
-	return ""
+	name, _, _ := unstructured.NestedString(theExperiment(e), "name")
+	return name
 }
 
 // variable is one of those of an engine's experiment.
 func variable(e *unstructured.Unstructured, name string) (value string, is bool) {
-	experiments, _, _ := unstructured.NestedSlice(e.Object, "spec", "experiments")
-	for _, x := range experiments {
-		variables, _, _ := unstructured.NestedSlice(x.(map[string]any), "spec", "components", "env")
-		for _, v := range variables {
-			if entry := v.(map[string]any); entry["name"] == name {
-				value, is = entry["value"].(string)
-			}
+	variables, _, _ := unstructured.NestedSlice(theExperiment(e), "spec", "components", "env")
+	for _, v := range variables {
+		if entry := v.(map[string]any); entry["name"] == name {
+			value, is = entry["value"].(string)
 		}
 	}
 	return value, is

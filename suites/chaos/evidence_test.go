@@ -58,13 +58,13 @@ func hit(e *unstructured.Unstructured, targets []string) (environment.Hit, error
 
 // podsDeleted says that at least half of the pods were deleted at some time.
 func podsDeleted(x *trial) (seen string, from, to time.Time, err error) {
-	return lost(x, "deleted", func(l *life) (from, to time.Time) { return l.ending, l.gone })
+	return lost(x, "deleted", func(l life) (from, to time.Time) { return l.ending, l.gone })
 }
 
 // containersKilled says that containers of half of the pods began anew, in pods that
 // stayed.
 func containersKilled(x *trial) (seen string, from, to time.Time, err error) {
-	return lost(x, "hit by the kill of a container", func(l *life) (from, to time.Time) {
+	return lost(x, "hit by the kill of a container", func(l life) (from, to time.Time) {
 		if l.restarts == 0 {
 			return from, to
 		}
@@ -74,32 +74,30 @@ func containersKilled(x *trial) (seen string, from, to time.Time, err error) {
 
 // lost says that at least half of the pods that there were at first were hit, and when
 // the first one was and the last one was gone or back.
-func lost(x *trial, what string, at func(*life) (from, to time.Time)) (seen string, from, to time.Time, err error) {
-	if err := x.pods.broken(); err != nil {
+func lost(x *trial, what string, at func(life) (from, to time.Time)) (seen string, from, to time.Time, err error) {
+	lives, err := x.pods.soFar()
+	if err != nil {
 		return "", from, to, err
 	}
 	n, inAll := 0, 0
-	read(x.pods, func(all []*life) any {
-		for _, l := range all {
-			begin, end := at(l)
-			if begin.IsZero() {
-				continue
-			}
-			inAll++
-			if l.first {
-				n++
-			}
-			if from.IsZero() || begin.Before(from) {
-				from = begin
-			}
-			for _, moment := range []time.Time{begin, end} {
-				if moment.After(to) {
-					to = moment
-				}
+	for _, l := range lives {
+		begin, end := at(l)
+		if begin.IsZero() {
+			continue
+		}
+		inAll++
+		if l.first {
+			n++
+		}
+		if from.IsZero() || begin.Before(from) {
+			from = begin
+		}
+		for _, moment := range []time.Time{begin, end} {
+			if moment.After(to) {
+				to = moment
 			}
 		}
-		return nil
-	})
+	}
 	if 2*n < x.n {
 		return "", from, to, fmt.Errorf("%w: %d of %d pods were %s, want half of them", errNotHappened, n, x.n, what)
 	}

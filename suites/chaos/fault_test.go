@@ -6,18 +6,27 @@ import (
 	"fmt"
 
 	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/utils/ptr"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 )
 
-// unsettled is a fault of the plan that takes the evidence away.
-func unsettled(name, reason string, at *plan, value plan) spec.Sabotage {
+// usual are the faults that every experiment's proof is tried by.
+func (s *stage) usual(p *plan) []spec.Sabotage {
+	return []spec.Sabotage{
+		unsettled("a selector that matches nothing", `no targets`, p, plan{label: "app=nobody"}),
+		unsettled("not run, though its ChaosResult says Pass", `the fault did not happen`, p, plan{idle: true}),
+		unsettled("no users", `no samples`, p, plan{silent: true}),
+		spec.Swapped("a rule is left behind", `what is left of the fault`, p, plan{leaves: true}),
+		s.note(),
+	}
+}
+
+// unsettled is a fault of what a proof goes by that takes the evidence away.
+func unsettled[V any](name, reason string, at *V, value V) spec.Sabotage {
 	f := spec.Swapped(name, "", at, value)
 	f.Unsettles = reason
 	return f
@@ -67,13 +76,13 @@ func (s *stage) note() spec.Sabotage {
 // leave has a fault leave a rule behind in the network of one pod, as a helper does
 // that was killed.
 func (x *trial) leave() error {
-	var pods corev1.PodList
-	if err := x.env.Client().List(x.ctx, &pods, client.InNamespace(x.stage.ns), targets); err != nil {
+	pods, err := x.backends()
+	if err != nil {
 		return err
 	}
 	const rule = "PREROUTING -p tcp --dport 9 -j ACCEPT"
 	const inPod = `pid=$(grep -ls "pod${1//-/[-_]}" /proc/[0-9]*/cgroup | head -n 1 | cut -d / -f 3); nsenter -t $pid -n iptables -t nat $2 ` + rule
-	for _, p := range pods.Items {
+	for _, p := range pods {
 		if p.DeletionTimestamp != nil {
 			continue
 		}

@@ -7,9 +7,6 @@ import (
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/probe"
 	"github.com/proving-ground/proving-ground/helpers/spec"
@@ -60,11 +57,11 @@ func (s *stage) netem(ctx context.Context, env *environment.Environment) (bool, 
 // askDirectly begins to ask each pod that may be hit, past the mesh and its retries.
 func askDirectly(x *trial) error {
 	x.direct = map[string]*probe.Record{}
-	var pods corev1.PodList
-	if err := x.env.Client().List(x.ctx, &pods, client.InNamespace(x.stage.ns), targets); err != nil {
+	pods, err := x.backends()
+	if err != nil {
 		return err
 	}
-	for _, p := range pods.Items {
+	for _, p := range pods {
 		record, err := x.stage.users.Traffic(x.ctx, probe.Plan{
 			Rate: directRate, For: userLimit, // each by a connection of its own: one that is open is not redirected
 			Request: probe.Request{URL: fmt.Sprintf("http://%s:8080/api/documents?limit=1", p.Status.PodIP), Timeout: userTimeout},
@@ -94,12 +91,12 @@ func (x *trial) answeredLate(limit time.Duration) (seen string, from, to time.Ti
 		late := 0
 		for _, r := range sent {
 			most = max(most, r.Millis)
-			if took := time.Duration(r.Millis * float64(time.Millisecond)); took >= limit {
+			if end := r.Ended(); end.Sub(r.At) >= limit {
 				late++
 				if from.IsZero() || r.Due.Before(from) {
 					from = r.Due
 				}
-				if end := r.At.Add(took); end.After(to) {
+				if end.After(to) {
 					to = end
 				}
 			}

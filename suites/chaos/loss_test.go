@@ -37,14 +37,7 @@ var (
 // survives tries an experiment that half of the pods bear. more are its own faults.
 func survives(t *testing.T, id string, s *stage, of func(context.Context, *environment.Environment, *stage) (experiment, error), more func(*stage, *plan) []spec.Sabotage) {
 	var p plan
-	faults := []spec.Sabotage{
-		unsettled("a selector that matches nothing", `no targets`, &p, plan{label: "app=nobody"}),
-		unsettled("not run, though its ChaosResult says Pass", `the fault did not happen`, &p, plan{idle: true}),
-		unsettled("aimed at another Deployment", `the fault did not happen`, &p, plan{label: "app=frontend"}),
-		unsettled("no users", `no samples`, &p, plan{silent: true}),
-		spec.Swapped("a rule is left behind", `what is left of the fault`, &p, plan{leaves: true}),
-		s.note(),
-	}
+	faults := append(s.usual(&p), unsettled("aimed at another Deployment", `the fault did not happen`, &p, plan{label: "app=frontend"}))
 	spec.Run(t, spec.Specification{
 		ID: id, Risk: spec.Namespaced, Needs: []spec.Need{istio, gateway, litmus, s}, Timeout: 5 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {

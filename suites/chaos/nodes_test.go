@@ -12,9 +12,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -104,21 +101,10 @@ func (s *stage) watchOn(ctx context.Context, env *environment.Environment, node 
 	if err != nil {
 		return err
 	}
-	clients, err := kubernetes.NewForConfig(env.Config)
-	if err != nil {
-		return err
-	}
-	r := clients.CoreV1().RESTClient().Post().Resource("pods").Namespace(s.outside).Name(pod).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{Command: append([]string{"bash", "-c", script, "look"}, args...), Stdin: true, Stdout: true, Stderr: true}, scheme.ParameterCodec)
-	e, err := remotecommand.NewWebSocketExecutor(env.Config, "GET", r.URL().String())
-	if err != nil {
-		return err
-	}
-	var complaint bytes.Buffer
 	stays, hangUp := io.Pipe() // a command that reads it sees when nobody listens any more
 	defer hangUp.Close()
-	if err := e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: stays, Stdout: out, Stderr: &complaint}); err != nil {
-		return fmt.Errorf("look at node %s: %w: %s", node, err, strings.TrimSpace(complaint.String()))
+	if err := env.Exec(ctx, s.outside, pod, "lookout", stays, out, append([]string{"bash", "-c", script, "look"}, args...)...); err != nil {
+		return fmt.Errorf("look at node %s: %w", node, err)
 	}
 	return nil
 }

@@ -75,14 +75,20 @@ func gather(x *trial) error {
 
 // elsewhere counts the targets that stand on another node and stay.
 func (x *trial) elsewhere(node string) (n int, err error) {
-	var pods corev1.PodList
-	err = x.env.Client().List(x.ctx, &pods, client.InNamespace(x.stage.ns), targets)
-	for _, p := range pods.Items {
+	pods, err := x.backends()
+	for _, p := range pods {
 		if p.DeletionTimestamp == nil && p.Spec.NodeName != node {
 			n++
 		}
 	}
 	return n, err
+}
+
+// backends are the pods that may be hit.
+func (x *trial) backends() ([]corev1.Pod, error) {
+	var pods corev1.PodList
+	err := x.env.Client().List(x.ctx, &pods, client.InNamespace(x.stage.ns), targets)
+	return pods.Items, err
 }
 
 // edit changes the backend's Deployment for as long as the stage stands, and waits for

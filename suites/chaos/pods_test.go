@@ -116,9 +116,18 @@ func (l *podLog) take(kind apiwatch.EventType, p *corev1.Pod) {
 	}
 }
 
-func (l *podLog) ready() int { return count(l.all(), (*life).ready) }
+func (l *podLog) ready() int { return l.count((*life).ready) }
 
-func (l *podLog) first() int { return count(l.all(), func(of *life) bool { return of.first }) }
+func (l *podLog) first() int { return l.count(func(of *life) bool { return of.first }) }
+
+func (l *podLog) count(is func(*life) bool) (n int) {
+	for _, of := range l.lives {
+		if is(of) {
+			n++
+		}
+	}
+	return n
+}
 
 func restartsOf(p *corev1.Pod) (n int32) {
 	for _, s := range p.Status.ContainerStatuses {
@@ -127,39 +136,18 @@ func restartsOf(p *corev1.Pod) (n int32) {
 	return n
 }
 
-// broken is why it lacks something.
-func (l *podLog) broken() error {
+// soFar are the lives as they are now, or why some of them are not known.
+func (l *podLog) soFar() (lives []life, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.err
+	for _, of := range l.lives {
+		lives = append(lives, *of)
+	}
+	return lives, l.err
 }
 
 func (l *podLog) wholeSince() time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.whole
-}
-
-// read gives something of the log.
-func read[V any](l *podLog, of func([]*life) V) V {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return of(l.all())
-}
-
-func (l *podLog) all() []*life {
-	var all []*life
-	for _, of := range l.lives {
-		all = append(all, of)
-	}
-	return all
-}
-
-func count(all []*life, is func(*life) bool) (n int) {
-	for _, l := range all {
-		if is(l) {
-			n++
-		}
-	}
-	return n
 }

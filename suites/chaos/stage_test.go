@@ -9,12 +9,12 @@ import (
 	"testing"
 	"time"
 
+	utilrand "k8s.io/apimachinery/pkg/util/rand"
+
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/probe"
 	"github.com/proving-ground/proving-ground/helpers/spec"
-
-	utilrand "k8s.io/apimachinery/pkg/util/rand"
 )
 
 // stage is one specification's own instance of the application behind the ingress

@@ -12,7 +12,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/spec"
 )
@@ -113,11 +112,11 @@ const (
 // gauge begins to meter every pod that may be hit.
 func gauge(x *trial) error {
 	x.gauges = &gauges{pods: map[string][]reading{}}
-	var pods corev1.PodList
-	if err := x.env.Client().List(x.ctx, &pods, client.InNamespace(x.stage.ns), targets); err != nil {
+	pods, err := x.backends()
+	if err != nil {
 		return err
 	}
-	for _, p := range pods.Items {
+	for _, p := range pods {
 		reader, writer := io.Pipe()
 		go func() {
 			writer.CloseWithError(x.stage.watchOn(x.ctx, x.env, p.Spec.NodeName, writer, meter, string(p.UID)))

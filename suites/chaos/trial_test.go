@@ -137,7 +137,9 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 	var err error
 	x.pods, err = followPods(ctx, env, s.ns, targets)
 	spec.Check(t, err)
-	x.n = read(x.pods, func(all []*life) int { return len(all) })
+	there, err := x.pods.soFar()
+	spec.Check(t, err)
+	x.n = len(there)
 	found, err := fingerprint(ctx, env, s)
 	spec.Check(t, err)
 	accounts.found(found)
@@ -290,8 +292,7 @@ func (x *trial) recovered(ended time.Time) time.Time {
 			return at
 		}
 		for _, sent := range after.Sent {
-			took := time.Duration(sent.Millis * float64(time.Millisecond))
-			if end := sent.At.Add(took); (!sent.OK() || end.Sub(sent.Due) > want.P95.Duration) && end.After(at) {
+			if end := sent.Ended(); (!sent.OK() || end.Sub(sent.Due) > want.P95.Duration) && end.After(at) {
 				at = end
 			}
 		}

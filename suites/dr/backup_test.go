@@ -60,7 +60,7 @@ func proveBackup(ctx context.Context, t spec.T, env *environment.Environment, s 
 		}
 	}
 	assert.Empty(t, missing, "not in the backup: %s", strings.Join(missing, ", "))
-	parts, err := volumes(ctx, env, "PodVolumeBackup", "velero.io/backup-name", b.GetName())
+	parts, err := volumes(ctx, env, b.GetName())
 	spec.Check(t, err)
 	i := slices.IndexFunc(parts, func(v volume) bool { return v.Pod == "postgresql-0" && v.Name == copied })
 	require.GreaterOrEqual(t, i, 0, "volume %s of pod postgresql-0 is not in the backup, which has %v", copied, parts)

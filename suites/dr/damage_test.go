@@ -13,7 +13,6 @@ import (
 	"github.com/minio/minio-go/v7"
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/spec"
@@ -56,52 +55,33 @@ var damages = []damage{
 // passOff has a backup go by the data of an older one: Velero restores a volume from
 // the snapshot that its PodVolumeBackup names.
 func passOff(ctx context.Context, env *environment.Environment, scope *environment.Scope, backup, older string) error {
-	snapshots := map[string]string{}
-	then, err := volumesOf(ctx, env, older)
+	then, err := listOf(ctx, env, "PodVolumeBackup", ofBackup, older)
 	if err != nil {
 		return err
 	}
+	snapshots := map[volumeName]string{}
 	for _, o := range then {
-		snapshots[volumeOf(o)], _, _ = unstructured.NestedString(o.Object, "status", "snapshotID")
+		snapshots[nameOf(o)], _, _ = unstructured.NestedString(o.Object, "status", "snapshotID")
 	}
-	now, err := volumesOf(ctx, env, backup)
+	now, err := listOf(ctx, env, "PodVolumeBackup", ofBackup, backup)
+	if err == nil && len(now) == 0 {
+		err = fmt.Errorf("backup %s has no volume", backup)
+	}
 	if err != nil {
 		return err
 	}
 	for _, o := range now {
-		id := snapshots[volumeOf(o)]
+		id := snapshots[nameOf(o)]
 		if id == "" {
-			return fmt.Errorf("backup %s has no volume %s", older, volumeOf(o))
+			return fmt.Errorf("backup %s has no volume %v", older, nameOf(o))
 		}
-		if err := scope.Update(ctx, o, func() error {
+		if err := scope.Update(ctx, &o, func() error {
 			return unstructured.SetNestedField(o.Object, id, "status", "snapshotID")
 		}); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func volumesOf(ctx context.Context, env *environment.Environment, backup string) ([]*unstructured.Unstructured, error) {
-	list := &unstructured.UnstructuredList{}
-	list.SetGroupVersionKind(targetOf("PodVolumeBackupList", "").Kind)
-	if err := env.Client().List(ctx, list, client.InNamespace(veleroNamespace), client.MatchingLabels{"velero.io/backup-name": backup}); err != nil {
-		return nil, err
-	}
-	if len(list.Items) == 0 {
-		return nil, fmt.Errorf("backup %s has no volume", backup)
-	}
-	var all []*unstructured.Unstructured
-	for i := range list.Items {
-		all = append(all, &list.Items[i])
-	}
-	return all, nil
-}
-
-func volumeOf(o *unstructured.Unstructured) string {
-	pod, _, _ := unstructured.NestedString(o.Object, "spec", "pod", "name")
-	volume, _, _ := unstructured.NestedString(o.Object, "spec", "volume")
-	return pod + "/" + volume
 }
 
 // TestDamagedBackups proves that a backup which is not whole is never taken for one

@@ -148,7 +148,7 @@ func ledgerOf(o probe.Outcomes, round int) ledger {
 	for _, s := range o.Sent {
 		w := written{Number: numberOf(round, s.N)}
 		if s.OK() {
-			w.Acknowledged = s.At.Add(time.Duration(s.Millis * float64(time.Millisecond)))
+			w.Acknowledged = s.Ended()
 		}
 		l = append(l, w)
 	}

@@ -162,23 +162,23 @@ func hooksOf(b *unstructured.Unstructured) map[string]int64 {
 	return out
 }
 
-// volumes are the parts of a backup or a restore that hold data: one for each
-// volume of each pod. kind is PodVolumeBackup or PodVolumeRestore.
-func volumes(ctx context.Context, env *environment.Environment, kind, label, of string) ([]volume, error) {
-	parts, err := listOf(ctx, env, kind, label, of)
+// volumes are the parts of a backup that hold data: one for each volume of each pod.
+func volumes(ctx context.Context, env *environment.Environment, backup string) ([]volume, error) {
+	parts, err := listOf(ctx, env, "PodVolumeBackup", ofBackup, backup)
 	if err != nil {
 		return nil, err
 	}
 	var all []volume
 	for _, i := range parts {
-		pod, _, _ := unstructured.NestedString(i.Object, "spec", "pod", "name")
-		name, _, _ := unstructured.NestedString(i.Object, "spec", "volume")
 		done, _, _ := unstructured.NestedInt64(i.Object, "status", "progress", "bytesDone")
 		total, _, _ := unstructured.NestedInt64(i.Object, "status", "progress", "totalBytes")
-		all = append(all, volume{pod, name, phaseOf(&i), done, total})
+		all = append(all, volume{nameOf(i), phaseOf(&i), done, total})
 	}
 	return all, nil
 }
+
+// ofBackup is the label by which objects belong to a backup.
+const ofBackup = "velero.io/backup-name"
 
 // listOf are Velero's objects of a kind with a label.
 func listOf(ctx context.Context, env *environment.Environment, kind, label, value string) ([]unstructured.Unstructured, error) {
@@ -189,8 +189,19 @@ func listOf(ctx context.Context, env *environment.Environment, kind, label, valu
 }
 
 type volume struct {
-	Pod, Name, Phase string
-	Done, Total      int64 // bytes
+	volumeName
+	Phase       string
+	Done, Total int64 // bytes
+}
+
+// volumeName is a volume of a pod.
+type volumeName struct{ Pod, Name string }
+
+// nameOf is the volume that a PodVolumeBackup is about.
+func nameOf(o unstructured.Unstructured) (v volumeName) {
+	v.Pod, _, _ = unstructured.NestedString(o.Object, "spec", "pod", "name")
+	v.Name, _, _ = unstructured.NestedString(o.Object, "spec", "volume")
+	return v
 }
 
 func (v volume) String() string {
