@@ -48,7 +48,8 @@ func (x *trial) guard(ctx context.Context, e *unstructured.Unstructured) <-chan 
 }
 
 // TestErrorBudget proves that an experiment which costs users more than their budget
-// is stopped, its fault reverted, and the platform back.
+// is stopped, its fault reverted, and the platform back; and that a fault whose run is
+// killed does not outlast it.
 func TestErrorBudget(t *testing.T) {
 	s := newStage(t, "budget", map[string]any{"backend": map[string]any{"replicas": 1}})
 	p := plan{hypothesis: hypothesis{
@@ -56,10 +57,11 @@ func TestErrorBudget(t *testing.T) {
 	}}
 	more := p
 	more.hypothesis.Budget = 1_000_000
+	var after aftermath
 	const planned = 60 * time.Second
 	e := experiment{name: "pod-delete", happened: podsDeleted, env: map[string]string{"TOTAL_CHAOS_DURATION": "60", "CHAOS_INTERVAL": "5"}}
 	spec.Run(t, spec.Specification{
-		ID: "CHS-009", Risk: spec.Namespaced, Needs: []spec.Need{istio, gateway, litmus, s}, Timeout: 5 * time.Minute,
+		ID: "CHS-009", Risk: spec.Namespaced, Needs: []spec.Need{istio, gateway, litmus, s}, Timeout: 8 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 			o, err := engine(env.Root, e.name)
 			spec.Check(t, err)
@@ -70,9 +72,12 @@ func TestErrorBudget(t *testing.T) {
 			require.Less(t, over, abortLimit, "from the last failure that the budget allows to the end of the experiment")
 			t.Observe(fmt.Sprintf("%s, planned for %s, was stopped %.1f s after its begin: %s; %.1f s later it was over, and %.1f s after that users found all as before",
 				e.name, planned, a.Aborted.At.Sub(a.From).Seconds(), a.Aborted.Cause, over.Seconds(), a.Recovery), a)
+			s.proveKilled(ctx, t, env, after)
 		},
 		CounterProofs: []spec.Sabotage{
 			spec.Swapped("a budget that is never spent", `went on to its end`, &p, more),
+			spec.Swapped("a rule of a killed run's fault is left behind", `what is left of the killed run's fault`, &after, aftermath{leaves: true}),
+			spec.Swapped("what a killed run made is not noted", `that the next start gave back`, &after, aftermath{forgotten: true}),
 			unsettled("no users", `no samples`, &p, plan{hypothesis: p.hypothesis, silent: true}),
 			s.note(),
 		},

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -35,6 +36,11 @@ func TestNodeDrain(t *testing.T) {
 		},
 		CounterProofs: append(s.usual(&p),
 			s.onePod(),
+			s.backend("readiness probe removed, and a start that takes its time", `users during the fault`, func(d *appsv1.Deployment) {
+				c := &d.Spec.Template.Spec.Containers[0]
+				c.ReadinessProbe = nil // so a pod that takes nobody's requests yet lets the next one be evicted
+				c.Env = append(c.Env, corev1.EnvVar{Name: "START_DELAY", Value: "20s"})
+			}),
 			spec.Sabotage{
 				Name: "a PodDisruptionBudget that lets all go at once", Kills: `users during the fault`, Applied: spec.AtOnce, Restored: spec.AtOnce,
 				Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {

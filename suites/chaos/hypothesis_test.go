@@ -44,9 +44,14 @@ func hypotheses(root string) (map[string]hypothesis, error) {
 	return all, nil
 }
 
-// judge holds a part of the traffic against it.
+// judge holds a part of the traffic against it. Too few samples settle nothing, but
+// where so many of them failed that no more could mend it.
 func (s steady) judge(o probe.Outcomes) error {
-	return o.Check(s.Samples, probe.ErrorsAtMost(s.Errors), probe.Check{
+	samples := s.Samples
+	if float64(len(o.Failed())) > s.Errors*float64(samples) {
+		samples = min(samples, len(o.Sent))
+	}
+	return o.Check(samples, probe.ErrorsAtMost(s.Errors), probe.Check{
 		What: fmt.Sprintf("95 %% of requests to take at most %s", s.P95.Duration),
 		Unmet: func(o probe.Outcomes) string {
 			if p := o.Percentile(95); p > s.P95.Duration {

@@ -95,11 +95,17 @@ func (a *account) judge(t spec.T, want steady, of probe.Outcomes, when string) b
 		return true
 	}
 	var unmet *probe.Unmet
-	if !errors.As(err, &unmet) {
+	if !errors.As(err, &unmet) && a.Aborted == nil { // who stops it early has fewer of them
 		t.Inconclusive("no samples", "users %s: %v", when, err)
 	}
 	a.unmet("users %s: %v", when, err)
 	return false
+}
+
+// overBudget notes that users bore more than they are to, which refutes what is
+// promised also where the fault was not seen: it was stopped before.
+func (a *account) overBudget() {
+	a.unmet("users during the fault bore more than their budget, and %s was stopped at %s: %s", a.Experiment, a.Aborted.At.Format("15:04:05.000"), a.Aborted.Cause)
 }
 
 // hold asserts that the trial showed what is promised.
@@ -158,13 +164,14 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 		spec.Check(t, e.begin(x))
 	}
 	x.run(o, a)
+	promised := p.hypothesis.During.Samples > 0 // else the budget alone says what users are to bear
 	a.Seen, a.From, a.To, err = e.happened(x)
-	if errors.Is(err, errNotHappened) {
-		cause := "Litmus says " + a.Litmus.Verdict
-		if a.Aborted != nil {
-			cause = "it was stopped before, for users bore too much: " + a.Aborted.Cause
-		}
-		t.Inconclusive("the fault did not happen", "%s of %s: %v; %s", e.name, s.ns, err, cause)
+	switch {
+	case errors.Is(err, errNotHappened) && a.Aborted != nil && promised:
+		a.unmet("the fault was not seen: %v", err)
+		a.From, a.To, err = a.Aborted.At, a.Ended, nil
+	case errors.Is(err, errNotHappened):
+		t.Inconclusive("the fault did not happen", "%s of %s: %v; Litmus says %s", e.name, s.ns, err, a.Litmus.Verdict)
 	}
 	spec.Check(t, err)
 	if p.leaves {
@@ -179,9 +186,9 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 	for name, part := range parts {
 		a.Users[name] = windowOf(part)
 	}
-	if p.hypothesis.During.Samples > 0 { // else the budget alone says what they are to bear
+	if promised {
 		if a.Aborted != nil {
-			a.unmet("the experiment was stopped, for users bore too much: %s", a.Aborted.Cause)
+			a.overBudget()
 		}
 		a.judge(t, p.hypothesis.During, parts["during"], "during the fault")
 	}
