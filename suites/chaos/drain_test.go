@@ -18,13 +18,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 )
 
 // TestNodeDrain proves that users do not notice when the node is drained that all of
 // the backend's pods stand on.
 func TestNodeDrain(t *testing.T) {
-	s := newStage(t, "drain", map[string]any{"backend": map[string]any{"replicas": 3}})
+	s := newStage(t, "drain", platform.Merged(patient, map[string]any{"backend": map[string]any{"replicas": 3}}))
 	s.adjust = together
 	var p plan
 	spec.Run(t, spec.Specification{
@@ -54,6 +55,11 @@ func TestNodeDrain(t *testing.T) {
 		),
 	})
 }
+
+// patient pods take requests for longer before they end: when a whole node is drained,
+// endpoints change all the time, and istiod gathers changes for up to ten seconds
+// (PILOT_DEBOUNCE_MAX) before it tells the proxies.
+var patient = map[string]any{"drainDelay": "9s"}
 
 // nodeDrain drains a node for as long as its pods need to leave it one by one, and
 // that time once more.

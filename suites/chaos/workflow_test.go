@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 )
 
@@ -27,7 +28,7 @@ type sequence struct {
 // TestWorkflow proves that users bear the six faults of the comprehensive workflow,
 // one after the other.
 func TestWorkflow(t *testing.T) {
-	s := newStage(t, "workflow", roomy)
+	s := newStage(t, "workflow", platform.Merged(roomy, patient))
 	s.adjust = outOfMesh
 	var p sequence
 	spec.Run(t, spec.Specification{
