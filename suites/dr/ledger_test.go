@@ -119,11 +119,11 @@ func difference(want, got map[int64]string) string {
 	return strings.Join(parts, "; ")
 }
 
-// written is a document that a writer sent, and when it was acknowledged; never,
-// when the time is zero. Times are by the writer's clock.
+// written is a document that a writer sent, when, and when it was acknowledged; never,
+// when that time is zero. Times are by the writer's clock.
 type written struct {
-	Number       int64
-	Acknowledged time.Time
+	Number             int64
+	Sent, Acknowledged time.Time
 }
 
 // ledger is kept by this process, outside of the cluster: what was acknowledged
@@ -146,7 +146,7 @@ func numberOf(round, n int) int64 {
 func ledgerOf(o probe.Outcomes, round int) ledger {
 	var l ledger
 	for _, s := range o.Sent {
-		w := written{Number: numberOf(round, s.N)}
+		w := written{Number: numberOf(round, s.N), Sent: s.At}
 		if s.OK() {
 			w.Acknowledged = s.Ended()
 		}
@@ -168,24 +168,28 @@ type recovery struct {
 	Acknowledged int           // writes, until the loss
 	Recovered    int           // of them
 	RPO          time.Duration // from the last write of which, and of all before it, nothing is lost, to the last acknowledged one
-	Holes        []int64       // lost, though a later one was recovered: the backup was of no one moment
+	Holes        []int64       // lost, though one was recovered that was sent after their acknowledgement: the backup was of no one moment
 	Unknown      []int64       // recovered, and nobody sent them
 }
 
-// judge compares a ledger with the rows that were read back.
+// judge compares a ledger with the rows that were read back. Of two writes that were
+// under way at once either may be the first: the order of their acknowledgements says
+// nothing, for one of them may have waited on its way back.
 func (l ledger) judge(got map[int64]string) recovery {
 	var r recovery
 	acked := l.acknowledged()
 	r.Acknowledged = len(acked)
-	last := -1 // of those that were recovered
-	for i, w := range acked {
-		if _, is := got[w.Number]; is {
-			r.Recovered++
-			last = i
+	var last time.Time // that one was sent which was recovered
+	for _, w := range l {
+		if _, is := got[w.Number]; is && w.Sent.After(last) {
+			last = w.Sent
 		}
 	}
-	for i, w := range acked {
-		if _, is := got[w.Number]; !is && i < last {
+	for _, w := range acked {
+		switch _, is := got[w.Number]; {
+		case is:
+			r.Recovered++
+		case w.Acknowledged.Before(last):
 			r.Holes = append(r.Holes, w.Number)
 		}
 	}
