@@ -5,15 +5,13 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"time"
 )
 
 // progress is how far a specification has come, for those that go by its evidence.
 type progress struct {
 	begun bool // has one of the -parallel places, or had one
 	ended chan struct{}
-	lasts time.Duration // its Timeout; zero when it goes by others' evidence
-	once  sync.Once     // with -count it ends again
+	once  sync.Once // with -count it ends again
 }
 
 func (s *progress) end() {
@@ -25,29 +23,6 @@ func (h *harness) begin(id string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.stages[id].begun = true
-}
-
-// lasts notes how long a specification may take, for longer.
-func (h *harness) lasts(s *Specification) {
-	if len(s.After) > 0 {
-		return // nobody waits for who waits for others
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.stages[s.ID].lasts = s.Timeout
-}
-
-// longer are the specifications that may take longer than one. They get a place
-// first: a run whose longest one begins last takes that much longer.
-func (h *harness) longer(s *Specification) (ids []string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for id, other := range h.stages {
-		if other.lasts > s.Timeout {
-			ids = append(ids, id)
-		}
-	}
-	return ids
 }
 
 // begun says whether all of ids that were selected have begun.

@@ -26,20 +26,6 @@ func TestAfterOthers(t *testing.T) {
 	}
 }
 
-func TestLongestFirst(t *testing.T) {
-	t.Parallel()
-	s := newSuite(t)
-	require.Equal(t, 0, s.start(t, "the longest first", "r1", "-test.parallel=1").wait())
-	_, entries := s.read(t, "r1")
-	var begun []string
-	for _, e := range entries {
-		if e.Kind == journal.PhaseStart && e.ID != "" && !slices.Contains(begun, e.ID) {
-			begun = append(begun, e.ID)
-		}
-	}
-	require.Equal(t, []string{"POL-002", "POL-003", "POL-001"}, begun)
-}
-
 func TestAfterOthersWantsTheirCounterProofs(t *testing.T) {
 	t.Parallel()
 	s := newSuite(t)

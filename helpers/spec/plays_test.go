@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -71,15 +70,6 @@ var plays = map[string]func(*testing.T){
 		}))
 	},
 	"every verdict": everyVerdict,
-	"the longest first": func(t *testing.T) {
-		for id, minutes := range map[string]time.Duration{"POL-001": 1, "POL-002": 3, "POL-003": 2} {
-			t.Run(id, func(t *testing.T) {
-				s := played(id, func(context.Context, T, int) {})
-				s.Timeout = minutes * time.Minute
-				Run(t, s)
-			})
-		}
-	},
 	"one after others": func(t *testing.T) {
 		for _, id := range []string{"POL-003", "POL-001", "POL-002"} {
 			t.Run(id, func(t *testing.T) {

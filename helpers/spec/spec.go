@@ -75,8 +75,7 @@ type Specification struct {
 	// faults are at least Disruptive and keep every other process out.
 	Keys []string
 
-	// Timeout bounds one execution of the proof; 0 means DefaultTimeout. Where places
-	// are fewer than specifications, those with the longest begin first.
+	// Timeout bounds one execution of the proof; 0 means DefaultTimeout.
 	Timeout time.Duration
 
 	// Prove asserts the clause on the platform as it is. ctx ends when Timeout is
@@ -153,10 +152,9 @@ func Run(t *testing.T, s Specification) {
 	if err := h.plan(&s, t.Name()); err != nil {
 		t.Fatal(err)
 	}
-	h.lasts(&s)
 	t.Parallel()
 	name := t.Name()
-	h.lineUp(t, append(h.longer(&s), s.After...), func(t *testing.T) {
+	h.lineUp(t, s.After, func(t *testing.T) {
 		h.begin(s.ID)
 		conclude(t, s.ID, h.carryOut(&s, name, t.Logf))
 	})
