@@ -2,6 +2,7 @@ package dr
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -26,7 +27,7 @@ const (
 var (
 	backupTimeout   = wait.Timeout{Name: "backupEnds", D: 3 * time.Minute}
 	restoreTimeout  = wait.Timeout{Name: "restoreEnds", D: 3 * time.Minute}
-	deletedTimeout  = wait.Timeout{Name: "backupDeleted", D: time.Minute}
+	deletedTimeout  = wait.Timeout{Name: "backupDeleted", D: 2 * time.Minute}
 	locationTimeout = wait.Timeout{Name: "backupLocationAvailable", D: time.Minute}
 )
 
@@ -111,10 +112,7 @@ func deleteBackup(ctx context.Context, env *environment.Environment, name string
 	if err == nil {
 		err = w.Gone(ctx, deletedTimeout, targetOf("Backup", name))
 	}
-	if err != nil {
-		return err
-	}
-	return s.Close(ctx)
+	return errors.Join(err, s.Close(ctx)) // or the next try finds a request of its name
 }
 
 // pointers are kinds that tell where pods are. Velero restores them as they were:
