@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -100,19 +101,72 @@ func backUp(ctx context.Context, env *environment.Environment, s *environment.Sc
 	return awaitEnd(ctx, env, backupTimeout, "Backup", name)
 }
 
+// deletionTries is how often Velero is asked for one deletion. It gives up one for
+// good when a restore that it is about to delete is gone meanwhile, as those of a
+// scope are that ends.
+const deletionTries = 3
+
 // deleteBackup has Velero delete a backup with its data; to delete the object
 // alone would bring it back from the store.
 func deleteBackup(ctx context.Context, env *environment.Environment, name string) error {
+	var refused error
+	for range deletionTries {
+		why, err := tryDeletion(ctx, env, name)
+		switch {
+		case err != nil:
+			return errors.Join(refused, err)
+		case why == "":
+			return nil
+		}
+		refused = errors.Join(refused, fmt.Errorf("Velero did not delete backup %s: %s", name, why))
+	}
+	return refused
+}
+
+// tryDeletion asks once, and says why Velero gave it up, if it did.
+func tryDeletion(ctx context.Context, env *environment.Environment, name string) (why string, err error) {
 	request := ofVelero("DeleteBackupRequest", name, map[string]any{"backupName": name})
 	s := env.Scope("deletion of " + name)
+	defer func() { err = errors.Join(err, s.Close(ctx)) }() // or the next try finds a request of its name
 	if err := s.Create(ctx, request); err != nil {
-		return err
+		return "", err
 	}
 	w, err := wait.On(env.Config)
-	if err == nil {
-		err = w.Gone(ctx, deletedTimeout, targetOf("Backup", name))
+	if err != nil {
+		return "", err
 	}
-	return errors.Join(err, s.Close(ctx)) // or the next try finds a request of its name
+	until, cancel := context.WithCancel(ctx)
+	refusal := make(chan string, 1)
+	go func() {
+		defer close(refusal)
+		found, err := w.Until(until, deletedTimeout, targetOf("DeleteBackupRequest", name), isRefused)
+		if err == nil {
+			refusal <- refusalOf(found[0])
+			cancel()
+		}
+	}()
+	err = w.Gone(until, deletedTimeout, targetOf("Backup", name))
+	cancel()
+	if why := <-refusal; why != "" && err != nil {
+		return why, nil
+	}
+	return "", err
+}
+
+var isRefused = wait.Condition{What: "be given up", Missing: func(o *unstructured.Unstructured) string {
+	if refusalOf(o) == "" {
+		return phaseOf(o)
+	}
+	return ""
+}}
+
+// refusalOf is what a DeleteBackupRequest has ended with, if not well.
+func refusalOf(o *unstructured.Unstructured) string {
+	found, _, _ := unstructured.NestedStringSlice(o.Object, "status", "errors")
+	if phaseOf(o) != "Processed" {
+		return ""
+	}
+	return strings.Join(found, "; ")
 }
 
 // pointers are kinds that tell where pods are. Velero restores them as they were:
