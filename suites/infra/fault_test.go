@@ -11,18 +11,19 @@ import (
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/suites/infra/migration"
 )
 
 // fault changes what the platform migrates by. Without kills it is harmless.
-func (s *server) fault(name, kills string, change func(set)) spec.Sabotage {
-	changed := func(m set) set {
+func (s *server) fault(name, kills string, change func(migration.Set)) spec.Sabotage {
+	changed := func(m migration.Set) migration.Set {
 		out := maps.Clone(m)
 		change(out)
 		return out
 	}
-	is := func(want func(set) set) func(context.Context, *environment.Environment) error {
+	is := func(want func(migration.Set) migration.Set) func(context.Context, *environment.Environment) error {
 		return func(ctx context.Context, env *environment.Environment) error {
-			own, err := platformMigrations(env.Root)
+			own, err := migration.Platform(env.Root)
 			if err != nil {
 				return err
 			}
@@ -36,7 +37,7 @@ func (s *server) fault(name, kills string, change func(set)) spec.Sabotage {
 	return spec.Sabotage{
 		Name: name, Kills: kills, Harmless: kills == "",
 		Apply: func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
-			own, err := platformMigrations(env.Root)
+			own, err := migration.Platform(env.Root)
 			if err != nil {
 				return err
 			}
@@ -47,16 +48,16 @@ func (s *server) fault(name, kills string, change func(set)) spec.Sabotage {
 			return scope.Update(ctx, m, func() error { m.Data = changed(own); return nil })
 		},
 		Applied:  is(changed),
-		Restored: is(func(m set) set { return m }),
+		Restored: is(func(m migration.Set) migration.Set { return m }),
 	}
 }
 
 // replace has a text of a file replaced.
-func replace(file, old, text string) func(set) {
-	return func(m set) { m[file] = strings.ReplaceAll(m[file], old, text) }
+func replace(file, old, text string) func(migration.Set) {
+	return func(m migration.Set) { m[file] = strings.ReplaceAll(m[file], old, text) }
 }
 
 // add puts a text at the end of a file, or makes it.
-func add(file, text string) func(set) {
-	return func(m set) { m[file] += text }
+func add(file, text string) func(migration.Set) {
+	return func(m migration.Set) { m[file] += text }
 }

@@ -24,48 +24,20 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/wait"
+	"github.com/proving-ground/proving-ground/suites/infra/migration"
 )
 
-// settings is the file of a set that Flyway is configured by; argumentsKey, when
-// a fault has put it there, are more arguments, one a line.
-const (
-	settings     = "flyway.conf"
-	argumentsKey = "arguments"
-)
+// argumentsKey is the file of a set that holds, when a fault has put it there,
+// more arguments, one a line.
+const argumentsKey = "arguments"
 
 var flywayEnds = wait.Timeout{Name: "flywayEnds", D: 90 * time.Second}
 
-// set is what one call of Flyway has in /flyway/sql, by file name.
-type set map[string]string
-
 // base reads what the platform migrates by, as it is in the cluster now.
-func (s *server) base(ctx context.Context, env *environment.Environment) (set, error) {
+func (s *server) base(ctx context.Context, env *environment.Environment) (migration.Set, error) {
 	var m corev1.ConfigMap
 	err := env.Client().Get(ctx, client.ObjectKey{Namespace: s.ns, Name: baseSet}, &m)
 	return m.Data, err
-}
-
-// with is the set with one more file, or another text of it.
-func (m set) with(file, text string) set {
-	out := maps.Clone(m)
-	out[file] = text
-	return out
-}
-
-var versionForm = regexp.MustCompile(`^V(\d+)__`)
-
-// upTo is the set without migrations of later versions.
-func (m set) upTo(version int) set {
-	out := maps.Clone(m)
-	maps.DeleteFunc(out, func(file, _ string) bool {
-		found := versionForm.FindStringSubmatch(file)
-		if found == nil {
-			return false
-		}
-		n, err := strconv.Atoi(found[1])
-		return err == nil && n > version
-	})
-	return out
 }
 
 // call is one call of Flyway that goes on, or has ended.
@@ -77,7 +49,7 @@ type call struct {
 
 // flyway calls Flyway's command on a database with a set, in a Job, and says how
 // it ended. Only an end that was not Flyway's own is an error.
-func (s *server) flyway(ctx context.Context, env *environment.Environment, scope *environment.Scope, database string, m set, command string) (*call, error) {
+func (s *server) flyway(ctx context.Context, env *environment.Environment, scope *environment.Scope, database string, m migration.Set, command string) (*call, error) {
 	job, err := s.start(ctx, env, scope, database, m, command)
 	if err != nil {
 		return nil, err
@@ -87,7 +59,7 @@ func (s *server) flyway(ctx context.Context, env *environment.Environment, scope
 
 // start begins a call and returns the Job's name, by which the server knows its
 // sessions.
-func (s *server) start(ctx context.Context, env *environment.Environment, scope *environment.Scope, database string, m set, command string) (string, error) {
+func (s *server) start(ctx context.Context, env *environment.Environment, scope *environment.Scope, database string, m migration.Set, command string) (string, error) {
 	name := "flyway-" + command + "-" + utilrand.String(5)
 	files := maps.Clone(m)
 	delete(files, argumentsKey)
@@ -105,7 +77,7 @@ func (s *server) start(ctx context.Context, env *environment.Environment, scope 
 	job.Namespace, job.Name = s.ns, name
 	pod := &job.Spec.Template.Spec
 	pod.Volumes[0].ConfigMap.Name = name
-	pod.Containers[0].Args = append([]string{"-configFiles=/flyway/sql/" + settings}, append(strings.Fields(m[argumentsKey]), command)...)
+	pod.Containers[0].Args = append([]string{"-configFiles=/flyway/sql/" + migration.Settings}, append(strings.Fields(m[argumentsKey]), command)...)
 	pod.Containers[0].Env = append(pod.Containers[0].Env, corev1.EnvVar{
 		Name:  "FLYWAY_URL",
 		Value: fmt.Sprintf("jdbc:postgresql://%s:%s/%s?sslmode=disable&ApplicationName=%s", postgresql, postgresPort, database, name),

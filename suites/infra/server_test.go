@@ -3,7 +3,6 @@ package infra
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/wait"
+	"github.com/proving-ground/proving-ground/suites/infra/migration"
 )
 
 const (
@@ -57,7 +57,7 @@ func (s *server) build(ctx context.Context, env *environment.Environment, scope 
 		return err
 	}
 	s.password = utilrand.String(24)
-	base, err := platformMigrations(env.Root)
+	base, err := migration.Platform(env.Root)
 	if err != nil {
 		return err
 	}
@@ -98,44 +98,32 @@ func (s *server) build(ctx context.Context, env *environment.Environment, scope 
 	return nil
 }
 
-// platformMigrations are the files of fixtures/docuthinker/migrations, by name:
-// the SQL, and Flyway's settings.
-func platformMigrations(root string) (map[string]string, error) {
-	dir := filepath.Join(root, "fixtures", "docuthinker", "migrations")
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	files := map[string]string{}
-	for _, e := range entries {
-		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
-		if err != nil {
-			return nil, err
-		}
-		files[e.Name()] = string(text)
-	}
-	return files, nil
+// sql asks a database of the server. An answer is rows of one text each.
+func (s *server) sql(ctx context.Context, database, query string, args ...any) ([]string, error) {
+	return read(ctx, s, database, func(ctx context.Context, conn *pgx.Conn) ([]string, error) {
+		return migration.Ask(ctx, conn, query, args...)
+	})
 }
 
-// sql asks a database of the server over a connection of its own. An answer is
-// rows of one text each.
-func (s *server) sql(ctx context.Context, database, query string, args ...any) ([]string, error) {
+// populate fills the tables of V1.
+func (s *server) populate(ctx context.Context, database string) error {
+	_, err := read(ctx, s, database, func(ctx context.Context, conn *pgx.Conn) (any, error) { return nil, migration.Populate(ctx, conn) })
+	return err
+}
+
+// read asks a database of the server over a connection of its own.
+func read[A any](ctx context.Context, s *server, database string, ask func(context.Context, *pgx.Conn) (A, error)) (answer A, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	conn, err := s.connect(ctx, database)
 	if err != nil {
-		return nil, err
+		return answer, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	rows, err := conn.Query(ctx, query, args...)
-	if err != nil {
-		return nil, fmt.Errorf("database %s: %w", database, err)
+	if answer, err = ask(ctx, conn); err != nil {
+		return answer, fmt.Errorf("database %s: %w", database, err)
 	}
-	texts, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, fmt.Errorf("database %s: %w", database, err)
-	}
-	return texts, nil
+	return answer, nil
 }
 
 func (s *server) connect(ctx context.Context, database string) (*pgx.Conn, error) {
