@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/minio/minio-go/v7"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
@@ -159,11 +158,7 @@ func forget(ctx context.Context, env *environment.Environment, location string, 
 	if err != nil {
 		return err
 	}
-	keys, err := store.keys(ctx, location+"/")
-	for _, k := range keys {
-		err = errors.Join(err, store.RemoveObject(ctx, bucket, k, minio.RemoveObjectOptions{}))
-	}
-	return err
+	return store.removeAll(ctx, location+"/")
 }
 
 // renew gives the stage another application, for what a trial has done to this one.

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -70,6 +71,15 @@ func (s *store) keys(ctx context.Context, prefix string) (keys []string, err err
 	return keys, nil
 }
 
+// removeAll deletes all objects below a prefix, for good.
+func (s *store) removeAll(ctx context.Context, prefix string) error {
+	keys, err := s.keys(ctx, prefix)
+	for _, k := range keys {
+		err = errors.Join(err, s.RemoveObject(ctx, bucket, k, minio.RemoveObjectOptions{}))
+	}
+	return err
+}
+
 func (s *store) read(ctx context.Context, key string) ([]byte, error) {
 	o, err := s.GetObject(ctx, bucket, key, minio.GetObjectOptions{})
 	if err != nil {
@@ -85,7 +95,8 @@ func (s *store) read(ctx context.Context, key string) ([]byte, error) {
 
 // of a backup, below its location's prefix: what Velero wrote of it, and the
 // repository of its volumes' data, which the backups of a namespace share.
-func (s *stage) backupPrefix(name string) string { return s.location + "/backups/" + name + "/" }
+func backupPrefix(location, name string) string  { return location + "/backups/" + name + "/" }
+func (s *stage) backupPrefix(name string) string { return backupPrefix(s.location, name) }
 func (s *stage) repository() string              { return s.location + "/kopia/" + s.ns + "/" }
 
 // contents are the objects that Velero wrote that it took, as apiVersion/Kind

@@ -101,10 +101,16 @@ func backUp(ctx context.Context, env *environment.Environment, s *environment.Sc
 	return awaitEnd(ctx, env, backupTimeout, "Backup", name)
 }
 
-// deletionTries is how often Velero is asked for one deletion. It gives up one for
-// good when a restore that it is about to delete is gone meanwhile, as those of a
-// scope are that ends.
-const deletionTries = 3
+const (
+	// deletionTries is how often Velero is asked for one deletion. It gives up one for
+	// good when a restore that it is about to delete is gone meanwhile, as those of a
+	// scope are that ends.
+	deletionTries = 3
+	// stillInProgress is what Velero says of some backups until it is started again,
+	// long after their end: its backup controller notes that one is being finished only
+	// after it has let the finalizer begin, which may have noted the end already.
+	stillInProgress = "backup is still in progress"
+)
 
 // deleteBackup has Velero delete a backup with its data; to delete the object
 // alone would bring it back from the store.
@@ -117,10 +123,33 @@ func deleteBackup(ctx context.Context, env *environment.Environment, name string
 			return errors.Join(refused, err)
 		case why == "":
 			return nil
+		case strings.Contains(why, stillInProgress):
+			return discard(ctx, env, name)
 		}
 		refused = errors.Join(refused, fmt.Errorf("Velero did not delete backup %s: %s", name, why))
 	}
 	return refused
+}
+
+// discard deletes a backup that Velero does not, once it has ended: from its location
+// first, or it is found there again. The volumes' data stay until the location ends.
+func discard(ctx context.Context, env *environment.Environment, name string) error {
+	o, err := awaitEnd(ctx, env, backupTimeout, "Backup", name)
+	if err != nil {
+		return err
+	}
+	location, _, err := unstructured.NestedString(o.Object, "spec", "storageLocation")
+	if err != nil {
+		return err
+	}
+	store, err := openStore(ctx, env)
+	if err != nil {
+		return err
+	}
+	if err := store.removeAll(ctx, backupPrefix(location, name)); err != nil {
+		return err
+	}
+	return client.IgnoreNotFound(env.Client().Delete(ctx, o))
 }
 
 // tryDeletion asks once, and says why Velero gave it up, if it did.
@@ -174,6 +203,11 @@ func refusalOf(o *unstructured.Unstructured) string {
 // leads to the pods of the original, and a copy without any data reads back all of it.
 var pointers = []any{"endpoints", "endpointslices.discovery.k8s.io"}
 
+// letGo is for Velero's only worker that ends restores to be done with one: it may go
+// over it once more, and if it is deleted then, tries for minutes to write to what is
+// gone, while all other restores wait.
+const letGo = 2 * time.Second
+
 // restore restores a backup and waits for its end.
 func restore(ctx context.Context, env *environment.Environment, s *environment.Scope, backup string, over map[string]any) (*unstructured.Unstructured, error) {
 	spec := map[string]any{"backupName": backup, "restorePVs": true, "excludedResources": pointers}
@@ -187,8 +221,14 @@ func restore(ctx context.Context, env *environment.Environment, s *environment.S
 	// Velero goes on with a restore whose object is gone, and makes its namespace again
 	// after the run has deleted it.
 	if err := s.Defer("end of restore "+name, func(ctx context.Context) error {
-		_, err := awaitEnd(ctx, env, restoreTimeout, "Restore", name)
-		return err
+		if _, err := awaitEnd(ctx, env, restoreTimeout, "Restore", name); err != nil {
+			return err
+		}
+		w, err := wait.On(env.Config)
+		if err != nil {
+			return err
+		}
+		return w.Holds(ctx, letGo, targetOf("Restore", name), hasEnded())
 	}); err != nil {
 		return nil, err
 	}
