@@ -149,9 +149,10 @@ func (s *stage) loseAndRecover(ctx context.Context, t spec.T, env *environment.E
 		spec.Check(t, plan.meanwhile(ctx, env))
 	}
 	begun := time.Now()
-	_, err = restore(ctx, env, t.Scope(), b.GetName(), nil)
+	restored, err := restore(ctx, env, t.Scope(), b.GetName(), nil)
 	spec.Check(t, err)
 	ofVelero := time.Since(begun)
+	require.NotContains(t, []string{"Failed", "FailedValidation"}, phaseOf(restored), "Velero restored nothing: %v", restored.Object["status"])
 	require.NoError(t, serves(ctx, s.outside, s.ns), "the application does not serve after the restore")
 	got, err := rows(ctx, s.outside, s.ns)
 	spec.Check(t, err)
@@ -164,10 +165,14 @@ func (s *stage) loseAndRecover(ctx context.Context, t spec.T, env *environment.E
 	return &recoveredOnce{rto: rto, velero: ofVelero, rows: len(got), objects: len(before.objects), backup: b.GetName(), digest: digest}
 }
 
-// lose deletes the namespace with all that is in it, and waits until it is gone.
+// lose deletes the namespace, if there is one, with all that is in it, and waits until
+// it is gone.
 func (s *stage) lose(ctx context.Context, env *environment.Environment) error {
 	ns := &corev1.Namespace{}
-	if err := env.Client().Get(ctx, client.ObjectKey{Name: s.ns}, ns); err != nil {
+	switch err := env.Client().Get(ctx, client.ObjectKey{Name: s.ns}, ns); {
+	case apierrors.IsNotFound(err): // no restore gave it back
+		return nil
+	case err != nil:
 		return err
 	}
 	s.labels, s.annotations = ns.Labels, ns.Annotations
