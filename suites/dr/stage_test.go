@@ -40,8 +40,7 @@ type stage struct {
 	measured bool   // its objectives were, as often as the profile says
 	// labels and annotations that the namespace had when it was lost.
 	labels, annotations map[string]string
-	remote              *store         // of another cluster, for backups to outlive this one
-	over                map[string]any // the specs of restores, for the time of a fault
+	remote              *store // of another cluster, for backups to outlive this one
 	outside             *probe.Pod
 }
 
