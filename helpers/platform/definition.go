@@ -30,13 +30,14 @@ type definition struct {
 	Steps      []step                       `json:"steps"`                // each is ready before the next one
 }
 
-// step installs a chart or applies manifests, and waits: for workloads until
+// step installs a chart or applies a kustomization or manifests, and waits: for workloads until
 // their controllers have rolled out the current generation, for kinds and APIs
 // until they are served, for jobs until they are complete.
 type step struct {
-	Chart     *chartRef  `json:"chart,omitempty"`
-	Manifests []string   `json:"manifests,omitempty"` // glob patterns, relative to the folder
-	Observers *Observers `json:"observers,omitempty"`
+	Chart         *chartRef         `json:"chart,omitempty"`
+	Kustomization *kustomizationRef `json:"kustomization,omitempty"`
+	Manifests     []string          `json:"manifests,omitempty"` // glob patterns, relative to the folder
+	Observers     *Observers        `json:"observers,omitempty"`
 }
 
 // chartRef is a chart of a pinned module, or of a folder of the project.
@@ -105,9 +106,13 @@ func read(file string) (*definition, error) {
 		return nil, errors.New("it has no steps")
 	}
 	for i, s := range d.Steps {
-		switch c := s.Chart; {
-		case (c == nil) == (len(s.Manifests) == 0):
-			return nil, fmt.Errorf("steps[%d] wants either a chart or manifests", i)
+		switch c, k := s.Chart, s.Kustomization; {
+		case len(slices.DeleteFunc([]bool{c != nil, k != nil, len(s.Manifests) > 0}, func(has bool) bool { return !has })) != 1:
+			return nil, fmt.Errorf("steps[%d] wants either a chart, a kustomization or manifests", i)
+		case k != nil && (k.Module == "" || k.Below == "" || k.Path == ""):
+			return nil, fmt.Errorf("steps[%d].kustomization wants module, below and path", i)
+		case k != nil && d.none(k.Patches) != "":
+			return nil, fmt.Errorf("steps[%d].kustomization: there is no file %s, for any profile", i, d.none(k.Patches))
 		case c != nil && (c.Path == "" || c.Release == "" || c.Namespace == ""):
 			return nil, fmt.Errorf("steps[%d].chart wants path, release and namespace", i)
 		case c != nil && d.none(slices.Concat(c.Values, c.Patches)) != "":

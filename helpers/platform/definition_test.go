@@ -43,7 +43,7 @@ func TestLoadRefuses(t *testing.T) {
 		"an unknown key of a chart":        {"steps: [{chart: {path: p, relaese: r, namespace: n}}]", []string{`"steps[0].chart.relaese", did you mean "release"?`}},
 		"no steps":                         {"needs: [b]", []string{"it has no steps"}},
 		"nothing":                          {"", []string{"it has no steps"}},
-		"a step of neither":                {"steps: [{observers: {namespace: n, selector: s}}]", []string{"steps[0] wants either a chart or manifests"}},
+		"a step of neither":                {"steps: [{observers: {namespace: n, selector: s}}]", []string{"steps[0] wants either a chart, a kustomization or manifests"}},
 		"a step of both":                   {"steps: [{manifests: [x], chart: {path: p, release: r, namespace: n}}]", []string{"steps[0] wants either"}},
 		"a chart that is half said":        {"steps: [{manifests: [x.yaml]}, {chart: {path: p, namespace: n}}]", []string{"steps[1].chart wants path, release and namespace"}},
 		"a need that there is not":         {"needs: [bb]\n" + plain, []string{"component a: ", `there is no component "bb", did you mean "b"?`, "there are a, b"}},
@@ -55,6 +55,8 @@ func TestLoadRefuses(t *testing.T) {
 		"values that there are not":        {chartWith("values: [x.yaml, vaules.yaml]"), []string{"steps[0].chart: there is no file vaules.yaml, for any profile"}},
 		"patches that there are not":       {chartWith("values: [x.yaml], patches: [ptach.yaml]"), []string{"steps[0].chart: there is no file ptach.yaml, for any profile"}},
 		"a chart that there is not":        {chartWith(""), []string{"steps[0].chart: there is no chart in p"}},
+		"a kustomization of nothing":       {"steps: [{kustomization: {module: example.org/m, path: p}}]", []string{"steps[0].kustomization wants module, below and path"}},
+		"its patches that there are not":   {"steps: [{kustomization: {module: m, below: b, path: p, patches: [ptach.yaml]}}]", []string{"steps[0].kustomization: there is no file ptach.yaml, for any profile"}},
 		"observers by no selector":         {plain[:len(plain)-3] + ", observers: {namespace: n, selector: 'a=(b'}}]", []string{"steps[0].observers: "}},
 		"observers of no namespace":        {plain[:len(plain)-3] + ", observers: {selector: a=b}}]", []string{"steps[0].observers wants a namespace and a label selector"}},
 	} {

@@ -65,10 +65,17 @@ func goModOf(set *image.Set, d *definition) string {
 	return d.dir
 }
 
-// objectsOf is what a step makes; a chart of a module that this machine has not
+// objectsOf is what a step makes; what is of a module that this machine has not
 // downloaded yet is not looked at.
 func objectsOf(t *testing.T, d *definition, s step, goMod string) []*unstructured.Unstructured {
 	t.Helper()
+	if k := s.Kustomization; k != nil {
+		p, err := d.patchesOf(k.Patches, "kind")
+		require.NoError(t, err)
+		objects, err := kustomize(filepath.Join(downloaded(t, goMod, k.Module), k.Below, k.Path), p)
+		require.NoError(t, err)
+		return objects
+	}
 	if s.Chart == nil {
 		objects, err := d.manifests(s.Manifests)
 		require.NoError(t, err)

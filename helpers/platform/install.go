@@ -136,7 +136,7 @@ func (i *installation) install(ctx context.Context, before, want record) error {
 
 func (i *installation) carryOut(ctx context.Context, s step) ([]*unstructured.Unstructured, error) {
 	if s.Chart == nil {
-		objects, err := i.manifests(s.Manifests)
+		objects, err := i.plain(ctx, s)
 		if err != nil {
 			return nil, err
 		}
@@ -171,6 +171,14 @@ func (i *installation) carryOut(ctx context.Context, s step) ([]*unstructured.Un
 	return objects, err
 }
 
+// plain are the objects of a step without a chart.
+func (i *installation) plain(ctx context.Context, s step) ([]*unstructured.Unstructured, error) {
+	if s.Kustomization != nil {
+		return i.kustomized(ctx, s.Kustomization)
+	}
+	return i.manifests(s.Manifests)
+}
+
 func (i *installation) chartDir(ctx context.Context, c *chartRef) (string, error) {
 	if c.Module == "" {
 		return filepath.Join(i.dir, c.Path), nil
@@ -183,7 +191,7 @@ func (i *installation) chartDir(ctx context.Context, c *chartRef) (string, error
 func (i *installation) rendered(ctx context.Context) ([]reference, error) {
 	var all []reference
 	for _, s := range i.Steps {
-		objects, err := i.manifests(s.Manifests)
+		objects, err := i.plain(ctx, s)
 		if err != nil {
 			return nil, err
 		}
@@ -208,8 +216,8 @@ func (i *installation) rendered(ctx context.Context) ([]reference, error) {
 	return all, nil
 }
 
-// hash is the fingerprint of all that the component is installed from. A
-// chart of a module is told by the component's go.sum.
+// hash is the fingerprint of all that the component is installed from. What
+// is of a module is told by the component's go.sum.
 func (i *installation) hash() (string, error) {
 	h := sha256.New()
 	fmt.Fprintln(h, i.env.Profile.Name)
@@ -220,6 +228,9 @@ func (i *installation) hash() (string, error) {
 			if c.Module == "" {
 				paths = append(paths, filepath.Join(i.dir, c.Path))
 			}
+		}
+		if k := s.Kustomization; k != nil {
+			paths = append(paths, i.ofProfile(k.Patches, i.env.Profile.Name)...)
 		}
 		files, err := i.files(s.Manifests)
 		if err != nil {

@@ -12,9 +12,9 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// patches change what a chart renders where it has no value for it, before it is
-// installed: partial objects, merged into those of the same kind and name. The
-// chart itself stays upstream's.
+// patches change what a chart or a kustomization renders where it has no value for it,
+// before it is installed: partial objects, merged into those of the same kind and name.
+// The source itself stays upstream's.
 type patches []*unstructured.Unstructured
 
 // patchesOf reads the files that are there for the profile.
@@ -36,29 +36,38 @@ func (p patches) Run(rendered *bytes.Buffer) (*bytes.Buffer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := p.apply(objects); err != nil {
+		return nil, err
+	}
 	out := &bytes.Buffer{}
-	found := map[*unstructured.Unstructured]bool{}
 	for _, o := range objects {
-		for _, patch := range p {
-			if patch.GroupVersionKind() == o.GroupVersionKind() && patch.GetName() == o.GetName() {
-				if err := merge(o, patch); err != nil {
-					return nil, fmt.Errorf("patch of %s %s: %w", o.GetKind(), o.GetName(), err)
-				}
-				found[patch] = true
-			}
-		}
 		data, err := yaml.Marshal(o.Object)
 		if err != nil {
 			return nil, err
 		}
 		fmt.Fprintf(out, "---\n%s", data)
 	}
-	for _, patch := range p {
-		if !found[patch] {
-			return nil, fmt.Errorf("patch of %s %s: the chart makes no such object", patch.GetKind(), patch.GetName())
+	return out, nil
+}
+
+func (p patches) apply(objects []*unstructured.Unstructured) error {
+	found := map[*unstructured.Unstructured]bool{}
+	for _, o := range objects {
+		for _, patch := range p {
+			if patch.GroupVersionKind() == o.GroupVersionKind() && patch.GetName() == o.GetName() {
+				if err := merge(o, patch); err != nil {
+					return fmt.Errorf("patch of %s %s: %w", o.GetKind(), o.GetName(), err)
+				}
+				found[patch] = true
+			}
 		}
 	}
-	return out, nil
+	for _, patch := range p {
+		if !found[patch] {
+			return fmt.Errorf("patch of %s %s: there is no such object in what it patches", patch.GetKind(), patch.GetName())
+		}
+	}
+	return nil
 }
 
 // merge knows by the type which lists go by a name.
