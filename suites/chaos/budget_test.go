@@ -78,7 +78,7 @@ func TestErrorBudget(t *testing.T) {
 			spec.Swapped("a budget that is never spent", `went on to its end`, &p, more),
 			spec.Swapped("a rule of a killed run's fault is left behind", `what is left of the killed run's fault`, &after, aftermath{leaves: true}),
 			spec.Swapped("what a killed run made is not noted", `that the next start gave back`, &after, aftermath{forgotten: true}),
-			unsettled("no users", `no samples`, &p, plan{hypothesis: p.hypothesis, silent: true}),
+			unsettled("a user of one request", `no samples`, &p, plan{hypothesis: p.hypothesis, requests: 1}),
 			s.note(),
 		},
 	})

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/spec"
@@ -83,6 +84,11 @@ func TestEveryFault(t *testing.T) {
 			pods, err := podsOf(ctx, env, "")
 			spec.Check(t, err)
 			require.Empty(t, pods, "what is left of Litmus' experiments")
+			for _, kind := range []string{"ChaosEngine", "ChaosResult"} {
+				left := listOfLitmus(kind)
+				spec.Check(t, env.Client().List(ctx, left, client.InNamespace("litmus")))
+				require.Empty(t, left.Items, "what is left of the experiments' kind %s", kind)
+			}
 			require.Empty(t, accounts.nodes.difference(now.nodes()), "the nodes before the first fault and after the last")
 			t.Observe(fmt.Sprintf("%d faults, each seen to happen and held against its hypothesis before, during and after it; nodes and Litmus are as before the first of them", len(seen)), seen)
 		},
@@ -91,6 +97,8 @@ func TestEveryFault(t *testing.T) {
 			spec.Swapped("nobody asked before it", `samples before`, &edit, as(func(a *account) { delete(a.Users, "before") })),
 			spec.Swapped("nobody saw it happen", `what was seen of the fault`, &edit, as(func(a *account) { a.Seen = "" })),
 			spec.Swapped("over before it began", `from its begin to its end`, &edit, as(func(a *account) { a.To = a.From })),
+			spec.Swapped("users did not bear it", `what was not as promised`, &edit, as(func(a *account) { a.Unmet = []string{"users during the fault: all failed"} })),
+			spec.Swapped("stopped before its end", `stopped before its end`, &edit, as(func(a *account) { a.Aborted = &abort{} })),
 			spec.Swapped("users found it as before too late", `recovery`, &edit, as(func(a *account) { a.Recovery = 61 })),
 			changedNode("a taint is left on a node", `the nodes before the first fault and after the last`, func(n *corev1.Node) {
 				n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "docuthinker.dev/chaos", Effect: corev1.TaintEffectPreferNoSchedule})
@@ -103,7 +111,7 @@ func TestEveryFault(t *testing.T) {
 // changedNode changes the control plane's.
 func changedNode(name, kills string, change func(*corev1.Node)) spec.Sabotage {
 	return spec.Sabotage{
-		Name: name, Kills: kills, Applied: spec.AtOnce, Restored: spec.AtOnce,
+		Name: name, Kills: kills, Applied: spec.AtOnce, Restored: spec.AtOnce, Alone: true,
 		Apply: func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
 			nodes, err := nodesWith(ctx, env, controlPlane)
 			if err != nil {
@@ -119,6 +127,8 @@ func changedNode(name, kills string, change func(*corev1.Node)) spec.Sabotage {
 func complete(t spec.T, id string, a account, h hypothesis) {
 	require.NotEmpty(t, a.Targets, "targets of %s", id)
 	require.NotEmpty(t, a.Seen, "what was seen of the fault of %s", id)
+	require.Empty(t, a.Unmet, "what was not as promised under %s", id)
+	require.Nil(t, a.Aborted, "%s was stopped before its end", id)
 	require.True(t, a.To.After(a.From), "%s, from its begin to its end: %s to %s", id, a.From, a.To)
 	for name, least := range map[string]int{"before": h.Before.Samples, "during": h.During.Samples, "after": h.After.Samples} {
 		require.Greater(t, least, 0, "the hypothesis of %s for users %s", a.Experiment, name)

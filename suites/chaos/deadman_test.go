@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -83,12 +84,13 @@ func (s *stage) proveKilled(ctx context.Context, t spec.T, env *environment.Envi
 	tools, err := s.watchTools(ctx, env)
 	spec.Check(t, err)
 	k := killed{Run: environment.RunID() + "-" + utilrand.String(4)}
-	engines, err := env.Client().Watch(ctx, listOfEngines(), client.InNamespace("litmus"), client.MatchingLabels{environment.RunLabel: k.Run})
+	engines, err := env.Client().Watch(ctx, listOfLitmus("ChaosEngine"), client.InNamespace("litmus"), client.MatchingLabels{environment.RunLabel: k.Run})
 	spec.Check(t, err)
 	defer engines.Stop()
 	run, err := s.another(t, env, k.Run)
 	spec.Check(t, err)
 
+	var engine types.UID
 	begun, over := context.WithTimeout(ctx, killedTimeout)
 	defer over()
 	select {
@@ -97,6 +99,7 @@ func (s *stage) proveKilled(ctx context.Context, t spec.T, env *environment.Envi
 		if !is {
 			t.Broken(fmt.Errorf("the watch of the killed run's engine broke off: %v", e.Object))
 		}
+		engine = o.GetUID()
 		k.Namespace, _, _ = unstructured.NestedString(o.Object, "spec", "appinfo", "appns")
 	case <-run.ended:
 		t.Inconclusive("the fault did not happen", "run %s ended before its experiment: %s", k.Run, run.tail())
@@ -142,17 +145,20 @@ func (s *stage) proveKilled(ctx context.Context, t spec.T, env *environment.Envi
 	require.Positive(t, k.Undone, "things of run %s that the next start gave back", k.Run)
 	err = env.Client().Get(ctx, client.ObjectKey{Name: k.Namespace}, &corev1.Namespace{})
 	require.True(t, apierrors.IsNotFound(err), "namespace %s of the killed run after the next start: %v", k.Namespace, err)
-	left := listOfEngines()
+	left := listOfLitmus("ChaosEngine")
 	spec.Check(t, env.Client().List(ctx, left, client.InNamespace("litmus"), client.MatchingLabels{environment.RunLabel: k.Run}))
 	require.Empty(t, left.Items, "engines of the killed run after the next start")
+	left = listOfLitmus("ChaosResult")
+	spec.Check(t, env.Client().List(ctx, left, client.InNamespace("litmus"), client.MatchingLabels{"chaosUID": string(engine)}))
+	require.Empty(t, left.Items, "results of the killed run's experiment after the next start")
 	t.Observe(fmt.Sprintf("a run was killed %.1f s after its fault's begin: the fault was gone %.1f s after its begin, planned for %s, and the next start gave back %d things of that run",
 		k.Killed.Sub(k.From).Seconds(), k.To.Sub(k.From).Seconds(), killedDuration, k.Undone), k)
 }
 
-func listOfEngines() *unstructured.UnstructuredList {
+func listOfLitmus(kind string) *unstructured.UnstructuredList {
 	list := &unstructured.UnstructuredList{}
 	list.SetAPIVersion(litmusAPI)
-	list.SetKind("ChaosEngineList")
+	list.SetKind(kind + "List")
 	return list
 }
 

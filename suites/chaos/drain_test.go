@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/utils/ptr"
@@ -39,7 +38,7 @@ func TestNodeDrain(t *testing.T) {
 			s.onePod(),
 			s.backend("readiness probe removed, and a start that takes its time", `users during the fault`, func(d *appsv1.Deployment) {
 				c := &d.Spec.Template.Spec.Containers[0]
-				c.ReadinessProbe = nil // so a pod that takes nobody's requests yet lets the next one be evicted
+				c.ReadinessProbe, c.LivenessProbe = nil, nil // so a pod that takes nobody's requests yet lets the next one be evicted
 				c.Env = append(c.Env, corev1.EnvVar{Name: "START_DELAY", Value: "20s"})
 			}),
 			spec.Sabotage{
@@ -72,8 +71,22 @@ var nodeDrain = experiment{
 // node's.
 func aimAtNode(x *trial) error {
 	node, err := x.stage.withoutDatabase(x.ctx, x.env)
+	if err != nil {
+		return err
+	}
 	x.variables["TARGET_NODE"] = node
-	return err
+	var pods corev1.PodList
+	if err := x.env.Client().List(x.ctx, &pods, client.MatchingFields{"spec.nodeName": node}); err != nil {
+		return err
+	}
+	leave := map[string]int{}
+	for _, p := range pods.Items {
+		if owner := metav1.GetControllerOf(&p); owner == nil || owner.Kind != "DaemonSet" {
+			leave[p.Namespace]++
+		}
+	}
+	x.t.Logf("node %s is drained: pods that are to leave it, by namespace: %v", node, leave)
+	return nil
 }
 
 func (s *stage) withoutDatabase(ctx context.Context, env *environment.Environment) (string, error) {
@@ -113,10 +126,12 @@ func followNode(x *trial) error {
 		defer x.node.mu.Unlock()
 		x.node.err = fmt.Errorf("node %s: %w", x.node.name, err)
 	})
-	// A drain that fails leaves its node as it is.
-	return x.t.Scope().Defer("cordon of node "+x.node.name, func(ctx context.Context) error {
-		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: x.node.name}}
-		return x.env.Client().Patch(ctx, node, client.RawPatch(types.MergePatchType, []byte(`{"spec": {"unschedulable": null}}`)))
+	// A drain that fails leaves its node as it is: what stands before this change is given
+	// back also after a kill, with the node as it was.
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: x.node.name}}
+	return x.t.Scope().Update(x.ctx, node, func() error {
+		metav1.SetMetaDataAnnotation(&node.ObjectMeta, "docuthinker.dev/drained-by", environment.RunID())
+		return nil
 	})
 }
 

@@ -152,12 +152,16 @@ func resultOf(ctx context.Context, env *environment.Environment, o *unstructured
 	return result{phase, verdict}, nil
 }
 
-// claim has a ChaosResult say that an engine's experiment passed.
-func claim(told, e *unstructured.Unstructured) error {
-	if err := unstructured.SetNestedStringMap(told.Object, map[string]string{"engine": e.GetName(), "experiment": experimentOf(e)}, "spec"); err != nil {
-		return err
+// resultFor is the ChaosResult of an engine's experiment before that has begun, which
+// writes into it what it finds. Made by us it is deleted by us, also after a kill:
+// Litmus keeps its own for good. It may claim that the experiment passed.
+func resultFor(e *unstructured.Unstructured, passed bool) (*unstructured.Unstructured, error) {
+	told := ofLitmus("ChaosResult", e.GetNamespace(), e.GetName()+"-"+experimentOf(e))
+	err := unstructured.SetNestedStringMap(told.Object, map[string]string{"engine": e.GetName(), "experiment": experimentOf(e)}, "spec")
+	if err != nil || !passed {
+		return told, err
 	}
-	return unstructured.SetNestedStringMap(told.Object, map[string]string{
+	return told, unstructured.SetNestedStringMap(told.Object, map[string]string{
 		"phase": "Completed", "verdict": "Pass", "probeSuccessPercentage": "100", "failStep": "N/A",
 	}, "status", "experimentStatus")
 }

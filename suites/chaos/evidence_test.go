@@ -16,6 +16,7 @@ import (
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/probe"
+	"github.com/proving-ground/proving-ground/helpers/spec"
 )
 
 // preview are the pods that an engine is aimed at, by the operator's rule: its
@@ -104,20 +105,67 @@ func lost(x *trial, what string, at func(life) (from, to time.Time)) (seen strin
 	return fmt.Sprintf("%d of the %d pods that there were were %s, %d in all", n, x.n, what, inAll), from, to, nil
 }
 
+// lasted says whether what was seen from first to last was there for most of the time
+// that the experiment was to last.
+func (x *trial) lasted(first, last time.Time) bool {
+	const most = 0.75
+	planned, err := time.ParseDuration(x.variables["TOTAL_CHAOS_DURATION"] + "s")
+	spec.Check(x.t, err)
+	return !first.IsZero() && last.Sub(first) >= time.Duration(most*float64(planned))
+}
+
+// span is one time with another one.
+func span(from, to, first, last time.Time) (time.Time, time.Time) {
+	if from.IsZero() || first.Before(from) {
+		from = first
+	}
+	if last.After(to) {
+		to = last
+	}
+	return from, to
+}
+
 // unread are the documents that users were told are kept, and that are not.
 func (x *trial) unread() (lacking []int64, err error) {
-	const page = 300
+	sent := x.users.Outcomes().Sent
+	most := int64(0)
+	for _, s := range sent {
+		most = max(most, int64(s.N))
+	}
 	have := map[int64]bool{}
-	for after := int64(0); ; {
+	// Numbers of a round are its digits with those of the request behind them: those with
+	// as many digits follow one another.
+	for least := int64(1); least <= most; least *= 10 {
+		base := int64(x.round) * least * 10
+		if err := x.read(base+least-1, base+min(10*least-1, most), have); err != nil {
+			return nil, err
+		}
+	}
+	for _, s := range sent {
+		number, err := strconv.ParseInt(fmt.Sprintf("%d%d", x.round, s.N), 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		if s.OK() && !have[number] {
+			lacking = append(lacking, number)
+		}
+	}
+	return lacking, nil
+}
+
+// read notes which documents there are with a number above after, up to last.
+func (x *trial) read(after, last int64, have map[int64]bool) error {
+	const page = 300
+	for after < last {
 		a, err := x.stage.users.Call(x.ctx, probe.Request{
 			URL: fmt.Sprintf("https://%s/api/documents?after=%d&limit=%d", x.stage.host(), after, page), Connect: gatewayAddress, Insecure: true, Timeout: 10 * time.Second,
 		}, probe.Status(http.StatusOK))
 		if err != nil {
-			return nil, err
+			return err
 		}
 		var body struct{ Documents []struct{ Number int64 } }
 		if err := json.Unmarshal([]byte(a.Body), &body); err != nil {
-			return nil, fmt.Errorf("documents of %s: %w", x.stage.ns, err)
+			return fmt.Errorf("documents of %s: %w", x.stage.ns, err)
 		}
 		for _, d := range body.Documents {
 			have[d.Number], after = true, d.Number
@@ -126,14 +174,5 @@ func (x *trial) unread() (lacking []int64, err error) {
 			break
 		}
 	}
-	for _, sent := range x.users.Outcomes().Sent {
-		number, err := strconv.ParseInt(fmt.Sprintf("%d%d", x.round, sent.N), 10, 64)
-		if err != nil {
-			return nil, err
-		}
-		if sent.OK() && !have[number] {
-			lacking = append(lacking, number)
-		}
-	}
-	return lacking, nil
+	return nil
 }

@@ -19,7 +19,7 @@ func (s *stage) usual(p *plan) []spec.Sabotage {
 	return []spec.Sabotage{
 		unsettled("a selector that matches nothing", `no targets`, p, plan{label: "app=nobody"}),
 		unsettled("not run, though its ChaosResult says Pass", `the fault did not happen`, p, plan{idle: true}),
-		unsettled("no users", `no samples`, p, plan{silent: true}),
+		unsettled("a user of one request", `no samples`, p, plan{requests: 1}),
 		spec.Swapped("a rule is left behind", `what is left of the fault`, p, plan{leaves: true}),
 		s.note(),
 	}

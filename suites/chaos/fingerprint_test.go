@@ -52,22 +52,31 @@ func fingerprint(ctx context.Context, env *environment.Environment, s *stage) (p
 	if err := env.Client().List(ctx, &pods); err != nil {
 		return nil, err
 	}
-	others := map[string]bool{}
 	hit := map[string][]string{} // UIDs of targets, by node
 	for _, p := range pods.Items {
-		switch {
-		case p.Namespace != s.ns:
-			others[string(p.UID)] = true
-		case labels.SelectorFromSet(labels.Set(targets)).Matches(labels.Set(p.Labels)):
+		if p.Namespace == s.ns && labels.SelectorFromSet(labels.Set(targets)).Matches(labels.Set(p.Labels)) {
 			hit[p.Spec.NodeName] = append(hit[p.Spec.NodeName], string(p.UID))
 		}
 	}
+	seen := map[string][]string{}
 	for _, n := range nodes.Items {
-		lines, err := s.look(ctx, env, n.Name, traces, hit[n.Name]...)
-		if err != nil {
+		var err error
+		if seen[n.Name], err = s.look(ctx, env, n.Name, traces, hit[n.Name]...); err != nil {
 			return nil, err
 		}
-		for _, l := range lines {
+	}
+	var since corev1.PodList // with those that came to be meanwhile
+	if err := env.Client().List(ctx, &since); err != nil {
+		return nil, err
+	}
+	others := map[string]bool{}
+	for _, p := range append(pods.Items, since.Items...) {
+		if p.Namespace != s.ns {
+			others[string(p.UID)] = true
+		}
+	}
+	for _, n := range nodes.Items {
+		for _, l := range seen[n.Name] {
 			// The rules of a pod are those of every pod of its kind, wherever it stands.
 			where := "pods"
 			if of, is := strings.CutPrefix(l, "process "); is {

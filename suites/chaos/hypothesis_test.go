@@ -41,6 +41,11 @@ func hypotheses(root string) (map[string]hypothesis, error) {
 	if err := strictyaml.Unmarshal(data, &all); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
+	for name, h := range all {
+		if h.Before.Samples <= 0 || h.During.Samples <= 0 || h.After.Samples <= 0 {
+			return nil, fmt.Errorf("%s: %s wants samples before, during and after", file, name)
+		}
+	}
 	return all, nil
 }
 

@@ -31,7 +31,7 @@ var (
 	podDelete = experiment{
 		name: "pod-delete", env: map[string]string{"TOTAL_CHAOS_DURATION": "30", "CHAOS_INTERVAL": "10"}, happened: podsDeleted,
 	}
-	containerKill = experiment{name: "container-kill", happened: containersKilled}
+	containerKill = experiment{name: "container-kill", prepare: unhurt, happened: containersKilled}
 )
 
 // survives tries an experiment that half of the pods bear. more are its own faults.

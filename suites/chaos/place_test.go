@@ -3,6 +3,7 @@ package chaos
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -51,6 +52,22 @@ func together(ctx context.Context, env *environment.Environment, s *stage) error
 	})
 }
 
+// unhurt has pods that were killed once replaced: of a container that keeps ending, the
+// kubelet puts off the start by twice as long each time.
+func unhurt(x *trial) error {
+	pods, err := x.backends()
+	if err != nil || !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return restartsOf(&p) > 0 }) {
+		return err
+	}
+	return x.stage.restart(x.ctx, x.env)
+}
+
+func (s *stage) restart(ctx context.Context, env *environment.Environment) error {
+	return s.edit(ctx, env, func(d *appsv1.Deployment) {
+		metav1.SetMetaDataAnnotation(&d.Spec.Template.ObjectMeta, "kubectl.kubernetes.io/restartedAt", time.Now().Format(time.RFC3339))
+	})
+}
+
 // gather brings the pods back to the node that is drained, which they left the last
 // time.
 func gather(x *trial) error {
@@ -62,9 +79,7 @@ func gather(x *trial) error {
 	if err != nil || elsewhere == 0 {
 		return err
 	}
-	if err := x.stage.edit(x.ctx, x.env, func(d *appsv1.Deployment) {
-		metav1.SetMetaDataAnnotation(&d.Spec.Template.ObjectMeta, "kubectl.kubernetes.io/restartedAt", time.Now().Format(time.RFC3339))
-	}); err != nil {
+	if err := x.stage.restart(x.ctx, x.env); err != nil {
 		return err
 	}
 	if elsewhere, err = x.elsewhere(node); err == nil && elsewhere > 0 {

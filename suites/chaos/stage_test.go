@@ -110,14 +110,15 @@ const (
 	userLimit   = 6 * time.Minute  // ends traffic that nobody stopped
 )
 
-// traffic has users write documents, each another one, through the ingress gateway.
-func (s *stage) traffic(ctx context.Context) (*probe.Record, int, error) {
+// traffic has users write documents, each another one, through the ingress gateway: at
+// most so many, or for as long as it takes.
+func (s *stage) traffic(ctx context.Context, most int) (*probe.Record, int, error) {
 	s.mu.Lock()
 	s.round++
 	round := firstRound + s.round
 	s.mu.Unlock()
 	record, err := s.users.Traffic(ctx, probe.Plan{
-		Rate: userRate, For: userLimit, KeepAlive: true,
+		Rate: userRate, For: userLimit, Count: most, KeepAlive: true,
 		Request: probe.Request{
 			Method: http.MethodPut, Timeout: userTimeout,
 			URL: fmt.Sprintf("https://%s/api/documents/%d{n}", s.host(), round), Connect: gatewayAddress, Insecure: true,

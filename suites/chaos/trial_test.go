@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -36,7 +37,7 @@ type plan struct {
 	hypothesis hypothesis
 	variables  map[string]string // over the experiment's
 	label      string            // of the targets, in the place of the engine's
-	silent     bool              // no users
+	requests   int               // of users, and no more; without it as many as it takes
 	idle       bool              // the experiment is not run at all, but Litmus says that it was
 	impatient  bool              // users, during the fault
 	leaves     bool              // something of the fault stays
@@ -57,6 +58,7 @@ type trial struct {
 	node      *nodeLog
 	users     *probe.Record
 	round     int
+	begun     time.Time // the experiment, by us
 }
 
 var (
@@ -149,17 +151,17 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 	found, err := fingerprint(ctx, env, s)
 	spec.Check(t, err)
 	accounts.found(found)
-	if p.silent {
-		t.Inconclusive("no samples", "no user asks anything of %s, who could notice a fault", s.ns)
-	}
-	x.users, x.round, err = s.traffic(ctx)
+	x.users, x.round, err = s.traffic(ctx, p.requests)
 	spec.Check(t, err)
-	x.steady(p.hypothesis.Before)
-	a := &account{Experiment: e.name, Users: map[string]window{}}
-	before := x.last(p.hypothesis.Before.Samples)
-	if !a.judge(t, p.hypothesis.Before, before, "before the fault") {
-		return a // a platform that is not well already would show nothing
+	before, err := x.steady(p.hypothesis.Before)
+	if err != nil { // a platform that is not well already would show nothing
+		reason := "no samples"
+		if errors.As(err, new(*probe.Unmet)) {
+			reason = "no steady state"
+		}
+		t.Inconclusive(reason, "users before the fault: %v", err)
 	}
+	a := &account{Experiment: e.name, Users: map[string]window{}}
 	if e.begin != nil {
 		spec.Check(t, e.begin(x))
 	}
@@ -167,13 +169,16 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 	promised := p.hypothesis.During.Samples > 0 // else the budget alone says what users are to bear
 	a.Seen, a.From, a.To, err = e.happened(x)
 	switch {
-	case errors.Is(err, errNotHappened) && a.Aborted != nil && promised:
+	case errors.Is(err, errNotHappened) && a.Aborted != nil && promised && x.followed(a.Targets):
 		a.unmet("the fault was not seen: %v", err)
 		a.From, a.To, err = a.Aborted.At, a.Ended, nil
 	case errors.Is(err, errNotHappened):
 		t.Inconclusive("the fault did not happen", "%s of %s: %v; Litmus says %s", e.name, s.ns, err, a.Litmus.Verdict)
 	}
 	spec.Check(t, err)
+	if first := x.firstFailed(); !first.IsZero() && first.Before(a.From) {
+		a.From = first // users noticed it before a watch told of it
+	}
 	if p.leaves {
 		spec.Check(t, x.leave())
 	}
@@ -213,19 +218,16 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 }
 
 // steady waits for as many requests as a hypothesis asks for, the last of which are as
-// it says: an application that just started is slow. What never comes is told by
-// whoever judges the last ones.
-func (x *trial) steady(want steady) {
+// it says, and gives these: an application that just started is slow. The error says
+// what they lack when they never come to be so.
+func (x *trial) steady(want steady) (probe.Outcomes, error) {
 	ctx, cancel := context.WithTimeout(x.ctx, steadyTimeout.D)
 	defer cancel()
 	for n := want.Samples; ; n += 10 {
-		err := x.users.Await(ctx, n)
-		if ctx.Err() != nil {
-			return
-		}
-		spec.Check(x.t, err)
-		if want.judge(x.last(want.Samples)) == nil {
-			return
+		awaited := x.users.Await(ctx, n)
+		last := x.last(want.Samples)
+		if err := want.judge(last); err == nil || awaited != nil {
+			return last, err
 		}
 	}
 }
@@ -254,17 +256,15 @@ func (x *trial) run(o *unstructured.Unstructured, a *account) {
 	spec.Check(x.t, err)
 	spec.Check(x.t, x.env.Profile.BlastRadius.Allows(h))
 	x.t.Logf("%s is aimed at some of %v", a.Experiment, a.Targets)
-	told := ofLitmus("ChaosResult", o.GetNamespace(), o.GetName()+"-"+a.Experiment)
+	told, err := resultFor(o, x.plan.idle)
+	spec.Check(x.t, err)
+	spec.Check(x.t, x.t.Scope().Create(x.ctx, told))
+	x.begun = time.Now()
 	if x.plan.idle {
-		spec.Check(x.t, claim(told, o))
-		spec.Check(x.t, x.t.Scope().Create(x.ctx, told))
 		a.Litmus, err = resultOf(x.ctx, x.env, told)
 		spec.Check(x.t, err)
 		return
 	}
-	spec.Check(x.t, x.t.Scope().Defer("what Litmus says of "+o.GetName(), func(ctx context.Context) error {
-		return client.IgnoreNotFound(x.env.Client().Delete(ctx, told))
-	}))
 	spec.Check(x.t, x.t.Scope().Create(x.ctx, o))
 	w, err := wait.On(x.env.Config)
 	spec.Check(x.t, err)
@@ -279,6 +279,25 @@ func (x *trial) run(o *unstructured.Unstructured, a *account) {
 	}
 	a.Litmus, err = resultOf(x.ctx, x.env, told)
 	spec.Check(x.t, err)
+}
+
+// followed says whether some of an experiment's targets are among the pods that its
+// fault is looked for in.
+func (x *trial) followed(targets []string) bool {
+	lives, err := x.pods.soFar()
+	spec.Check(x.t, err)
+	return slices.ContainsFunc(lives, func(l life) bool { return slices.Contains(targets, l.pod.Name) })
+}
+
+// firstFailed is when the first request was due that failed once the experiment had
+// begun; zero for none.
+func (x *trial) firstFailed() (first time.Time) {
+	for _, sent := range x.users.Outcomes().Between(x.begun, time.Now()).Failed() {
+		if first.IsZero() || sent.Due.Before(first) {
+			first = sent.Due
+		}
+	}
+	return first
 }
 
 // recovered waits until all replicas are ready and users are served as before, and says

@@ -23,8 +23,9 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/strictyaml"
 )
 
-// suiteTimeout is what a suite may take when the environment is up.
-const suiteTimeout = "60m"
+// suiteTimeout is what a suite may take when the environment is up: chaos with all its
+// counter-proofs takes more than two hours.
+const suiteTimeout = "4h"
 
 func verifyCommand() *cobra.Command {
 	c := &cobra.Command{
