@@ -1,0 +1,186 @@
+package perf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/loadtest"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+)
+
+// scenario is one of the platform's six, in its own times.
+type scenario struct {
+	id     string
+	script string
+	lasts  time.Duration
+	users  float64 // at its peak; 0 where requests are counted, and not users
+	keeps  map[string][]string
+}
+
+// What is promised of each scenario that does not say otherwise, and under stress.
+var (
+	promised = map[string][]string{
+		"http_req_failed": {"rate<0.01"}, "checks": {"rate>0.99"}, "http_req_duration": {"p(95)<500", "p(99)<1000"},
+	}
+	underStress = map[string][]string{
+		"http_req_failed": {"rate<0.05"}, "checks": {"rate>0.95"}, "http_req_duration": {"p(95)<2000", "p(99)<5000"},
+	}
+)
+
+var scenarios = []scenario{
+	{"PRF-001", "baseline", 5 * time.Minute, 10, promised},
+	{"PRF-002", "load", 14 * time.Minute, 50, promised},
+	{"PRF-003", "stress", 26 * time.Minute, 300, underStress},
+	{"PRF-004", "spike", 90 * time.Second, 500, underStress},
+	{"PRF-005", "soak", 2 * time.Hour, 50, promised},
+	{"PRF-006", "breakpoint", 22 * time.Minute, 0, promised},
+}
+
+// load is how a scenario is run; faults change it for their time.
+type load struct {
+	edit func(script string) string
+}
+
+// TestScenarios proves the six scenarios against the ingress gateway: what k6 judges
+// is judged anew from its samples.
+func TestScenarios(t *testing.T) {
+	s := newStage(t, "load", nil)
+	for _, sc := range scenarios {
+		t.Run(sc.script, func(t *testing.T) {
+			var l load
+			spec.Run(t, spec.Specification{
+				ID: sc.id, Risk: spec.Namespaced, Needs: []spec.Need{istio, gateway, s}, Timeout: sc.lasts + 10*time.Minute,
+				Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+					proveScenario(ctx, t, env, s, sc, l)
+				},
+				CounterProofs: s.faults(sc, &l),
+			})
+		})
+	}
+}
+
+// options is a line more for a script, which changes what its first lines export.
+func options(name, kills string, l *load, line string) spec.Sabotage {
+	return spec.Swapped(name, kills, l, load{edit: func(script string) string { return script + line + "\n" }})
+}
+
+// faults are those of a scenario's proof.
+func (s *stage) faults(sc scenario, l *load) []spec.Sabotage {
+	unsettled := func(f spec.Sabotage) spec.Sabotage {
+		f.Unsettles, f.Kills = "no samples", ""
+		return f
+	}
+	all := []spec.Sabotage{
+		options("thresholds removed", `thresholds that k6 was told of`, l, `options.thresholds = {};`),
+		unsettled(options("a tag of a threshold misspelt", "", l, `options.thresholds['http_req_duration{name:raed}'] = ['p(95)<500'];`)),
+	}
+	if sc.script != "baseline" {
+		return all
+	}
+	return append(all,
+		unsettled(spec.Swapped("nobody asks anything", "", l, load{edit: func(script string) string {
+			return strings.Replace(script, "export default visit;", "export default function () {}", 1)
+		}})),
+		s.knob("the backend 600 ms later", `http_req_duration`, "backend", "latency", "600ms"),
+		s.knob("two errors in a hundred", `http_req_failed`, "frontend", "errorRate", 0.02),
+		s.knob("a backend of another version", "", "backend", "", nil),
+	)
+}
+
+func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, s *stage, sc scenario, l load) {
+	scale := env.Profile.TimeScale
+	lasts := time.Duration(float64(sc.lasts) / scale)
+	out, err := s.run(ctx, env, t.Scope(), k6{
+		script: sc.script, limit: lasts + time.Minute, edit: l.edit,
+		env: map[string]string{"TIME_SCALE": strconv.FormatFloat(scale, 'f', -1, 64)},
+	})
+	spec.Check(t, err)
+	figures := judge(t, sc, out)
+	from, to := out.samples.Span()
+	requests, err := out.samples.Of("http_reqs")
+	spec.Check(t, err)
+	users, err := out.samples.Of("vus")
+	spec.Check(t, err)
+	if sc.users > 0 {
+		if len(users) == 0 {
+			t.Inconclusive("no samples", "k6 told of no users")
+		}
+		if most := slices.Max(loadtest.Values(users)); most < sc.users*0.95 {
+			t.Inconclusive("less load than planned", "at most %.0f users were there, %.0f were to be", most, sc.users)
+		}
+	}
+	t.Observe(fmt.Sprintf("%s, %s in %s (times %g times faster): %d requests; %s; k6 judges the same",
+		sc.script, sc.lasts, to.Sub(from).Round(100*time.Millisecond), scale, len(requests), strings.Join(figures, ", ")), figures)
+}
+
+// judge holds the samples of a run against what is promised, and k6's own judgement
+// against ours.
+func judge(t spec.T, sc scenario, out *ran) (figures []string) {
+	from, to := out.samples.Span()
+	told := map[string][]string{}
+	for metric, all := range out.judged {
+		told[metric] = slices.Sorted(maps.Keys(all))
+	}
+	type verdict struct {
+		name  string
+		value float64
+		kept  bool
+	}
+	var ours []verdict
+	for _, metric := range slices.Sorted(maps.Keys(told)) {
+		of, err := out.samples.Of(metric)
+		spec.Check(t, err)
+		for _, text := range told[metric] {
+			threshold, err := loadtest.ParseThreshold(text)
+			spec.Check(t, err)
+			value, kept, err := threshold.Judge(out.samples.Kind(metric), loadtest.Values(of), to.Sub(from))
+			if errors.Is(err, loadtest.ErrNoSamples) {
+				t.Inconclusive("no samples", "%s %s: k6 says %t of it, and has measured nothing", metric, text, out.judged[metric][text])
+			}
+			spec.Check(t, err)
+			if kept != out.judged[metric][text] {
+				t.Inconclusive("two judgements", "%s %s: %g by its samples, which k6 calls kept: %t", metric, text, value, out.judged[metric][text])
+			}
+			ours = append(ours, verdict{metric + " " + text, value, kept})
+		}
+	}
+	for metric, all := range sc.keeps {
+		for _, text := range all {
+			require.Contains(t, told[metric], text, "thresholds that k6 was told of for %s", metric)
+		}
+	}
+	for _, v := range ours {
+		require.True(t, v.kept, "%s: it is %.4g", v.name, v.value)
+		figures = append(figures, fmt.Sprintf("%s: %.4g", v.name, v.value))
+	}
+	return figures
+}
+
+// knob turns one of the application's, by the chart's values.
+func (s *stage) knob(name, kills, service, knob string, value any) spec.Sabotage {
+	over := map[string]any{service: map[string]any{"version": "1.0.1"}}
+	if knob != "" {
+		over = map[string]any{service: map[string]any{"fault": map[string]any{knob: value}}}
+	}
+	f := spec.Sabotage{
+		Name: name, Kills: kills, Applied: spec.AtOnce, Restored: spec.AtOnce,
+		Apply: func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+			if err := scope.Defer(name, func(ctx context.Context) error { return s.deploy(ctx, env, nil) }); err != nil {
+				return err
+			}
+			return s.deploy(ctx, env, over)
+		},
+	}
+	f.Harmless = kills == ""
+	return f
+}
