@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"regexp"
 	"sort"
 	"strings"
 	"time"
@@ -159,7 +160,13 @@ func anchor(suite, id string) string {
 	}, suite+"-"+id)
 }
 
-// code sets what a text has between backquotes as code.
+// strong and stressed are Markdown's, in what is escaped and is no code.
+var (
+	strong   = regexp.MustCompile(`\*\*([^*]+)\*\*`)
+	stressed = regexp.MustCompile(`\*([^* ][^*]*)\*`)
+)
+
+// code sets what a text has between backquotes as code, and its emphasis.
 func code(text string) template.HTML {
 	parts := strings.Split(text, "`")
 	var b strings.Builder
@@ -167,7 +174,7 @@ func code(text string) template.HTML {
 		escaped := template.HTMLEscapeString(p)
 		switch {
 		case i%2 == 0:
-			b.WriteString(escaped)
+			b.WriteString(stressed.ReplaceAllString(strong.ReplaceAllString(escaped, "<strong>$1</strong>"), "<em>$1</em>"))
 		case i == len(parts)-1: // the last backquote has no partner
 			b.WriteString("`" + escaped)
 		default:

@@ -148,6 +148,7 @@ func TestFormats(t *testing.T) {
 	}
 	assert.Equal(t, "a <code>b</code> c `d", string(code("a `b` c `d")))
 	assert.Equal(t, "a <code>&lt;b&gt;</code>", string(code("a `<b>`")))
+	assert.Equal(t, "<strong>a</strong> &lt;b&gt; <em>c</em> <code>*d*</code> 2 * 3 * 4", string(code("**a** <b> *c* `*d*` 2 * 3 * 4")))
 	for _, length := range []float64{0.01, 1, 59, 3600, 3 * 86400, 1e9} {
 		n := len(ticks(length))
 		assert.True(t, n >= 2 && n <= 100, "%g s has %d ticks", length, n)
