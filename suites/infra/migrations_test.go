@@ -23,7 +23,7 @@ const migrationsTimeout = 5 * time.Minute
 // to the schema that V3 is to have.
 func TestMigrations(t *testing.T) {
 	s := newServer(t, "migrations")
-	const v1, v2, v3 = "V1__initial_migration.sql", "V2__add_api_keys.sql", "V3__add_audit_log.sql"
+	const v1, v2, v3 = "V1__initial_schema.sql", "V2__add_api_keys.sql", "V3__add_audit_log.sql"
 	spec.Run(t, spec.Specification{
 		ID:      "INF-012",
 		Risk:    spec.Namespaced,
