@@ -75,6 +75,9 @@ func aimAtNode(x *trial) error {
 		return err
 	}
 	x.variables["TARGET_NODE"] = node
+	if err := x.clear(node); err != nil {
+		return err
+	}
 	var pods corev1.PodList
 	if err := x.env.Client().List(x.ctx, &pods, client.MatchingFields{"spec.nodeName": node}); err != nil {
 		return err

@@ -93,13 +93,17 @@ func (s *stage) build(ctx context.Context, env *environment.Environment, scope *
 func (s *stage) deploy(ctx context.Context, env *environment.Environment) error {
 	values := platform.Merged(map[string]any{
 		"networkPolicies": false, "drainDelay": "2s",
-		"frontend": map[string]any{"replicas": 2},
-		"backend":  map[string]any{"replicas": replicas},
-		"database": map[string]any{"enabled": true, "password": s.password},
-		"mesh":     map[string]any{"enabled": true, "host": s.host()},
+		"frontend": map[string]any{"replicas": 2, "resources": reserved},
+		"backend":  map[string]any{"replicas": replicas, "resources": reserved},
+		"database": map[string]any{"enabled": true, "password": s.password, "resources": reserved},
+		"mesh":     map[string]any{"enabled": true, "host": s.host(), "sidecar": map[string]any{"resources": reserved}},
 	}, s.values)
 	return platform.Deploy(ctx, env, s.Scope(), docuthinker, s.ns, values)
 }
+
+// reserved is what each process on the users' way has of the processor when a whole
+// node's pods begin anew and want all of it: the kernel shares it out by the requests.
+var reserved = map[string]any{"requests": map[string]any{"cpu": "30m"}}
 
 // replicas of the backend: half of them can be told from all and from one.
 const replicas = 4

@@ -71,7 +71,7 @@ const (
 
 // roomy are limits of the backend that leave the stress its core and its memory.
 var roomy = map[string]any{"backend": map[string]any{"replicas": replicas, "resources": map[string]any{
-	"requests": map[string]any{"cpu": "10m", "memory": "16Mi"}, "limits": map[string]any{"cpu": "1500m", "memory": "700Mi"},
+	"limits": map[string]any{"cpu": "1500m", "memory": "700Mi"},
 }}}
 
 // reading is what the processes of a pod had taken at a moment.

@@ -1,0 +1,99 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+var (
+	evictedTimeout = wait.Timeout{Name: "podEvicted", D: 60 * time.Second}
+	awayTimeout    = wait.Timeout{Name: "podAway", D: 90 * time.Second}
+)
+
+// clear has all leave a node that is not on the users' way, one after the other, before
+// users come. A drain moves all of it at once, to nodes that are to have processors for
+// that: on this machine the nodes share two, and users would notice these, not the
+// drain. Gateways, frontends and backends stay, and are drained.
+func (x *trial) clear(node string) error {
+	leave, err := x.others(node)
+	if err != nil || len(leave) == 0 {
+		return err
+	}
+	closed := x.t.Scope().Child("node " + node + " while it is cleared")
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}}
+	if err := closed.Update(x.ctx, n, func() error { n.Spec.Unschedulable = true; return nil }); err != nil {
+		return err
+	}
+	x.t.Logf("node %s is cleared of %d pods that are not on the users' way", node, len(leave))
+	for _, p := range leave {
+		if err := x.evict(&p); err != nil {
+			return err
+		}
+	}
+	return closed.Close(x.ctx)
+}
+
+// others are the pods on a node that a drain would evict and that are not on the users'
+// way.
+func (x *trial) others(node string) ([]corev1.Pod, error) {
+	var pods corev1.PodList
+	if err := x.env.Client().List(x.ctx, &pods, client.MatchingFields{"spec.nodeName": node}); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool {
+		owner := metav1.GetControllerOf(&p)
+		return owner == nil || owner.Kind == "DaemonSet" || owner.Kind == "Job" || p.Namespace == x.stage.ns || p.Namespace == "istio-ingress"
+	}), nil
+}
+
+// evict waits until the pod's budget lets it go, and another one stands for it.
+func (x *trial) evict(p *corev1.Pod) error {
+	name := p.Namespace + "/" + p.Name
+	err := wait.Answers(x.ctx, evictedTimeout, "pod "+name+" to be evicted", func(ctx context.Context) (string, error) {
+		err := x.env.Client().SubResource("eviction").Create(ctx, p, &policyv1.Eviction{})
+		switch {
+		case apierrors.IsTooManyRequests(err): // its budget
+			return err.Error(), nil
+		case apierrors.IsNotFound(err):
+			return "", nil
+		}
+		return "", err
+	})
+	if err != nil {
+		return err
+	}
+	w, err := wait.On(x.env.Config)
+	if err != nil {
+		return err
+	}
+	if err := w.Gone(x.ctx, awayTimeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: p.Namespace, Name: p.Name}); err != nil {
+		return err
+	}
+	owner := metav1.GetControllerOf(p)
+	_, err = w.Until(x.ctx, awayTimeout, wait.Target{Kind: schema.FromAPIVersionAndKind(owner.APIVersion, owner.Kind), Namespace: p.Namespace, Name: owner.Name}, allReady())
+	return err
+}
+
+// allReady is met by what has as many ready pods as it wants.
+func allReady() wait.Condition {
+	return wait.Condition{What: "have all its pods ready", Missing: func(o *unstructured.Unstructured) string {
+		want, _, _ := unstructured.NestedInt64(o.Object, "spec", "replicas")
+		has, _, _ := unstructured.NestedInt64(o.Object, "status", "readyReplicas")
+		if has >= want {
+			return ""
+		}
+		return fmt.Sprintf("%d of %d are ready", has, want)
+	}}
+}
