@@ -46,7 +46,7 @@ func (x *trial) clear(node string) error {
 }
 
 // others are the pods on a node that a drain would evict and that are not on the users'
-// way.
+// way. Those with a claim cannot go elsewhere: their volumes are the node's.
 func (x *trial) others(node string) ([]corev1.Pod, error) {
 	var pods corev1.PodList
 	if err := x.env.Client().List(x.ctx, &pods, client.MatchingFields{"spec.nodeName": node}); err != nil {
@@ -54,7 +54,8 @@ func (x *trial) others(node string) ([]corev1.Pod, error) {
 	}
 	return slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool {
 		owner := metav1.GetControllerOf(&p)
-		return owner == nil || owner.Kind == "DaemonSet" || owner.Kind == "Job" || p.Namespace == x.stage.ns || p.Namespace == "istio-ingress"
+		bound := slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool { return v.PersistentVolumeClaim != nil })
+		return owner == nil || bound || owner.Kind == "DaemonSet" || owner.Kind == "Job" || p.Namespace == x.stage.ns || p.Namespace == "istio-ingress"
 	}), nil
 }
 
