@@ -120,7 +120,8 @@ func scripts(root string, k k6) (map[string]string, error) {
 // k6Pod runs k6, and keeps what it wrote until it is asked for.
 func (s *stage) k6Pod(config string, k k6) *corev1.Pod {
 	variables := []corev1.EnvVar{
-		{Name: "BASE_URL", Value: "https://" + s.host()}, {Name: "GATEWAY", Value: s.gateway},
+		{Name: "BASE_URL", Value: "https://" + s.host()},
+		{Name: "GATEWAY", Value: s.gateway},
 		{Name: "REQUESTS_MOST", Value: strconv.Itoa(requestsMost)},
 	}
 	for name, value := range k.env {
