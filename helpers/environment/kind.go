@@ -20,6 +20,7 @@ import (
 
 	"github.com/proving-ground/proving-ground/helpers/engine"
 	"github.com/proving-ground/proving-ground/helpers/image"
+	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
 // network is the engine's network of the nodes and the registry; kind takes its
@@ -131,11 +132,44 @@ func (k *kindCluster) serve(ctx context.Context, built map[string]*image.Built) 
 			return fmt.Errorf("network %s: %w", network, err)
 		}
 	}
-	var err error
-	if k.registry, err = k.builder.Store.Serve(ctx, k.engine, built[image.RegistryImage], network); err != nil {
+	if err := k.serveRegistry(ctx, built[image.RegistryImage]); err != nil {
 		return err
 	}
 	return k.builder.Store.Push(ctx, k.registry, built)
+}
+
+var registryTimeout = wait.Timeout{Name: "registryAnswers", D: 15 * time.Second}
+
+// serveRegistry has the registry answering. One that an engine found when it was
+// started again is replaced if it does not: seen once, on a machine whose engine
+// had been killed, that its port was open and nothing behind it for 8 s.
+func (k *kindCluster) serveRegistry(ctx context.Context, built *image.Built) (err error) {
+	answers := func() error {
+		return wait.Answers(ctx, registryTimeout, "the local registry to answer", func(ctx context.Context) (string, error) {
+			if err := k.registry.Answers(ctx); err != nil {
+				return err.Error(), nil
+			}
+			return "", nil
+		})
+	}
+	if k.registry, err = k.builder.Store.Serve(ctx, k.engine, built, network); err != nil {
+		return err
+	}
+	silent := answers()
+	if silent == nil || ctx.Err() != nil {
+		return silent
+	}
+	k.options.Progress(fmt.Sprintf("making the local registry again: %v", silent))
+	if err := image.StopRegistry(ctx, k.engine); err != nil {
+		return err
+	}
+	if k.registry, err = k.builder.Store.Serve(ctx, k.engine, built, network); err != nil {
+		return err
+	}
+	if err := answers(); err != nil {
+		return fmt.Errorf("%w; `docker logs %s` (DOCKER_HOST=%s) shows what it printed", err, image.RegistryContainer, k.engine.Host)
+	}
+	return nil
 }
 
 func (k *kindCluster) removeNetwork(ctx context.Context) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"golang.org/x/sync/errgroup"
 
@@ -37,8 +39,7 @@ const (
 // disk is the store's own directory of blobs, so that nothing is kept twice.
 // Manifests it holds in memory: Push again after it was started.
 type Registry struct {
-	Fresh bool // was started by this call, so it knows no image yet
-	addr  string
+	addr string // host:port on the loopback address
 }
 
 // Serve finds the registry, or starts it on a network of the engine, published
@@ -47,7 +48,6 @@ func (s *Store) Serve(ctx context.Context, e *engine.Engine, registry *Built, ne
 	if err := s.LoadInto(ctx, e, registry); err != nil {
 		return nil, err
 	}
-	r := &Registry{}
 	state, err := e.Docker(ctx, "inspect", "--format",
 		`{{.State.Running}} {{.Config.Image}} {{range .Mounts}}{{.Source}}{{end}} {{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}`, RegistryContainer)
 	want := strings.Join([]string{"true", registry.Name, s.blobs(), network}, " ")
@@ -55,7 +55,6 @@ func (s *Store) Serve(ctx context.Context, e *engine.Engine, registry *Built, ne
 		if err := StopRegistry(ctx, e); err != nil {
 			return nil, err
 		}
-		r.Fresh = true
 		if _, err := e.Docker(ctx, "run", "--detach", "--name", RegistryContainer, "--network", network,
 			"--publish", "127.0.0.1:0:5000", "--volume", s.blobs()+":/data", "--restart", "unless-stopped", registry.Name); err != nil {
 			return nil, fmt.Errorf("local registry: %w", err)
@@ -65,8 +64,19 @@ func (s *Store) Serve(ctx context.Context, e *engine.Engine, registry *Built, ne
 	if err != nil {
 		return nil, fmt.Errorf("local registry: %w", err)
 	}
-	r.addr, _, _ = strings.Cut(port, "\n")
-	return r, nil
+	addr, _, _ := strings.Cut(port, "\n")
+	return &Registry{addr: addr}, nil
+}
+
+// Answers is nil when the registry serves its API. An engine that starts it again
+// opens its port before it listens, and may give it a network that is broken.
+func (r *Registry) Answers(ctx context.Context) error {
+	host, err := name.NewRegistry(r.addr, name.Insecure)
+	if err != nil {
+		return err
+	}
+	_, err = transport.Ping(ctx, host, http.DefaultTransport)
+	return err
 }
 
 // StopRegistry removes the registry's container; the images stay in the store.
