@@ -54,12 +54,13 @@ const (
 )
 
 // presence prints when what a fault runs comes to be on a node, and when there is none
-// of it any more.
+// of it any more. No name of a tool stands in it as it is: Litmus ends its proxy with
+// kill -9 of the first process whose command line has "toxiproxy" in it.
 const presence = `
 was=
 for ((i = 0; i < 2400; i++)); do
 	is=idle
-	grep -qsxE 'stress-ng.*|toxiproxy.*' /proc/[0-9]*/comm && is=busy
+	grep -qsxE 'stress-ng.*|toxi[p]roxy.*' /proc/[0-9]*/comm && is=busy
 	[ $is = "$was" ] || echo $(date +%s%N) $is || exit 0
 	was=$is
 	read -t 0.25 # until the API server hangs up

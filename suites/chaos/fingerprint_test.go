@@ -20,7 +20,7 @@ import (
 const traces = `
 for p in /proc/[0-9]*; do
 	case $(cat $p/comm 2>/dev/null) in
-	stress-ng*|nsutil*|toxiproxy*|experiments|helpers|tc|dd)
+	stress-ng*|nsutil*|toxi[p]roxy*|experiments|helpers|tc|dd)
 		uid=$(grep -om 1 'pod[0-9a-f_-]\{36\}' $p/cgroup | head -n 1)
 		uid=${uid#pod}
 		echo "process ${uid//_/-} $(tr '\0' ' ' <$p/cmdline)";;
