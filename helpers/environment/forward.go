@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
+	"time"
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/portforward"
@@ -47,4 +49,50 @@ func (e *Environment) Forward(ctx context.Context, namespace, pod, port string) 
 		return "", nil, fail(err)
 	}
 	return fmt.Sprintf("127.0.0.1:%d", ports[0].Local), stop, nil
+}
+
+// askLimit bounds one question to a pod.
+const askLimit = 10 * time.Second
+
+// Refused is an answer of a pod that is not 2xx.
+type Refused struct {
+	Status int
+	Said   string // its body
+}
+
+func (r *Refused) Error() string { return fmt.Sprintf("%d: %.500s", r.Status, r.Said) }
+
+// Ask makes one HTTP request to a port of a pod from within it, past a proxy that the
+// pod may have, and gives the body of the answer; path is without its first slash, and
+// body may be nil. An answer that is not 2xx is a *Refused. It is for what can be held
+// in memory and told within ten seconds.
+func (e *Environment) Ask(ctx context.Context, namespace, pod, port, method, path string, body io.Reader) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	fail := func(err error) error {
+		return fmt.Errorf("pod %s/%s, %s %s at port %s: %w", namespace, pod, method, path, port, err)
+	}
+	address, stop, err := e.Forward(ctx, namespace, pod, port)
+	if err != nil {
+		return nil, fail(err)
+	}
+	defer stop()
+	request, err := http.NewRequestWithContext(ctx, method, fmt.Sprintf("http://%s/%s", address, path), body)
+	if err != nil {
+		return nil, fail(err)
+	}
+	request.Close = true // the way there is closed with it
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return nil, fail(err)
+	}
+	defer answer.Body.Close()
+	said, err := io.ReadAll(answer.Body)
+	if err == nil && answer.StatusCode/100 != 2 {
+		err = &Refused{answer.StatusCode, string(said)}
+	}
+	if err != nil {
+		return nil, fail(err)
+	}
+	return said, nil
 }

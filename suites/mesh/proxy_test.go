@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -23,46 +22,10 @@ const (
 	adminPort = "15000"       // of Envoy, on the pod's loopback
 )
 
-// askLimit bounds one question to a pod.
-const askLimit = 10 * time.Second
-
-// exchange makes a request to a port of a pod from within, past its proxy; body
-// may be nil.
-func exchange(ctx context.Context, env *environment.Environment, namespace, pod, port, method, path string, body io.Reader) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
-	defer cancel()
-	fail := func(err error) error {
-		return fmt.Errorf("pod %s/%s, %s %s at port %s: %w", namespace, pod, method, path, port, err)
-	}
-	address, stop, err := env.Forward(ctx, namespace, pod, port)
-	if err != nil {
-		return nil, fail(err)
-	}
-	defer stop()
-	request, err := http.NewRequestWithContext(ctx, method, fmt.Sprintf("http://%s/%s", address, path), body)
-	if err != nil {
-		return nil, fail(err)
-	}
-	request.Close = true
-	answer, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return nil, fail(err)
-	}
-	defer answer.Body.Close()
-	said, err := io.ReadAll(answer.Body)
-	if err == nil && answer.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", answer.Status, said)
-	}
-	if err != nil {
-		return nil, fail(err)
-	}
-	return said, nil
-}
-
 // ask gets a path of a proxy's admin interface: what the proxy has, not what it
 // was meant to have.
 func ask(ctx context.Context, env *environment.Environment, namespace, pod, path string) ([]byte, error) {
-	return exchange(ctx, env, namespace, pod, adminPort, http.MethodGet, path, nil)
+	return env.Ask(ctx, namespace, pod, adminPort, http.MethodGet, path, nil)
 }
 
 // proxied are the pods of a namespace that have a sidecar and are not on their

@@ -64,7 +64,7 @@ func (s *stage) setFault(ctx context.Context, env *environment.Environment, pod 
 	if err != nil {
 		return err
 	}
-	_, err = exchange(ctx, env, s.ns, pod, metricsPort, http.MethodPut, "fault", bytes.NewReader(body))
+	_, err = env.Ask(ctx, s.ns, pod, metricsPort, http.MethodPut, "fault", bytes.NewReader(body))
 	return err
 }
 
@@ -81,7 +81,7 @@ func (s *stage) makeIll(ctx context.Context, t spec.T, env *environment.Environm
 // arrivals are how often each numbered request came to a pod, as the pod itself
 // counted, retries included.
 func (s *stage) arrivals(ctx context.Context, env *environment.Environment, pod string) (map[string]int, error) {
-	raw, err := exchange(ctx, env, s.ns, pod, metricsPort, http.MethodGet, "attempts", nil)
+	raw, err := env.Ask(ctx, s.ns, pod, metricsPort, http.MethodGet, "attempts", nil)
 	if err != nil {
 		return nil, err
 	}

@@ -126,44 +126,60 @@ func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, 
 // judge holds the samples of a run against what is promised, and k6's own judgement
 // against ours.
 func judge(t spec.T, sc scenario, out *ran) (figures []string) {
-	from, to := out.samples.Span()
-	told := map[string][]string{}
-	for metric, all := range out.judged {
-		told[metric] = slices.Sorted(maps.Keys(all))
-	}
-	type verdict struct {
-		name  string
-		value float64
-		kept  bool
-	}
-	var ours []verdict
-	for _, metric := range slices.Sorted(maps.Keys(told)) {
-		of, err := out.samples.Of(metric)
-		spec.Check(t, err)
-		for _, text := range told[metric] {
-			threshold, err := loadtest.ParseThreshold(text)
-			spec.Check(t, err)
-			value, kept, err := threshold.Judge(out.samples.Kind(metric), loadtest.Values(of), to.Sub(from))
-			if errors.Is(err, loadtest.ErrNoSamples) {
-				t.Inconclusive("no samples", "%s %s: k6 says %t of it, and has measured nothing", metric, text, out.judged[metric][text])
-			}
-			spec.Check(t, err)
-			if kept != out.judged[metric][text] {
-				t.Inconclusive("two judgements", "%s %s: %g by its samples, which k6 calls kept: %t", metric, text, value, out.judged[metric][text])
-			}
-			ours = append(ours, verdict{metric + " " + text, value, kept})
+	all, err := judgeAnew(out)
+	spec.Check(t, err)
+	for _, v := range all {
+		switch {
+		case v.none:
+			t.Inconclusive("no samples", "%s: k6 says %t of it, and has measured nothing", v.name(), v.said)
+		case v.kept != v.said:
+			t.Inconclusive("two judgements", "%s: %g by its samples, which k6 calls kept: %t", v.name(), v.value, v.said)
 		}
 	}
-	for metric, all := range sc.keeps {
-		for _, text := range all {
-			require.Contains(t, told[metric], text, "thresholds that k6 was told of for %s", metric)
+	for metric, texts := range sc.keeps {
+		for _, text := range texts {
+			require.Contains(t, out.judged[metric], text, "thresholds that k6 was told of for %s", metric)
 		}
 	}
-	for _, v := range ours {
-		require.True(t, v.kept, "%s: it is %.4g", v.name, v.value)
-		figures = append(figures, fmt.Sprintf("%s: %.4g", v.name, v.value))
+	for _, v := range all {
+		require.True(t, v.kept, "%s: it is %.4g", v.name(), v.value)
+		figures = append(figures, fmt.Sprintf("%s: %.4g", v.name(), v.value))
 	}
 	return figures
+}
+
+// judgement is ours of one threshold, beside k6's.
+type judgement struct {
+	metric, text string
+	value        float64
+	kept, said   bool // by the samples, and by k6
+	none         bool // there are no samples
+}
+
+func (j judgement) name() string { return j.metric + " " + j.text }
+
+// judgeAnew judges all thresholds that k6 was told of by the samples.
+func judgeAnew(out *ran) (all []judgement, err error) {
+	from, to := out.samples.Span()
+	for _, metric := range slices.Sorted(maps.Keys(out.judged)) {
+		of, err := out.samples.Of(metric)
+		if err != nil {
+			return nil, err
+		}
+		for _, text := range slices.Sorted(maps.Keys(out.judged[metric])) {
+			threshold, err := loadtest.ParseThreshold(text)
+			if err != nil {
+				return nil, err
+			}
+			j := judgement{metric: metric, text: text, said: out.judged[metric][text]}
+			j.value, j.kept, err = threshold.Judge(out.samples.Kind(metric), loadtest.Values(of), to.Sub(from))
+			if j.none = errors.Is(err, loadtest.ErrNoSamples); err != nil && !j.none {
+				return nil, fmt.Errorf("%s: %w", j.name(), err)
+			}
+			all = append(all, j)
+		}
+	}
+	return all, nil
 }
 
 // knob turns one of the application's, by the chart's values.

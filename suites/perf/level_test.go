@@ -1,0 +1,114 @@
+package perf
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/suites/perf/slo"
+)
+
+// TestServiceLevels proves that the platform's rules compute what a known traffic must
+// give: users count their answers themselves.
+func TestServiceLevels(t *testing.T) {
+	l := newLevels(t, "levels")
+	var w watching
+	rewritten := func(name, kills, record, old, with string) spec.Sabotage {
+		return spec.Swapped(name, kills, &w, watching{rules: func(r *slo.Rules) {
+			rule := r.Recording(record)
+			rule.Expr = strings.ReplaceAll(rule.Expr, old, with)
+		}})
+	}
+	spec.Run(t, spec.Specification{
+		ID: "PRF-008", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, l}, Timeout: 4 * time.Minute,
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveLevels(ctx, t, env, l, w) },
+		CounterProofs: []spec.Sabotage{
+			rewritten("availability over the wrong job", `sli:availability:ratio_rate30d has a value`, "sli:availability:ratio_rate30d", `job="pods"`, `job="prometheus"`),
+			rewritten("errors of the backend's in the place of users'", `sli:availability:ratio_rate30d`, "sli:availability:ratio_rate30d", `app="frontend", code`, `app="backend", code`),
+			rewritten("milliseconds called seconds", `sli:latency:p99_5m`, "sli:latency:p99_5m", "histogram_quantile", "1000 * histogram_quantile"),
+			rewritten("a budget of another objective", `slo:error_budget:remaining`, "slo:error_budget:remaining", "0.999", "0.99"),
+			spec.Harmless(spec.Swapped("an alert that nobody needs left out", "", &w, watching{rules: func(r *slo.Rules) {
+				r.Groups[1].Rules = r.Groups[1].Rules[:len(r.Groups[1].Rules)-1]
+			}})),
+		},
+	})
+}
+
+// What the frontend's users meet in the second part of the traffic, and the bounds of
+// the histogram's bucket in which its answers must be then.
+const (
+	errorShare               = 0.02
+	answersAfter             = 300 * time.Millisecond
+	fromSeconds, upToSeconds = 0.25, 0.5
+)
+
+func proveLevels(ctx context.Context, t spec.T, env *environment.Environment, l *levels, w watching) {
+	// A counter that Prometheus has not seen at its first error has lost that one: both
+	// are there before it begins.
+	spec.Check(t, l.fault(ctx, env, t.Scope(), map[string]any{"errorRate": 0.5}))
+	l.answered(ctx, t, 100, 2*time.Second)
+	spec.Check(t, l.fault(ctx, env, t.Scope(), map[string]any{}))
+	m, err := l.monitored(ctx, env, t.Scope(), w)
+	spec.Check(t, err)
+	spec.Check(t, m.scraped(ctx, time.Now()))
+
+	all, errs := l.answered(ctx, t, 50, 10*time.Second)
+	if errs > 0 {
+		t.Inconclusive("the traffic is not known", "%d of %d requests of users failed without a fault", errs, all)
+	}
+	good := m.recorded(ctx, t)
+	require.InDelta(t, 1, good.Availability, 1e-9, "sli:availability:ratio_rate30d when no request of %d failed", all)
+	require.LessOrEqual(t, good.P99, 0.5, "sli:latency:p99_5m, in seconds, without a fault")
+	require.InDelta(t, 1, good.Remaining, 1e-6, "slo:error_budget:remaining when no request of %d failed", all)
+
+	spec.Check(t, l.fault(ctx, env, t.Scope(), map[string]any{"errorRate": errorShare, "latency": answersAfter.String()}))
+	more, errs := l.answered(ctx, t, 50, 10*time.Second)
+	if errs == 0 {
+		t.Inconclusive("the fault did not happen", "none of %d requests failed, at an error rate of %g", more, errorShare)
+	}
+	all += more
+	share := float64(errs) / float64(all)
+	bad := m.recorded(ctx, t)
+	// Within half a request.
+	require.InDelta(t, 1-share, bad.Availability, 0.5/float64(all), "sli:availability:ratio_rate30d when %d of %d requests failed", errs, all)
+	require.True(t, bad.P99 > fromSeconds && bad.P99 <= upToSeconds, "sli:latency:p99_5m is %g s when all are answered after %s: want above %g, up to %g", bad.P99, answersAfter, fromSeconds, upToSeconds)
+	require.InDelta(t, 1-share/0.001, bad.Remaining, 0.5/float64(all)/0.001, "slo:error_budget:remaining when %d of %d requests failed", errs, all)
+	t.Observe(fmt.Sprintf("%d requests, %d of them failed: availability %.5f, budget left %.2f, p99 %.3f s; before that all was well: availability %g, p99 %.3f s (times %g times shorter)",
+		all, errs, bad.Availability, bad.Remaining, bad.P99, good.Availability, good.P99, env.Profile.TimeScale), map[string]any{"requests": all, "errors": errs, "well": good, "ill": bad})
+}
+
+// recorded are the three levels as the rules have them.
+type recorded struct {
+	Availability float64 `json:"availability"`
+	P99          float64 `json:"p99Seconds"`
+	Remaining    float64 `json:"budgetRemaining"`
+}
+
+// recorded are the levels once Prometheus knows all traffic so far. Traffic that it
+// knows nothing of says nothing of the rules.
+func (m *monitors) recorded(ctx context.Context, t spec.T) (r recorded) {
+	t.Helper()
+	spec.Check(t, m.scraped(ctx, time.Now()))
+	if seen, has, err := m.value(ctx, `sum(increase(http_requests_total{job="pods",app="frontend"}[1h]))`); err != nil || !has || seen == 0 {
+		spec.Check(t, err)
+		t.Inconclusive("no samples", "Prometheus has seen no request at the frontend")
+	}
+	for _, of := range []struct {
+		record string
+		to     *float64
+	}{
+		{"sli:availability:ratio_rate30d", &r.Availability}, {"sli:latency:p99_5m", &r.P99}, {"slo:error_budget:remaining", &r.Remaining},
+	} {
+		value, has, err := m.value(ctx, fmt.Sprintf("%s{namespace=%q}", of.record, m.ns))
+		spec.Check(t, err)
+		require.True(t, has, "%s has a value", of.record)
+		*of.to = value
+	}
+	return r
+}

@@ -1,0 +1,320 @@
+package perf
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	utilrand "k8s.io/apimachinery/pkg/util/rand"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/platform"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+	"github.com/proving-ground/proving-ground/suites/perf/slo"
+)
+
+var (
+	monitorsTimeout = wait.Timeout{Name: "monitorsStand", D: 90 * time.Second}
+	scrapedTimeout  = wait.Timeout{Name: "prometheusHasScraped", D: 20 * time.Second}
+)
+
+// scrapeMost is how long a scrape takes, and so how much later than its own time stamp
+// its samples are there.
+const scrapeMost = 300 * time.Millisecond
+
+// watching is how service levels are watched; faults change it for their time. Each
+// edits what the platform has before its times are compressed.
+type watching struct {
+	rules  func(*slo.Rules)
+	alerts func(config map[string]any)
+}
+
+// monitors are a Prometheus and an Alertmanager of one proof's own: the platform's
+// manifests, job of pods, rules and routes, with their times compressed. What Prometheus
+// knows begins with the proof.
+type monitors struct {
+	*levels
+	env  *environment.Environment
+	name string // this proof's, and the end of the path at which receivers are told
+	pod  string // Prometheus'
+}
+
+// monitored starts them.
+func (l *levels) monitored(ctx context.Context, env *environment.Environment, scope *environment.Scope, w watching) (*monitors, error) {
+	m := &monitors{levels: l, env: env, name: utilrand.String(6)}
+	config, err := m.prometheusConfig(w)
+	if err != nil {
+		return nil, err
+	}
+	alerts, err := m.alertmanagerConfig(w)
+	if err != nil {
+		return nil, err
+	}
+	prometheus, err := m.deployment("prometheus")
+	if err != nil {
+		return nil, err
+	}
+	alertmanager, err := m.deployment("alertmanager")
+	if err != nil {
+		return nil, err
+	}
+	pod := &alertmanager.Spec.Template.Spec
+	pod.Volumes = append(pod.Volumes, corev1.Volume{Name: "receivers", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: m.of("receivers")}}})
+	pod.Containers[0].VolumeMounts = append(pod.Containers[0].VolumeMounts, corev1.VolumeMount{Name: "receivers", MountPath: "/etc/receivers", ReadOnly: true})
+	objects := []client.Object{
+		&corev1.ServiceAccount{ObjectMeta: m.meta("prometheus")},
+		&rbacv1.Role{ObjectMeta: m.meta("prometheus"), Rules: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get", "list", "watch"}}}},
+		&rbacv1.RoleBinding{
+			ObjectMeta: m.meta("prometheus"), RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: m.of("prometheus")},
+			Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Name: m.of("prometheus"), Namespace: m.ns}},
+		},
+		&corev1.ConfigMap{ObjectMeta: m.meta("prometheus"), Data: config},
+		&corev1.ConfigMap{ObjectMeta: m.meta("alertmanager"), Data: alerts},
+		&corev1.Secret{ObjectMeta: m.meta("receivers"), StringData: map[string]string{
+			"pagerduty-key": utilrand.String(32), "slack-url": m.receiver(slack),
+		}},
+		&corev1.Service{ObjectMeta: m.meta("alertmanager"), Spec: corev1.ServiceSpec{
+			Selector: map[string]string{"app": m.of("alertmanager")}, Ports: []corev1.ServicePort{{Port: 9093, TargetPort: intstr.FromString("http")}},
+		}},
+		alertmanager, prometheus,
+	}
+	for _, o := range objects {
+		if err := scope.Create(ctx, o); err != nil {
+			return nil, err
+		}
+	}
+	return m, m.stand(ctx)
+}
+
+// of is the name of a part of these monitors.
+func (m *monitors) of(part string) string { return part + "-" + m.name }
+
+func (m *monitors) meta(part string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Namespace: m.ns, Name: m.of(part)}
+}
+
+// receiver is the address of who is told.
+func (m *monitors) receiver(who string) string {
+	return fmt.Sprintf("http://%s:8080%s", m.pods[who].IP, m.path(who))
+}
+
+func (m *monitors) path(who string) string { return "/" + m.of(who) }
+
+// deployment is the platform's own, under another name.
+func (m *monitors) deployment(component string) (*appsv1.Deployment, error) {
+	file := filepath.Join(m.env.Root, "fixtures", "platform", component, "manifest.yaml")
+	objects, err := platform.ReadObjects(file)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range objects {
+		if o.GetKind() != "Deployment" {
+			continue
+		}
+		d := &appsv1.Deployment{}
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, d); err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		name := m.of(component)
+		d.ObjectMeta = m.meta(component)
+		d.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}
+		d.Spec.Template.Labels = map[string]string{"app": name}
+		d.Spec.Template.Spec.TerminationGracePeriodSeconds = new(int64)
+		if d.Spec.Template.Spec.ServiceAccountName != "" {
+			d.Spec.Template.Spec.ServiceAccountName = name
+		}
+		for i := range d.Spec.Template.Spec.Volumes {
+			if v := &d.Spec.Template.Spec.Volumes[i]; v.ConfigMap != nil {
+				v.ConfigMap.Name = name
+			}
+		}
+		return d, nil
+	}
+	return nil, fmt.Errorf("%s has no Deployment", file)
+}
+
+// prometheusConfig has the platform's job of pods, for this namespace, and its rules.
+func (m *monitors) prometheusConfig(w watching) (map[string]string, error) {
+	file := filepath.Join(m.env.Root, "fixtures", "platform", "prometheus", "manifest.yaml")
+	objects, err := platform.ReadObjects(file)
+	if err != nil {
+		return nil, err
+	}
+	var job map[string]any
+	for _, o := range objects {
+		var config struct {
+			Jobs []map[string]any `json:"scrape_configs"`
+		}
+		if data, is := o.Object["data"].(map[string]any); is {
+			text, _ := data["prometheus.yml"].(string)
+			if err := yaml.Unmarshal([]byte(text), &config); err != nil {
+				return nil, fmt.Errorf("%s: prometheus.yml: %w", file, err)
+			}
+		}
+		for _, j := range config.Jobs {
+			if j["job_name"] == "pods" {
+				job = j
+			}
+		}
+	}
+	if job == nil {
+		return nil, fmt.Errorf("%s has no job of pods", file)
+	}
+	job["kubernetes_sd_configs"] = []any{map[string]any{"role": "pod", "namespaces": map[string]any{"names": []string{m.ns}}}}
+	rules, err := m.rules(w)
+	if err != nil {
+		return nil, err
+	}
+	config, err := yaml.Marshal(map[string]any{
+		"global":         map[string]any{"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+		"rule_files":     []string{"/etc/prometheus/rules.yaml"},
+		"alerting":       map[string]any{"alertmanagers": []any{map[string]any{"static_configs": []any{map[string]any{"targets": []string{m.of("alertmanager") + ":9093"}}}}}},
+		"scrape_configs": []any{job},
+	})
+	return map[string]string{"prometheus.yml": string(config), "rules.yaml": rules}, err
+}
+
+func (m *monitors) rules(w watching) (string, error) {
+	data, err := os.ReadFile(filepath.Join(m.env.Root, "fixtures", "slo", "rules.yaml"))
+	if err != nil {
+		return "", err
+	}
+	rules, err := slo.Read(data)
+	if err != nil {
+		return "", err
+	}
+	if w.rules != nil {
+		w.rules(rules)
+	}
+	if rules, err = rules.Compress(m.env.Profile.TimeScale); err != nil {
+		return "", err
+	}
+	text, err := yaml.Marshal(rules)
+	return string(text), err
+}
+
+// alertmanagerConfig has the platform's routes and receivers, with other addresses.
+func (m *monitors) alertmanagerConfig(w watching) (map[string]string, error) {
+	data, err := os.ReadFile(filepath.Join(m.env.Root, "fixtures", "slo", "alertmanager.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	var config map[string]any
+	if err := yaml.Unmarshal(data, &config); err != nil {
+		return nil, err
+	}
+	if w.alerts != nil {
+		w.alerts(config)
+	}
+	route := config["route"].(map[string]any)
+	for _, key := range []string{"group_wait", "group_interval", "repeat_interval"} {
+		d, err := time.ParseDuration(route[key].(string))
+		if err != nil {
+			return nil, fmt.Errorf("alertmanager.yaml: %s: %w", key, err)
+		}
+		route[key] = strconv.FormatInt(time.Duration(float64(d)/m.env.Profile.TimeScale).Milliseconds(), 10) + "ms"
+	}
+	config["global"] = map[string]any{"pagerduty_url": m.receiver(pagerduty)}
+	text, err := yaml.Marshal(config)
+	return map[string]string{"alertmanager.yml": string(text)}, err
+}
+
+func (m *monitors) stand(ctx context.Context) error {
+	w, err := wait.On(m.env.Config)
+	if err != nil {
+		return err
+	}
+	for _, part := range []string{"alertmanager", "prometheus"} {
+		target := wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespace: m.ns, Name: m.of(part)}
+		if _, err := w.Until(ctx, monitorsTimeout, target, wait.RolledOut()); err != nil {
+			return err
+		}
+	}
+	var pods corev1.PodList
+	if err := m.env.Client().List(ctx, &pods, client.InNamespace(m.ns), client.MatchingLabels{"app": m.of("prometheus")}); err != nil {
+		return err
+	}
+	if len(pods.Items) != 1 {
+		return fmt.Errorf("%d pods of Prometheus: want 1", len(pods.Items))
+	}
+	m.pod = pods.Items[0].Name
+	return nil
+}
+
+// value is that of a query which gives one; has is false where it gives none, or no
+// number.
+func (m *monitors) value(ctx context.Context, query string) (value float64, has bool, err error) {
+	raw, err := m.env.Ask(ctx, m.ns, m.pod, "9090", http.MethodGet, "api/v1/query?query="+url.QueryEscape(query), nil)
+	if err != nil {
+		return 0, false, err
+	}
+	var answer struct {
+		Data struct{ Result []struct{ Value [2]any } }
+	}
+	if err := json.Unmarshal(raw, &answer); err != nil {
+		return 0, false, fmt.Errorf("prometheus, %s: %w", query, err)
+	}
+	if len(answer.Data.Result) == 0 {
+		return 0, false, nil
+	}
+	if len(answer.Data.Result) > 1 {
+		return 0, false, fmt.Errorf("prometheus, %s: %d series, want 1", query, len(answer.Data.Result))
+	}
+	text, _ := answer.Data.Result[0].Value[1].(string)
+	if value, err = strconv.ParseFloat(text, 64); err != nil {
+		return 0, false, fmt.Errorf("prometheus, %s: %w", query, err)
+	}
+	return value, value == value, nil // else NaN: of nothing
+}
+
+// scraped waits until Prometheus has what the frontend counted up to a moment, and has
+// evaluated its rules since.
+func (m *monitors) scraped(ctx context.Context, after time.Time) error {
+	return wait.Answers(ctx, scrapedTimeout, "Prometheus to have scraped the frontend, and evaluated its rules since", func(ctx context.Context) (string, error) {
+		at, has, err := m.value(ctx, `min(timestamp(http_requests_total{job="pods",app="frontend"}))`)
+		if err != nil || !has || at < float64(after.UnixMilli())/1000 {
+			return fmt.Sprintf("the frontend was scraped at %.3f (%t), which is not after %.3f", at, has, float64(after.UnixMilli())/1000), err
+		}
+		evaluated, err := m.evaluated(ctx)
+		if err != nil || evaluated.After(time.UnixMilli(int64(at*1000)).Add(scrapeMost)) {
+			return "", err
+		}
+		return fmt.Sprintf("rules were evaluated at %s, the scrape began at %.3f", evaluated, at), nil
+	})
+}
+
+// evaluated is when all groups of rules were evaluated last.
+func (m *monitors) evaluated(ctx context.Context) (first time.Time, err error) {
+	raw, err := m.env.Ask(ctx, m.ns, m.pod, "9090", http.MethodGet, "api/v1/rules", nil)
+	if err != nil {
+		return first, err
+	}
+	var answer struct {
+		Data struct {
+			Groups []struct{ LastEvaluation time.Time }
+		}
+	}
+	if err := json.Unmarshal(raw, &answer); err != nil {
+		return first, fmt.Errorf("prometheus' rules: %w", err)
+	}
+	for i, g := range answer.Data.Groups {
+		if i == 0 || g.LastEvaluation.Before(first) {
+			first = g.LastEvaluation
+		}
+	}
+	return first, nil
+}
