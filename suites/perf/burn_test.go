@@ -35,7 +35,7 @@ var toldTimeout = wait.Timeout{Name: "receiversAreTold", D: 75 * time.Second}
 // TestBurn proves that a slow and a fast burn of the error budget are told of, to whom
 // they should be, and that their end is told as well.
 func TestBurn(t *testing.T) {
-	l := newLevels(t, "burn")
+	l := newLevels(t, "burn", nil)
 	var w watching
 	rules := func(name, kills string, change func(*slo.Rules)) spec.Sabotage {
 		return spec.Swapped(name, kills, &w, watching{rules: change})

@@ -17,7 +17,7 @@ import (
 // TestServiceLevels proves that the platform's rules compute what a known traffic must
 // give: users count their answers themselves.
 func TestServiceLevels(t *testing.T) {
-	l := newLevels(t, "levels")
+	l := newLevels(t, "levels", nil)
 	var w watching
 	rewritten := func(name, kills, record, old, with string) spec.Sabotage {
 		return spec.Swapped(name, kills, &w, watching{rules: func(r *slo.Rules) {

@@ -29,18 +29,19 @@ const (
 // receivers that take what PagerDuty and Slack would.
 type levels struct {
 	*spec.Stage
-	ns   string
-	pods map[string]*probe.Pod
+	values map[string]any // over the chart's
+	ns     string
+	pods   map[string]*probe.Pod
 }
 
-func newLevels(t *testing.T, name string) *levels {
+func newLevels(t *testing.T, name string, values map[string]any) *levels {
 	t.Helper()
-	l := &levels{pods: map[string]*probe.Pod{}}
+	l := &levels{values: values, pods: map[string]*probe.Pod{}}
 	l.Stage = spec.NewStage(t, "stage "+name, func(ctx context.Context, env *environment.Environment, scope *environment.Scope) (err error) {
 		if l.ns, err = scope.Namespace(ctx, "perf-"+name, nil); err != nil {
 			return err
 		}
-		if err := platform.Deploy(ctx, env, scope, docuthinker, l.ns, map[string]any{"networkPolicies": false}); err != nil {
+		if err := platform.Deploy(ctx, env, scope, docuthinker, l.ns, platform.Merged(map[string]any{"networkPolicies": false}, l.values)); err != nil {
 			return err
 		}
 		names := []string{"users", pagerduty, slack}

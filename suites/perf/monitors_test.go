@@ -87,9 +87,7 @@ func (l *levels) monitored(ctx context.Context, env *environment.Environment, sc
 		&corev1.Secret{ObjectMeta: m.meta("receivers"), StringData: map[string]string{
 			"pagerduty-key": utilrand.String(32), "slack-url": m.receiver(slack),
 		}},
-		&corev1.Service{ObjectMeta: m.meta("alertmanager"), Spec: corev1.ServiceSpec{
-			Selector: map[string]string{"app": m.of("alertmanager")}, Ports: []corev1.ServicePort{{Port: 9093, TargetPort: intstr.FromString("http")}},
-		}},
+		m.service("alertmanager", 9093), m.service("prometheus", 9090),
 		alertmanager, prometheus,
 	}
 	for _, o := range objects {
@@ -105,6 +103,12 @@ func (m *monitors) of(part string) string { return part + "-" + m.name }
 
 func (m *monitors) meta(part string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: m.ns, Name: m.of(part)}
+}
+
+func (m *monitors) service(part string, port int32) *corev1.Service {
+	return &corev1.Service{ObjectMeta: m.meta(part), Spec: corev1.ServiceSpec{
+		Selector: map[string]string{"app": m.of(part)}, Ports: []corev1.ServicePort{{Port: port, TargetPort: intstr.FromString("http")}},
+	}}
 }
 
 // receiver is the address of who is told.

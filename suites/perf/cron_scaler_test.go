@@ -1,0 +1,135 @@
+package perf
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+	_ "time/tzdata" // where this machine has no time zones
+
+	"github.com/robfig/cron/v3"
+	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/platform"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+)
+
+const (
+	officeZone = "America/New_York"
+	officePods = 10
+)
+
+// instants are some at which business hours have begun, or not, by the wall clock of New
+// York. In 2026 its clocks go forward on 8 March and back on 1 November.
+var instants = []struct {
+	at   string // UTC
+	open bool
+}{
+	{"2026-03-06T12:59:59Z", false}, {"2026-03-06T13:00:01Z", true}, // a Friday, 8:00 EST
+	{"2026-03-06T22:59:59Z", true}, {"2026-03-06T23:00:01Z", false}, // 18:00 EST
+	{"2026-03-08T15:00:00Z", false},                                 // the Sunday of the change
+	{"2026-03-09T11:59:59Z", false}, {"2026-03-09T12:00:01Z", true}, // the Monday after it, 8:00 EDT
+	{"2026-03-09T21:59:59Z", true}, {"2026-03-09T22:00:01Z", false},
+	{"2026-10-30T11:59:59Z", false}, {"2026-10-30T12:00:01Z", true},
+	{"2026-11-02T12:30:00Z", false}, {"2026-11-02T13:00:01Z", true},
+	{"2026-11-02T22:59:59Z", true}, {"2026-11-02T23:00:01Z", false},
+	{"2026-07-04T15:00:00Z", false}, // a Saturday
+}
+
+// TestCronScaler proves that the frontend has ten replicas in business hours of New York.
+// What KEDA does is seen on both sides of a boundary by a schedule around the present;
+// that the platform's own schedule is meant for the right instants, daylight saving
+// included, by the parser that KEDA uses.
+func TestCronScaler(t *testing.T) {
+	l := newLevels(t, "cron", map[string]any{"frontend": light(1)})
+	var edit change
+	spec.Run(t, spec.Specification{
+		ID: "PRF-012", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, keda, l}, Timeout: 12 * time.Minute,
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+			proveCronScaler(ctx, t, env, l, edit)
+		},
+		CounterProofs: []spec.Sabotage{
+			spec.Swapped("hours of UTC", `business hours`, &edit, trigger("timezone", "Etc/UTC")),
+			spec.Swapped("nine replicas", `in business hours`, &edit, trigger("desiredReplicas", "9")),
+			spec.Swapped("at most nine replicas", `in business hours`, &edit, field("ScaledObject", int64(9), "spec", "maxReplicaCount")),
+			spec.Harmless(spec.Swapped("KEDA asks each two seconds", "", &edit, field("ScaledObject", int64(2), "spec", "pollingInterval"))),
+		},
+	})
+}
+
+func proveCronScaler(ctx context.Context, t spec.T, env *environment.Environment, l *levels, edit change) {
+	objects, err := platform.ReadObjects(filepath.Join(env.Root, "fixtures", "autoscaling", "cron-scaler.yaml"))
+	spec.Check(t, err)
+	if edit != nil {
+		edit(objects[0])
+	}
+	hours, err := scheduleOf(objects[0])
+	spec.Check(t, err)
+	for _, i := range instants {
+		at, err := time.Parse(time.RFC3339, i.at)
+		spec.Check(t, err)
+		require.Equal(t, i.open, hours.open(at), "business hours at %s, which is %s in New York", i.at, at.In(newYork(t)).Format("Mon 15:04:05 MST"))
+	}
+
+	// A schedule around the present: it begins at the next whole minute that is far
+	// enough off for KEDA to be seen before it, and ends three minutes later.
+	begin := time.Now().In(newYork(t)).Truncate(time.Minute).Add(time.Minute)
+	if time.Until(begin) < settled+10*time.Second {
+		begin = begin.Add(time.Minute)
+	}
+	end := begin.Add(3 * time.Minute)
+	frontend := deploymentOf(l.ns, "frontend")
+	spec.Check(t, scaling(ctx, env, t.Scope(), "cron-scaler.yaml", l.ns,
+		trigger("start", minuteOf(begin)), trigger("end", minuteOf(end)), edit))
+	scalesTo(ctx, t, env, frontend, 1, "the frontend's replicas before business hours")
+	if time.Now().After(begin) {
+		t.Inconclusive("too late", "KEDA was seen before business hours only after these had begun, at %s", begin)
+	}
+	scalesTo(ctx, t, env, frontend, officePods, "the frontend's replicas in business hours")
+	in := time.Since(begin)
+	if time.Now().After(end) {
+		t.Inconclusive("too late", "the replicas were seen to stay only after business hours had ended, at %s", end)
+	}
+	after := scalesTo(ctx, t, env, frontend, 1, "the frontend's replicas after business hours")
+	t.Observe(fmt.Sprintf("hours from %s to %s in New York: 1 replica before, 10 within %s of their begin, 1 again (awaited for %s); %d instants of the platform's own schedule, both changes of the clocks among them, are as they should be",
+		begin.Format("15:04"), end.Format("15:04 MST"), in.Round(time.Second), after.Round(time.Second), len(instants)), nil)
+}
+
+// minuteOf is a cron expression of one minute of each day.
+func minuteOf(at time.Time) string { return fmt.Sprintf("%d %d * * *", at.Minute(), at.Hour()) }
+
+func newYork(t spec.T) *time.Location {
+	t.Helper()
+	zone, err := time.LoadLocation(officeZone)
+	spec.Check(t, err)
+	return zone
+}
+
+// schedule is a trigger's of cron, as KEDA reads it.
+type schedule struct {
+	begin, end cron.Schedule
+	zone       *time.Location
+}
+
+func scheduleOf(o *unstructured.Unstructured) (s schedule, err error) {
+	triggers, _, _ := unstructured.NestedSlice(o.Object, "spec", "triggers")
+	by := triggers[0].(map[string]any)["metadata"].(map[string]any)
+	if s.zone, err = time.LoadLocation(by["timezone"].(string)); err != nil {
+		return s, err
+	}
+	if s.begin, err = cron.ParseStandard(by["start"].(string)); err != nil {
+		return s, err
+	}
+	s.end, err = cron.ParseStandard(by["end"].(string))
+	return s, err
+}
+
+// open says whether hours have begun: their next end comes before their next begin, which
+// is how KEDA's scaler decides.
+func (s schedule) open(at time.Time) bool {
+	at = at.In(s.zone)
+	return s.end.Next(at).Before(s.begin.Next(at))
+}

@@ -1,0 +1,108 @@
+package perf
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/probe"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+// hpaMeasures is for metrics-server to have measured new pods twice.
+var hpaMeasures = wait.Timeout{Name: "hpaHasMetrics", D: 2 * time.Minute}
+
+// TestHPA proves that the frontend's HorizontalPodAutoscaler follows the processor's time
+// and the memory that its pods use.
+func TestHPA(t *testing.T) {
+	l := newLevels(t, "hpa", map[string]any{"frontend": light(2)})
+	var edit change
+	resource := func(name, kills string, at int, key string, value any) spec.Sabotage {
+		return spec.Swapped(name, kills, &edit, change(func(o *unstructured.Unstructured) {
+			metrics, _, _ := unstructured.NestedSlice(o.Object, "spec", "metrics")
+			metrics[at].(map[string]any)["resource"].(map[string]any)["target"].(map[string]any)[key] = value
+			_ = unstructured.SetNestedSlice(o.Object, metrics, "spec", "metrics")
+		}))
+	}
+	without := func(name, kills string, at int) spec.Sabotage {
+		return spec.Swapped(name, kills, &edit, change(func(o *unstructured.Unstructured) {
+			metrics, _, _ := unstructured.NestedSlice(o.Object, "spec", "metrics")
+			_ = unstructured.SetNestedSlice(o.Object, append(metrics[:at:at], metrics[at+1:]...), "spec", "metrics")
+		}))
+	}
+	spec.Run(t, spec.Specification{
+		ID: "PRF-013", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, metricsServer, l}, Timeout: 10 * time.Minute,
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveHPA(ctx, t, env, l, edit) },
+		CounterProofs: []spec.Sabotage{
+			without("not by the processor's time", `measures cpu`, 0),
+			without("not by memory", `measures memory`, 1),
+			resource("a target of the processor's time that is never met", `under load`, 0, "averageUtilization", int64(100000)),
+			spec.Harmless(spec.Swapped("at most twelve replicas", "", &edit, field("HorizontalPodAutoscaler", int64(12), "spec", "maxReplicas"))),
+		},
+	})
+}
+
+// measuring is met by an HPA that has the current value of a resource.
+func measuring(resource string) wait.Condition {
+	return wait.Condition{What: "measure " + resource, Missing: func(o *unstructured.Unstructured) string {
+		current, _, _ := unstructured.NestedSlice(o.Object, "status", "currentMetrics")
+		for _, c := range current {
+			name, _, _ := unstructured.NestedString(c.(map[string]any), "resource", "name")
+			_, has, _ := unstructured.NestedInt64(c.(map[string]any), "resource", "current", "averageUtilization")
+			if name == resource && has {
+				return ""
+			}
+		}
+		return fmt.Sprintf("its metrics are %v", current)
+	}}
+}
+
+func proveHPA(ctx context.Context, t spec.T, env *environment.Environment, l *levels, edit change) {
+	frontend := deploymentOf(l.ns, "frontend")
+	spec.Check(t, scaling(ctx, env, t.Scope(), "frontend-hpa.yaml", l.ns, edit))
+	w, err := wait.On(env.Config)
+	spec.Check(t, err)
+	hpa := wait.Target{Kind: autoscalingv2.SchemeGroupVersion.WithKind("HorizontalPodAutoscaler"), Namespace: l.ns, Name: "frontend"}
+	for _, resource := range []string{"cpu", "memory"} {
+		_, err := w.Until(ctx, hpaMeasures, hpa, measuring(resource))
+		notInTime(ctx, t, err, "the frontend's autoscaler measures "+resource)
+	}
+	var before autoscalingv2.HorizontalPodAutoscaler
+	spec.Check(t, env.Client().Get(ctx, client.ObjectKey{Namespace: l.ns, Name: "frontend"}, &before))
+	idle := before.Status.DesiredReplicas
+
+	traffic, err := l.pods["users"].Traffic(ctx, probe.Plan{
+		Request: probe.Request{URL: "http://frontend." + l.ns + ":8080/api/echo"}, Rate: 100, For: 8 * time.Minute, KeepAlive: true,
+	})
+	spec.Check(t, err)
+	defer func() { _ = traffic.Stop(ctx) }()
+	start := time.Now()
+	_, err = w.Until(ctx, scaledTimeout, frontend, wantReplicas(int64(idle)+1, 12))
+	notInTime(ctx, t, err, fmt.Sprintf("the frontend has more than %d replicas under load", idle))
+	up := time.Since(start)
+	var loaded autoscalingv2.HorizontalPodAutoscaler
+	spec.Check(t, env.Client().Get(ctx, client.ObjectKey{Namespace: l.ns, Name: "frontend"}, &loaded))
+	spec.Check(t, traffic.Stop(ctx))
+	start = time.Now()
+	_, err = w.Until(ctx, scaledTimeout, frontend, wantReplicas(0, int64(idle)))
+	notInTime(ctx, t, err, fmt.Sprintf("the frontend has %d replicas when the load is over", idle))
+	t.Observe(fmt.Sprintf("%d replicas at rest; more after %s of 100 requests a second (%d, at %s); as before %s after the load",
+		idle, up.Round(time.Second), loaded.Status.DesiredReplicas, utilization(loaded), time.Since(start).Round(time.Second)), loaded.Status)
+}
+
+// utilization is what an autoscaler has measured, in per cent of what is asked for.
+func utilization(h autoscalingv2.HorizontalPodAutoscaler) (text string) {
+	for _, m := range h.Status.CurrentMetrics {
+		if m.Resource != nil && m.Resource.Current.AverageUtilization != nil {
+			text += fmt.Sprintf(" %s %d %%", m.Resource.Name, *m.Resource.Current.AverageUtilization)
+		}
+	}
+	return text[min(1, len(text)):]
+}

@@ -1,0 +1,88 @@
+package perf
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/probe"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+)
+
+const (
+	httpRate  = 250  // requests a second that users make, for which 3 replicas are due
+	httpTimes = "20" // and 50 would be, did each count so often: more than there may be
+)
+
+// TestHTTPScaler proves that the backend has a replica for each 100 requests a second
+// that it answers, from 2 to 20.
+func TestHTTPScaler(t *testing.T) {
+	l := newLevels(t, "http", map[string]any{"backend": light(2)})
+	var edit change
+	spec.Run(t, spec.Specification{
+		ID: "PRF-011", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, keda, l}, Timeout: 12 * time.Minute,
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+			proveHTTPScaler(ctx, t, env, l, edit)
+		},
+		CounterProofs: []spec.Sabotage{
+			spec.Swapped("a replica for each 1000 requests a second", `at 250 requests a second`, &edit, trigger("threshold", "1000")),
+			spec.Swapped("one replica is enough", `without requests`, &edit, field("ScaledObject", int64(1), "spec", "minReplicaCount")),
+			spec.Swapped("19 replicas at most", `at 5000 requests a second`, &edit, func(o *unstructured.Unstructured) {
+				if most, _, _ := unstructured.NestedInt64(o.Object, "spec", "maxReplicaCount"); most == 20 {
+					field("ScaledObject", int64(19), "spec", "maxReplicaCount")(o)
+				}
+			}),
+			spec.Swapped("a query of what is not there", `at 250 requests a second`, &edit, func(o *unstructured.Unstructured) {
+				triggers, _, _ := unstructured.NestedSlice(o.Object, "spec", "triggers")
+				query := triggers[0].(map[string]any)["metadata"].(map[string]any)["query"].(string)
+				trigger("query", strings.Replace(query, `app="backend"`, `app="backed"`, 1))(o)
+			}),
+			spec.Harmless(spec.Swapped("KEDA asks each two seconds", "", &edit, field("ScaledObject", int64(2), "spec", "pollingInterval"))),
+		},
+	})
+}
+
+func proveHTTPScaler(ctx context.Context, t spec.T, env *environment.Environment, l *levels, edit change) {
+	m, err := l.monitored(ctx, env, t.Scope(), watching{})
+	spec.Check(t, err)
+	address := "http://" + m.of("prometheus") + "." + l.ns + ":9090"
+	at := trigger("serverAddress", address)
+	backend := deploymentOf(l.ns, "backend")
+
+	first := t.Scope().Child("scaler")
+	spec.Check(t, scaling(ctx, env, first, "http-scaler.yaml", l.ns, at, edit))
+	idle := scalesTo(ctx, t, env, backend, 2, "the backend's replicas without requests")
+	traffic, err := l.pods["users"].Traffic(ctx, probe.Plan{
+		Request: probe.Request{URL: "http://backend." + l.ns + ":8080/api/documents?limit=1"}, Rate: httpRate, For: 10 * time.Minute, KeepAlive: true,
+	})
+	spec.Check(t, err)
+	defer func() { _ = traffic.Stop(ctx) }()
+	up := scalesTo(ctx, t, env, backend, 3, fmt.Sprintf("the backend's replicas at %d requests a second", httpRate))
+	rate, has, err := m.value(ctx, `sum(rate(http_requests_total{app="backend"}[15s]))`)
+	spec.Check(t, err)
+	if !has || rate < 0.9*httpRate || rate > 1.1*httpRate {
+		t.Inconclusive("less load than planned", "the backend answers %.0f requests a second, %d were to be", rate, httpRate)
+	}
+	spec.Check(t, first.Close(ctx))
+
+	// What the machine has not, each request makes up for by counting twenty times.
+	many := t.Scope().Child("scaler of many")
+	spec.Check(t, scaling(ctx, env, many, "http-scaler.yaml", l.ns, at, times, edit))
+	most := scalesTo(ctx, t, env, backend, 20, "the backend's replicas at 5000 requests a second")
+	spec.Check(t, traffic.Stop(ctx))
+	down := scalesTo(ctx, t, env, backend, 2, "the backend's replicas when the requests are over")
+	t.Observe(fmt.Sprintf("2 replicas without requests after %s; %.0f requests a second: 3 after %s; each counted %s times: 20 after %s; 2 again %s after the last request",
+		idle.Round(time.Second), rate, up.Round(time.Second), httpTimes, most.Round(time.Second), down.Round(time.Second)), nil)
+}
+
+// times has each request count more.
+func times(o *unstructured.Unstructured) {
+	triggers, _, _ := unstructured.NestedSlice(o.Object, "spec", "triggers")
+	query := triggers[0].(map[string]any)["metadata"].(map[string]any)["query"].(string)
+	trigger("query", httpTimes+" * "+query)(o)
+}

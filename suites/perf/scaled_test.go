@@ -1,0 +1,150 @@
+package perf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/platform"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+const (
+	keda          platform.Component = "keda"
+	metricsServer platform.Component = "metrics-server"
+)
+
+// scaledTimeout is for some rounds of the controller, which looks each 15 seconds, and
+// for the pods to start.
+var scaledTimeout = wait.Timeout{Name: "replicasFollow", D: 150 * time.Second}
+
+// settled is how long a number of replicas must stay: the controller looks again in it.
+const settled = 20 * time.Second
+
+// change edits an object of fixtures/autoscaling for the time of a fault; nil for none.
+type change func(o *unstructured.Unstructured)
+
+// scaling are the objects of a file of fixtures/autoscaling, put into a namespace. The
+// time for which fewer replicas must be enough is compressed; what a scaler is bound to
+// by its own address is the caller's to edit.
+func scaling(ctx context.Context, env *environment.Environment, scope *environment.Scope, file, namespace string, edits ...change) error {
+	objects, err := platform.ReadObjects(filepath.Join(env.Root, "fixtures", "autoscaling", file))
+	if err != nil {
+		return err
+	}
+	for _, o := range objects {
+		o.SetNamespace(namespace)
+		for _, behavior := range [][]string{
+			{"spec", "behavior", "scaleDown", "stabilizationWindowSeconds"},
+			{"spec", "advanced", "horizontalPodAutoscalerConfig", "behavior", "scaleDown", "stabilizationWindowSeconds"},
+		} {
+			if seconds, has, _ := unstructured.NestedInt64(o.Object, behavior...); has {
+				if err := unstructured.SetNestedField(o.Object, int64(float64(seconds)/env.Profile.TimeScale), behavior...); err != nil {
+					return err
+				}
+			}
+		}
+		if o.GetKind() == "ScaledObject" { // an interval of seconds: the least that KEDA has
+			if err := unstructured.SetNestedField(o.Object, int64(1), "spec", "pollingInterval"); err != nil {
+				return err
+			}
+		}
+		for _, edit := range edits {
+			if edit != nil {
+				edit(o)
+			}
+		}
+		if err := scope.Create(ctx, o); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	return nil
+}
+
+// trigger edits what a ScaledObject's trigger goes by.
+func trigger(key, value string) change {
+	return func(o *unstructured.Unstructured) {
+		triggers, has, _ := unstructured.NestedSlice(o.Object, "spec", "triggers")
+		if !has {
+			return
+		}
+		triggers[0].(map[string]any)["metadata"].(map[string]any)[key] = value
+		_ = unstructured.SetNestedSlice(o.Object, triggers, "spec", "triggers")
+	}
+}
+
+// field edits one of an object of that kind.
+func field(kind string, value any, path ...string) change {
+	return func(o *unstructured.Unstructured) {
+		if o.GetKind() == kind {
+			_ = unstructured.SetNestedField(o.Object, value, path...)
+		}
+	}
+}
+
+func deploymentOf(namespace, name string) wait.Target {
+	return wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespace: namespace, Name: name}
+}
+
+// haveReplicas is met by a Deployment with so many ready pods, and no more wanted.
+func haveReplicas(n int64) wait.Condition {
+	return wait.Condition{What: fmt.Sprintf("have %d replicas, all ready", n), Missing: func(o *unstructured.Unstructured) string {
+		want, _, _ := unstructured.NestedInt64(o.Object, "spec", "replicas")
+		ready, _, _ := unstructured.NestedInt64(o.Object, "status", "readyReplicas")
+		if want == n && ready == n {
+			return ""
+		}
+		return fmt.Sprintf("%d are wanted and %d ready", want, ready)
+	}}
+}
+
+// wantReplicas is met while a Deployment is told to have from low to high replicas.
+func wantReplicas(low, high int64) wait.Condition {
+	return wait.Condition{What: fmt.Sprintf("want %d to %d replicas", low, high), Missing: func(o *unstructured.Unstructured) string {
+		want, _, _ := unstructured.NestedInt64(o.Object, "spec", "replicas")
+		if want >= low && want <= high {
+			return ""
+		}
+		return fmt.Sprintf("%d are wanted", want)
+	}}
+}
+
+// scalesTo waits until a Deployment has so many replicas, and makes sure that these
+// stay; how names the figure in the assertion. It gives how long it took.
+func scalesTo(ctx context.Context, t spec.T, env *environment.Environment, of wait.Target, n int64, how string) time.Duration {
+	t.Helper()
+	w, err := wait.On(env.Config)
+	spec.Check(t, err)
+	start := time.Now()
+	_, err = w.Until(ctx, scaledTimeout, of, haveReplicas(n))
+	notInTime(ctx, t, err, how)
+	took := time.Since(start)
+	notInTime(ctx, t, w.Holds(ctx, settled, of, wantReplicas(n, n)), how)
+	return took
+}
+
+// notInTime is a failed assertion where what was awaited did not come, and the proof's
+// own time is not over.
+func notInTime(ctx context.Context, t spec.T, err error, how string) {
+	t.Helper()
+	var late *wait.Error
+	if errors.As(err, &late) && ctx.Err() == nil {
+		require.Fail(t, how, "%v", err)
+	}
+	spec.Check(t, err)
+}
+
+// light are the values of an application of which 50 pods fit on a node.
+func light(replicas int) map[string]any {
+	return map[string]any{"replicas": replicas, "resources": map[string]any{
+		"requests": map[string]any{"cpu": "2m", "memory": "12Mi"}, "limits": map[string]any{"cpu": "1", "memory": "64Mi"},
+	}}
+}
