@@ -16,7 +16,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
@@ -24,6 +23,7 @@ import (
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
 // killed is what became of a run that was killed in the middle of its experiment, and
@@ -52,6 +52,9 @@ const (
 	killedTimeout  = 4 * time.Minute  // until the fault has begun: an application is installed first
 	hangUpTimeout  = 30 * time.Second
 )
+
+// goneTimeout is for the namespace of a killed run, once it was told to go.
+var goneTimeout = wait.Timeout{Name: "namespaceGone", D: 90 * time.Second}
 
 // presence prints when what a fault runs comes to be on a node, and when there is none
 // of it any more. No name of a tool stands in it as it is: Litmus ends its proxy with
@@ -144,8 +147,11 @@ func (s *stage) proveKilled(ctx context.Context, t spec.T, env *environment.Envi
 		}
 	}
 	require.Positive(t, k.Undone, "things of run %s that the next start gave back", k.Run)
-	err = env.Client().Get(ctx, client.ObjectKey{Name: k.Namespace}, &corev1.Namespace{})
-	require.True(t, apierrors.IsNotFound(err), "namespace %s of the killed run after the next start: %v", k.Namespace, err)
+	w, err := wait.On(env.Config)
+	spec.Check(t, err)
+	// It was told to go, last of all; its pods take their time.
+	err = w.Gone(ctx, goneTimeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Namespace"), Name: k.Namespace})
+	require.NoError(t, err, "namespace %s of the killed run after the next start", k.Namespace)
 	left := listOfLitmus("ChaosEngine")
 	spec.Check(t, env.Client().List(ctx, left, client.InNamespace("litmus"), client.MatchingLabels{environment.RunLabel: k.Run}))
 	require.Empty(t, left.Items, "engines of the killed run after the next start")

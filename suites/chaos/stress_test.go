@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -20,7 +21,7 @@ import (
 // core's worth of work forced upon them.
 func TestCPUHog(t *testing.T) {
 	survives(t, "CHS-003", newStage(t, "cpu", roomy), always(cpuHog), func(s *stage, p *plan) []spec.Sabotage {
-		return []spec.Sabotage{impatient(p), s.tight("half a core for all of a pod", corev1.ResourceCPU, "500m")}
+		return []spec.Sabotage{impatient(p), s.tight("a quarter of a core for all of a pod", corev1.ResourceCPU, "250m")}
 	})
 }
 
@@ -65,7 +66,7 @@ var (
 )
 
 const (
-	busy  = 0.7 // of the one core: the rest is the machine's to share. One pod after the other, for two take all of two cores
+	busy  = 0.5 // of the one core: the nodes' own work is done by the same two. One pod after the other, for two take both
 	taken = 450 // MB of the 500, more than before
 )
 
@@ -157,7 +158,8 @@ func (x *trial) gauged(format string, level float64, of func(now, before, first 
 	x.gauges.mu.Lock()
 	defer x.gauges.mu.Unlock()
 	n, samples, most := 0, 0, 0.
-	for _, readings := range x.gauges.pods {
+	var each []string
+	for pod, readings := range x.gauges.pods {
 		var first, last time.Time
 		for i := overSecond; i < len(readings); i++ {
 			samples++
@@ -170,6 +172,9 @@ func (x *trial) gauged(format string, level float64, of func(now, before, first 
 				first = readings[i-overSecond].at
 			}
 		}
+		if !first.IsZero() {
+			each = append(each, fmt.Sprintf("%s for %.1f s in %d readings", pod, last.Sub(first).Seconds(), len(readings)))
+		}
 		if x.lasted(first, last) {
 			n++
 			from, to = span(from, to, first, last)
@@ -179,7 +184,7 @@ func (x *trial) gauged(format string, level float64, of func(now, before, first 
 		return "", from, to, fmt.Errorf("no pod of %d could be metered", x.n)
 	}
 	if 2*n < x.n {
-		return "", from, to, fmt.Errorf("%w: %d of %d pods took "+format+" or more for most of the time, want half of them; the most was "+format, errNotHappened, n, x.n, level, most)
+		return "", from, to, fmt.Errorf("%w: %d of %d pods took "+format+" or more for most of the time, want half of them; the most was "+format+" (%s)", errNotHappened, n, x.n, level, most, strings.Join(each, ", "))
 	}
 	return fmt.Sprintf("%d of %d pods took "+format+" or more, at most "+format, n, x.n, level, most), from, to, nil
 }

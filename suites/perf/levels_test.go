@@ -29,7 +29,8 @@ const (
 // receivers that take what PagerDuty and Slack would.
 type levels struct {
 	*spec.Stage
-	values map[string]any // over the chart's
+	values map[string]any                                                            // over the chart's
+	before func(context.Context, *environment.Environment, *environment.Scope) error // the application; nil for nothing
 	ns     string
 	pods   map[string]*probe.Pod
 }
@@ -40,6 +41,11 @@ func newLevels(t *testing.T, name string, values map[string]any) *levels {
 	l.Stage = spec.NewStage(t, "stage "+name, func(ctx context.Context, env *environment.Environment, scope *environment.Scope) (err error) {
 		if l.ns, err = scope.Namespace(ctx, "perf-"+name, nil); err != nil {
 			return err
+		}
+		if l.before != nil {
+			if err := l.before(ctx, env, scope); err != nil {
+				return err
+			}
 		}
 		if err := platform.Deploy(ctx, env, scope, docuthinker, l.ns, platform.Merged(map[string]any{"networkPolicies": false}, l.values)); err != nil {
 			return err

@@ -1,0 +1,256 @@
+package perf
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+	"github.com/stretchr/testify/require"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilrand "k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/platform"
+	"github.com/proving-ground/proving-ground/helpers/probe"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+const (
+	moto        platform.Component = "moto"
+	motoHost                       = "moto.aws:5000"
+	motoAccount                    = "123456789012"
+	motoRegion                     = "us-east-1"
+
+	burst    = 250 // jobs: five for each of 50 workers
+	mostPods = 50
+	dies     = 5 // workers that end in the middle of a job, without a word
+
+	// jobTakes is long enough for 50 workers to be there before one of them has done
+	// its five.
+	jobTakes = 8 * time.Second
+)
+
+// doneTimeout is for all of a burst: by 50 workers, what dead ones leave behind after
+// half a minute included.
+var doneTimeout = wait.Timeout{Name: "allAnalysed", D: 4 * time.Minute}
+
+// queued is a stage whose jobs are in a queue of SQS.
+type queued struct {
+	*levels
+	name, key, secret, password string
+}
+
+// TestQueueScaler proves that a burst of jobs brings as many workers as there may be, that
+// these go again, and that no job is lost or done twice, though workers die.
+func TestQueueScaler(t *testing.T) {
+	q := &queued{name: "jobs-" + utilrand.String(6), key: "docuthinker", secret: utilrand.String(24), password: utilrand.String(24)}
+	worker := light(1)
+	worker["enabled"], worker["fault"] = true, map[string]any{"latency": jobTakes.String()}
+	q.levels = newLevels(t, "queue", map[string]any{
+		"database": map[string]any{"enabled": true, "password": q.password},
+		"redis":    map[string]any{"enabled": true, "uriSecret": "queue"}, // of Redis by its name, of SQS by its URI
+		"worker":   worker,
+	})
+	q.before = q.makeQueue
+	var edit change
+	spec.Run(t, spec.Specification{
+		ID: "PRF-010", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, keda, moto, q.levels}, Timeout: 14 * time.Minute,
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { q.prove(ctx, t, env, edit) },
+		CounterProofs: []spec.Sabotage{
+			spec.Swapped("at most 49 workers", `at a burst of 250`, &edit, field("ScaledObject", int64(49), "spec", "maxReplicaCount")),
+			spec.Swapped("a worker for each 50 jobs", `at a burst of 250`, &edit, trigger("queueLength", "50")),
+			spec.Swapped("another queue", `at a burst of 250`, &edit, trigger("queueURL", "http://"+motoHost+"/"+motoAccount+"/nobodys")),
+			q.ackFirst(),
+			spec.Harmless(spec.Swapped("KEDA asks each two seconds", "", &edit, field("ScaledObject", int64(2), "spec", "pollingInterval"))),
+		},
+	})
+}
+
+// ackFirst has workers say that a job is done before it is.
+func (q *queued) ackFirst() spec.Sabotage {
+	worker := func() *appsv1.Deployment {
+		return &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: q.ns, Name: "worker"}}
+	}
+	rolled := func(ctx context.Context, env *environment.Environment) error {
+		w, err := wait.On(env.Config)
+		if err != nil {
+			return err
+		}
+		_, err = w.Until(ctx, monitorsTimeout, deploymentOf(q.ns, "worker"), wait.RolledOut())
+		return err
+	}
+	return spec.Sabotage{
+		Name: "workers that acknowledge before they work", Kills: `documents that were analysed`, Applied: rolled, Restored: rolled,
+		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+			d := worker()
+			return scope.Update(ctx, d, func() error {
+				c := &d.Spec.Template.Spec.Containers[0]
+				c.Env = append(c.Env, corev1.EnvVar{Name: "FAULT_ACK_FIRST", Value: "true"})
+				return nil
+			})
+		},
+	}
+}
+
+// makeQueue makes the stage's queue, and the Secret that the application and KEDA find it
+// by.
+func (q *queued) makeQueue(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+	err := q.asked(ctx, env, func(c *sqs.Client) error {
+		made, err := c.CreateQueue(ctx, &sqs.CreateQueueInput{QueueName: &q.name})
+		if err != nil {
+			return fmt.Errorf("queue %s: %w", q.name, err)
+		}
+		return scope.Defer("queue "+q.name, func(ctx context.Context) error {
+			return q.asked(ctx, env, func(c *sqs.Client) error {
+				_, err := c.DeleteQueue(ctx, &sqs.DeleteQueueInput{QueueUrl: made.QueueUrl})
+				return err
+			})
+		})
+	})
+	if err != nil {
+		return err
+	}
+	return scope.Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: q.ns, Name: "queue"}, StringData: map[string]string{
+		"uri":       fmt.Sprintf("sqs://%s:%s@%s/%s/%s?region=%s&tls=false", q.key, q.secret, motoHost, motoAccount, q.name, motoRegion),
+		"accessKey": q.key, "secretKey": q.secret,
+	}})
+}
+
+// asked asks moto from here.
+func (q *queued) asked(ctx context.Context, env *environment.Environment, ask func(*sqs.Client) error) error {
+	var pods corev1.PodList
+	if err := env.Client().List(ctx, &pods, client.InNamespace("aws"), client.MatchingLabels{"app": "moto"}); err != nil {
+		return err
+	}
+	if len(pods.Items) != 1 {
+		return fmt.Errorf("%d pods of moto in namespace aws: want 1", len(pods.Items))
+	}
+	address, stop, err := env.Forward(ctx, "aws", pods.Items[0].Name, "5000")
+	if err != nil {
+		return err
+	}
+	defer stop()
+	return ask(sqs.New(sqs.Options{
+		Region: motoRegion, BaseEndpoint: aws.String("http://" + address),
+		Credentials: credentials.NewStaticCredentialsProvider(q.key, q.secret, ""),
+	}))
+}
+
+func (q *queued) prove(ctx context.Context, t spec.T, env *environment.Environment, edit change) {
+	worker := deploymentOf(q.ns, "worker")
+	before, err := q.counted(ctx, env)
+	spec.Check(t, err)
+	spec.Check(t, scaling(ctx, env, t.Scope(), "queue-scaler.yaml", q.ns,
+		trigger("queueURL", "http://"+motoHost+"/"+motoAccount+"/"+q.name), trigger("awsEndpoint", "http://"+motoHost), edit))
+	scalesTo(ctx, t, env, worker, 1, "the workers without jobs")
+
+	start := time.Now()
+	traffic, err := q.pods["users"].Traffic(ctx, probe.Plan{
+		Request: probe.Request{
+			Method: "POST", URL: "http://backend." + q.ns + ":8080/api/documents",
+			Headers: map[string]string{"Content-Type": "application/json"}, Body: `{"title":"document {n}","body":"what is to be analysed"}`,
+		},
+		Rate: 50, For: time.Minute, Count: burst, KeepAlive: true,
+	})
+	spec.Check(t, err)
+	spec.Check(t, traffic.Wait(ctx))
+	for _, one := range traffic.Outcomes().Sent {
+		if one.Status != 201 {
+			t.Inconclusive("the traffic is not known", "document %d was not taken: %d %s %s", one.N, one.Status, one.Result, one.Detail)
+		}
+	}
+	w, err := wait.On(env.Config)
+	spec.Check(t, err)
+	_, err = w.Until(ctx, scaledTimeout, worker, haveReplicas(mostPods))
+	notInTime(ctx, t, err, "the workers at a burst of 250 jobs")
+	up := time.Since(start)
+	killed, err := q.killSome(ctx, env)
+	spec.Check(t, err)
+
+	var now counts
+	err = wait.Answers(ctx, doneTimeout, "all documents to be analysed", func(ctx context.Context) (string, error) {
+		left, err := q.left(ctx, env)
+		if err != nil || left == 0 {
+			return "", err
+		}
+		return fmt.Sprintf("%d jobs wait or are under way", left), nil
+	})
+	spec.Check(t, err)
+	now, err = q.counted(ctx, env)
+	spec.Check(t, err)
+	require.Equal(t, burst, now.analyses-before.analyses, "documents that were analysed, of %d; %d workers had died", burst, killed)
+	require.Equal(t, now.analyses, now.documents, "documents that have one analysis each")
+	took := time.Since(start)
+	down := scalesTo(ctx, t, env, worker, 1, "the workers when the jobs are done")
+	t.Observe(fmt.Sprintf("%d jobs: 50 workers after %s, all done after %s, though %d workers were killed; one worker again %s later; every document has one analysis (a job takes %s; workers ask for 2m of a core and 12 MiB)",
+		burst, up.Round(time.Second), took.Round(time.Second), killed, down.Round(time.Second), jobTakes), now)
+}
+
+// killSome ends some workers at once, without the time to say or finish anything.
+func (q *queued) killSome(ctx context.Context, env *environment.Environment) (int, error) {
+	var pods corev1.PodList
+	if err := env.Client().List(ctx, &pods, client.InNamespace(q.ns), client.MatchingLabels{"app": "worker"}); err != nil {
+		return 0, err
+	}
+	rand.Shuffle(len(pods.Items), func(i, j int) { pods.Items[i], pods.Items[j] = pods.Items[j], pods.Items[i] })
+	killed := 0
+	for i := range pods.Items[:min(dies, len(pods.Items))] {
+		if err := env.Client().Delete(ctx, &pods.Items[i], &client.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
+			return killed, err
+		}
+		killed++
+	}
+	return killed, nil
+}
+
+// left are the jobs that wait or are under way, as SQS has them.
+func (q *queued) left(ctx context.Context, env *environment.Environment) (left int, err error) {
+	err = q.asked(ctx, env, func(c *sqs.Client) error {
+		url := "http://" + motoHost + "/" + motoAccount + "/" + q.name
+		got, err := c.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{QueueUrl: &url, AttributeNames: []types.QueueAttributeName{types.QueueAttributeNameAll}})
+		if err != nil {
+			return err
+		}
+		for _, name := range []string{"ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible", "ApproximateNumberOfMessagesDelayed"} {
+			n := 0
+			if _, err := fmt.Sscan(got.Attributes[name], &n); err != nil {
+				return fmt.Errorf("queue %s: %s: %w", q.name, name, err)
+			}
+			left += n
+		}
+		return nil
+	})
+	return left, err
+}
+
+// counts are what the database has.
+type counts struct{ analyses, documents int }
+
+// counted counts the analyses, and the documents that have one.
+func (q *queued) counted(ctx context.Context, env *environment.Environment) (c counts, err error) {
+	var out bytes.Buffer
+	err = env.Exec(ctx, q.ns, "postgresql-0", "postgresql", nil, &out, "psql", "-U", "docuthinker", "-d", "docuthinker", "-Atc",
+		`SELECT json_build_object('a', count(*), 'd', count(DISTINCT document_id)) FROM analyses`)
+	if err != nil {
+		return c, err
+	}
+	var row struct{ A, D int }
+	if err := json.Unmarshal([]byte(strings.TrimSpace(out.String())), &row); err != nil {
+		return c, fmt.Errorf("psql: %q: %w", out.String(), err)
+	}
+	return counts{row.A, row.D}, nil
+}
