@@ -88,3 +88,36 @@ func TestThresholdsThatSayNothing(t *testing.T) {
 		require.ErrorContains(t, err, "threshold", text)
 	}
 }
+
+func TestPlot(t *testing.T) {
+	begin := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	s := &Samples{}
+	for i := range 600 { // ten seconds, of which one has no request
+		at := begin.Add(time.Duration(i) * 10 * time.Second / 599)
+		s.All = append(s.All, Sample{Metric: "vus", At: at, Value: float64(1 + i/300)})
+		if i >= 300 && i < 360 {
+			continue
+		}
+		s.All = append(s.All, Sample{Metric: "http_reqs", At: at, Value: 1}, Sample{Metric: "http_req_duration", At: at, Value: float64(i)})
+	}
+	p, err := s.Plot("ten seconds")
+	if err != nil {
+		t.Fatal(err)
+	}
+	byName := map[string][][2]float64{}
+	for _, c := range p.Curves {
+		byName[c.Name] = c.Points
+	}
+	if _, has := byName["failed"]; has || len(p.Curves) != 5 {
+		t.Errorf("curves: %+v", p.Curves)
+	}
+	if n := len(byName["requests"]); n >= bins || n < bins-8 {
+		t.Errorf("%d points of the rate, %d bins, some of which have no request", n, bins)
+	}
+	if first := byName["requests"][0]; first[0] != 0 || first[1] < 55 || first[1] > 65 {
+		t.Errorf("the rate begins with %v, want about 60 a second", first)
+	}
+	if users := byName["users"]; len(users) != bins || users[0][1] != 1 || users[bins-1][1] != 2 {
+		t.Errorf("users: %v", users)
+	}
+}

@@ -73,10 +73,6 @@ func (t Threshold) Judge(kind string, values []float64, took time.Duration) (val
 }
 
 func (t Threshold) value(kind string, values []float64, took time.Duration) (float64, error) {
-	sum := 0.
-	for _, v := range values {
-		sum += v
-	}
 	n := float64(len(values))
 	switch kind + " " + t.aggregate {
 	case "rate rate":
@@ -88,13 +84,13 @@ func (t Threshold) value(kind string, values []float64, took time.Duration) (flo
 		}
 		return float64(nonZero) / n, nil
 	case "counter count":
-		return sum, nil
+		return sum(values), nil
 	case "counter rate":
-		return sum / took.Seconds(), nil
+		return sum(values) / took.Seconds(), nil
 	case "gauge value":
 		return values[len(values)-1], nil
 	case "trend avg":
-		return sum / n, nil
+		return sum(values) / n, nil
 	case "trend min":
 		return slices.Min(values), nil
 	case "trend max":

@@ -27,6 +27,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"clock":    func(t time.Time) string { return t.UTC().Format(time.TimeOnly) },
 	"code":     code,
 	"day":      func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04:05 UTC") },
+	"drawing":  drawingOf,
 	"duration": duration,
 	"faults":   func(t Totals) int { return t.Killed + t.Survived + t.VoidFaults },
 	"icon":     icon,
@@ -37,6 +38,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"pretty":   pretty,
 	"shorten":  shorten,
 	"sub":      func(a, b int) int { return a - b },
+	"sub64":    func(a float64, b int) float64 { return a - float64(b) },
 	"wrong":    wrong,
 	"width":    func(part, whole int) float64 { return float64(part) / float64(max(whole, 1)) * 100 },
 }).Parse(pageSource))

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/journal"
 	"github.com/proving-ground/proving-ground/helpers/probe"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/wait"
@@ -145,6 +146,7 @@ func proveBurn(ctx context.Context, t spec.T, env *environment.Environment, l *l
 	spec.Check(t, l.fault(ctx, env, scope, map[string]any{}))
 	m, err := l.monitored(ctx, env, scope, w)
 	spec.Check(t, err)
+	first := time.Now()
 	traffic, err := l.traffic(ctx, 100, 6*time.Minute)
 	spec.Check(t, err)
 	defer func() { _ = traffic.Stop(ctx) }()
@@ -182,8 +184,20 @@ func proveBurn(ctx context.Context, t spec.T, env *environment.Environment, l *l
 	if failed == 0 {
 		t.Inconclusive("the fault did not happen", "none of %d requests of users failed", traffic.Last())
 	}
+	plot := journal.Plot{Title: "The error budget burns", Stages: []journal.Stage{
+		{At: 0, Name: "well"}, {At: begin.Sub(first).Seconds(), Name: "slow burn"}, {At: worse.Sub(first).Seconds(), Name: "fast burn"}, {At: over.Sub(first).Seconds(), Name: "over"},
+	}}
+	for _, q := range []struct{ name, unit, query string }{
+		{"budget left", "of 30 days' budget", "slo:error_budget:remaining"},
+		{"short", "burn, × what the budget bears", "1000 * (1 - sli:availability:ratio_rate5m)"},
+		{"long", "burn, × what the budget bears", "1000 * (1 - sli:availability:ratio_rate1h)"},
+	} {
+		c, err := m.curve(ctx, q.name, q.unit, q.query, first)
+		spec.Check(t, err)
+		plot.Curves = append(plot.Curves, c)
+	}
 	since := func(at, from time.Time) string { return at.Sub(from).Round(100 * time.Millisecond).String() }
 	t.Observe(fmt.Sprintf("of %g %% errors Slack was told after %s, of %g %% PagerDuty after %s; of the end PagerDuty after %s, Slack after %s (times %g times shorter); %d of %d requests had failed",
 		slowShare*100, since(slow, begin), fastShare*100, since(fast, worse), since(fastOver, over), since(slowOver, over), env.Profile.TimeScale, failed, traffic.Last()),
-		map[string]json.RawMessage{"slack": json.RawMessage(message), "pagerduty": json.RawMessage(event)})
+		journal.Plots{Plots: []journal.Plot{plot}, Data: map[string]json.RawMessage{"slack": json.RawMessage(message), "pagerduty": json.RawMessage(event)}})
 }

@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/journal"
 	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/wait"
 	"github.com/proving-ground/proving-ground/suites/perf/slo"
@@ -283,6 +284,39 @@ func (m *monitors) value(ctx context.Context, query string) (value float64, has 
 		return 0, false, fmt.Errorf("prometheus, %s: %w", query, err)
 	}
 	return value, value == value, nil // else NaN: of nothing
+}
+
+// curve is a query's value over time, from begin to now; it must give one series.
+func (m *monitors) curve(ctx context.Context, name, unit, query string, begin time.Time) (c journal.Curve, err error) {
+	c = journal.Curve{Name: name, Unit: unit}
+	at := func(t time.Time) string { return strconv.FormatFloat(float64(t.UnixMilli())/1000, 'f', 3, 64) }
+	raw, err := m.env.Ask(ctx, m.ns, m.pod, "9090", http.MethodGet, "api/v1/query_range?"+url.Values{
+		"query": {query}, "start": {at(begin)}, "end": {at(time.Now())}, "step": {"1"},
+	}.Encode(), nil)
+	if err != nil {
+		return c, err
+	}
+	var answer struct {
+		Data struct{ Result []struct{ Values [][2]any } }
+	}
+	if err := json.Unmarshal(raw, &answer); err != nil {
+		return c, fmt.Errorf("prometheus, %s: %w", query, err)
+	}
+	if len(answer.Data.Result) != 1 {
+		return c, fmt.Errorf("prometheus, %s: %d series, want 1", query, len(answer.Data.Result))
+	}
+	for _, v := range answer.Data.Result[0].Values {
+		seconds, _ := v[0].(float64)
+		text, _ := v[1].(string)
+		value, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return c, fmt.Errorf("prometheus, %s: %w", query, err)
+		}
+		if value == value { // else NaN: of nothing
+			c.Points = append(c.Points, [2]float64{seconds - float64(begin.UnixMilli())/1000, value})
+		}
+	}
+	return c, nil
 }
 
 // scraped waits until Prometheus has what the frontend counted up to a moment, and has

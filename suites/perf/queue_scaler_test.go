@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/journal"
 	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/probe"
 	"github.com/proving-ground/proving-ground/helpers/spec"
@@ -159,6 +160,8 @@ func (q *queued) prove(ctx context.Context, t spec.T, env *environment.Environme
 	scalesTo(ctx, t, env, worker, 1, "the workers without jobs")
 
 	start := time.Now()
+	plot := q.drawn(ctx, env, start)
+	defer plot() // however the proof ends
 	traffic, err := q.pods["users"].Traffic(ctx, probe.Plan{
 		Request: probe.Request{
 			Method: "POST", URL: "http://backend." + q.ns + ":8080/api/documents",
@@ -197,7 +200,42 @@ func (q *queued) prove(ctx context.Context, t spec.T, env *environment.Environme
 	took := time.Since(start)
 	down := scalesTo(ctx, t, env, worker, 1, "the workers when the jobs are done")
 	t.Observe(fmt.Sprintf("%d jobs: 50 workers after %s, all done after %s, though %d workers were killed; one worker again %s later; every document has one analysis (a job takes %s; workers ask for 2m of a core and 12 MiB)",
-		burst, up.Round(time.Second), took.Round(time.Second), killed, down.Round(time.Second), jobTakes), now)
+		burst, up.Round(time.Second), took.Round(time.Second), killed, down.Round(time.Second), jobTakes), journal.Plots{Plots: []journal.Plot{plot()}, Data: map[string]int{"analyses": now.analyses, "documents": now.documents}})
+}
+
+// drawn watches the queue and the workers until what it gives is called, which ends it.
+func (q *queued) drawn(ctx context.Context, env *environment.Environment, start time.Time) func() journal.Plot {
+	ctx, stop := context.WithCancel(ctx)
+	jobs := journal.Curve{Name: "jobs", Unit: "jobs that wait or are under way", Steps: true}
+	workers := journal.Curve{Name: "workers", Unit: "workers", Steps: true}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(2 * time.Second) // what a plot can show; SQS has no watch
+		defer tick.Stop()
+		for {
+			left, err := q.left(ctx, env)
+			var d appsv1.Deployment
+			if err == nil {
+				err = env.Client().Get(ctx, client.ObjectKey{Namespace: q.ns, Name: "worker"}, &d)
+			}
+			if err == nil {
+				at := time.Since(start).Seconds()
+				jobs.Points = append(jobs.Points, [2]float64{at, float64(left)})
+				workers.Points = append(workers.Points, [2]float64{at, float64(d.Status.ReadyReplicas)})
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return func() journal.Plot {
+		stop()
+		<-ended
+		return journal.Plot{Title: "A burst of jobs", Curves: []journal.Curve{jobs, workers}}
+	}
 }
 
 // killSome ends some workers at once, without the time to say or finish anything.

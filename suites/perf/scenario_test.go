@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/journal"
 	"github.com/proving-ground/proving-ground/helpers/loadtest"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 )
@@ -119,8 +120,11 @@ func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, 
 			t.Inconclusive("less load than planned", "at most %.0f users were there, %.0f were to be", most, sc.users)
 		}
 	}
+	plot, err := out.samples.Plot(fmt.Sprintf("%s: users of the ingress gateway", sc.script))
+	spec.Check(t, err)
 	t.Observe(fmt.Sprintf("%s, %s in %s (times %g times faster): %d requests; %s; k6 judges the same",
-		sc.script, sc.lasts, to.Sub(from).Round(100*time.Millisecond), scale, len(requests), strings.Join(figures, ", ")), figures)
+		sc.script, sc.lasts, to.Sub(from).Round(100*time.Millisecond), scale, len(requests), strings.Join(figures, ", ")),
+		journal.Plots{Plots: []journal.Plot{plot}, Data: figures})
 }
 
 // judge holds the samples of a run against what is promised, and k6's own judgement
