@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -53,8 +54,12 @@ const (
 	hangUpTimeout  = 30 * time.Second
 )
 
-// goneTimeout is for the namespace of a killed run, once it was told to go.
-var goneTimeout = wait.Timeout{Name: "namespaceGone", D: 90 * time.Second}
+// Of a killed run: its namespace, once it was told to go; and Litmus' own pods, once the
+// fault is over.
+var (
+	goneTimeout = wait.Timeout{Name: "namespaceGone", D: 90 * time.Second}
+	saidTimeout = wait.Timeout{Name: "experimentHasSaid", D: 2 * time.Minute}
+)
 
 // presence prints when what a fault runs comes to be on a node, and when there is none
 // of it any more. No name of a tool stands in it as it is: Litmus ends its proxy with
@@ -134,6 +139,13 @@ func (s *stage) proveKilled(ctx context.Context, t spec.T, env *environment.Envi
 	spec.Check(t, err)
 	require.Empty(t, found.difference(after), "what is left of the killed run's fault")
 
+	// Litmus' own pods say last of all what they found, in a ChaosResult that they make
+	// anew where there is none: a start that comes before that leaves it behind.
+	w, err := wait.On(env.Config)
+	spec.Check(t, err)
+	spec.Check(t, w.Gone(ctx, saidTimeout, wait.Target{
+		Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: "litmus", Selector: labels.SelectorFromSet(labels.Set{"chaosUID": string(engine)}),
+	}))
 	cache, err := environment.CacheDir()
 	spec.Check(t, err)
 	if p.forgotten {
@@ -147,8 +159,6 @@ func (s *stage) proveKilled(ctx context.Context, t spec.T, env *environment.Envi
 		}
 	}
 	require.Positive(t, k.Undone, "things of run %s that the next start gave back", k.Run)
-	w, err := wait.On(env.Config)
-	spec.Check(t, err)
 	// It was told to go, last of all; its pods take their time.
 	err = w.Gone(ctx, goneTimeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Namespace"), Name: k.Namespace})
 	require.NoError(t, err, "namespace %s of the killed run after the next start", k.Namespace)

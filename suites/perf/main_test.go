@@ -21,8 +21,3 @@ func TestMain(m *testing.M) {
 		Images:     []string{"k6", "postgresql", "flyway", "prometheus", "alertmanager"},
 	}.Suite())
 }
-
-// TestNotBuiltYet keeps the clauses in the report that have no specification yet.
-func TestNotBuiltYet(t *testing.T) {
-	spec.NotBuiltYet(t, "PRF-014")
-}
