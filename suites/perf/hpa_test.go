@@ -22,7 +22,9 @@ var hpaMeasures = wait.Timeout{Name: "hpaHasMetrics", D: 2 * time.Minute}
 // TestHPA proves that the frontend's HorizontalPodAutoscaler follows the processor's time
 // and the memory that its pods use.
 func TestHPA(t *testing.T) {
-	l := newLevels(t, "hpa", map[string]any{"frontend": light(2)})
+	l := newLevels(t, "hpa", map[string]any{"frontend": map[string]any{"replicas": 2, "resources": map[string]any{
+		"requests": map[string]any{"cpu": "20m", "memory": "64Mi"}, "limits": map[string]any{"cpu": "1", "memory": "128Mi"},
+	}}})
 	var edit change
 	resource := func(name, kills string, at int, key string, value any) spec.Sabotage {
 		return spec.Swapped(name, kills, &edit, change(func(o *unstructured.Unstructured) {

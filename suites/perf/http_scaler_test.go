@@ -58,7 +58,8 @@ func proveHTTPScaler(ctx context.Context, t spec.T, env *environment.Environment
 	spec.Check(t, scaling(ctx, env, first, "http-scaler.yaml", l.ns, at, edit))
 	idle := scalesTo(ctx, t, env, backend, 2, "the backend's replicas without requests")
 	traffic, err := l.pods["users"].Traffic(ctx, probe.Plan{
-		Request: probe.Request{URL: "http://backend." + l.ns + ":8080/api/documents?limit=1"}, Rate: httpRate, For: 10 * time.Minute, KeepAlive: true,
+		Request: probe.Request{URL: "http://backend." + l.ns + ":8080/api/documents?limit=1", Timeout: time.Second},
+		Rate:    httpRate, For: 390 * time.Second, KeepAlive: true,
 	})
 	spec.Check(t, err)
 	defer func() { _ = traffic.Stop(ctx) }()

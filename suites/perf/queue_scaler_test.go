@@ -160,8 +160,8 @@ func (q *queued) prove(ctx context.Context, t spec.T, env *environment.Environme
 	scalesTo(ctx, t, env, worker, 1, "the workers without jobs")
 
 	start := time.Now()
-	plot := q.drawn(ctx, env, start)
-	defer plot() // however the proof ends
+	seen := q.watched(ctx, env, start)
+	defer seen.plot() // however the proof ends
 	traffic, err := q.pods["users"].Traffic(ctx, probe.Plan{
 		Request: probe.Request{
 			Method: "POST", URL: "http://backend." + q.ns + ":8080/api/documents",
@@ -184,58 +184,88 @@ func (q *queued) prove(ctx context.Context, t spec.T, env *environment.Environme
 	killed, err := q.killSome(ctx, env)
 	spec.Check(t, err)
 
-	var now counts
-	err = wait.Answers(ctx, doneTimeout, "all documents to be analysed", func(ctx context.Context) (string, error) {
-		left, err := q.left(ctx, env)
-		if err != nil || left == 0 {
-			return "", err
-		}
-		return fmt.Sprintf("%d jobs wait or are under way", left), nil
-	})
-	spec.Check(t, err)
-	now, err = q.counted(ctx, env)
+	spec.Check(t, seen.empty(ctx))
+	now, err := q.counted(ctx, env)
 	spec.Check(t, err)
 	require.Equal(t, burst, now.analyses-before.analyses, "documents that were analysed, of %d; %d workers had died", burst, killed)
 	require.Equal(t, now.analyses, now.documents, "documents that have one analysis each")
 	took := time.Since(start)
 	down := scalesTo(ctx, t, env, worker, 1, "the workers when the jobs are done")
 	t.Observe(fmt.Sprintf("%d jobs: 50 workers after %s, all done after %s, though %d workers were killed; one worker again %s later; every document has one analysis (a job takes %s; workers ask for 2m of a core and 12 MiB)",
-		burst, up.Round(time.Second), took.Round(time.Second), killed, down.Round(time.Second), jobTakes), journal.Plots{Plots: []journal.Plot{plot()}, Data: map[string]int{"analyses": now.analyses, "documents": now.documents}})
+		burst, up.Round(time.Second), took.Round(time.Second), killed, down.Round(time.Second), jobTakes), journal.Plots{Plots: []journal.Plot{seen.plot()}, Data: map[string]int{"analyses": now.analyses, "documents": now.documents}})
 }
 
-// drawn watches the queue and the workers until what it gives is called, which ends it.
-func (q *queued) drawn(ctx context.Context, env *environment.Environment, start time.Time) func() journal.Plot {
+// sight is the queue and its workers over time.
+type sight struct {
+	stop          func()
+	ended         chan struct{}
+	jobs, workers journal.Curve
+	left          chan int // that wait or are under way, for who listens
+	err           error    // why nothing more comes
+}
+
+// watched looks every other second, which is what a plot can show: SQS has no watch.
+func (q *queued) watched(ctx context.Context, env *environment.Environment, start time.Time) *sight {
 	ctx, stop := context.WithCancel(ctx)
-	jobs := journal.Curve{Name: "jobs", Unit: "jobs that wait or are under way", Steps: true}
-	workers := journal.Curve{Name: "workers", Unit: "workers", Steps: true}
-	ended := make(chan struct{})
+	s := &sight{
+		stop: stop, ended: make(chan struct{}), left: make(chan int),
+		jobs:    journal.Curve{Name: "jobs", Unit: "jobs that wait or are under way", Steps: true},
+		workers: journal.Curve{Name: "workers", Unit: "workers", Steps: true},
+	}
 	go func() {
-		defer close(ended)
-		tick := time.NewTicker(2 * time.Second) // what a plot can show; SQS has no watch
+		defer close(s.ended)
+		tick := time.NewTicker(2 * time.Second)
 		defer tick.Stop()
 		for {
-			left, err := q.left(ctx, env)
 			var d appsv1.Deployment
+			left, err := q.left(ctx, env)
 			if err == nil {
 				err = env.Client().Get(ctx, client.ObjectKey{Namespace: q.ns, Name: "worker"}, &d)
 			}
-			if err == nil {
-				at := time.Since(start).Seconds()
-				jobs.Points = append(jobs.Points, [2]float64{at, float64(left)})
-				workers.Points = append(workers.Points, [2]float64{at, float64(d.Status.ReadyReplicas)})
-			}
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
+			if err != nil {
+				s.err = err
 				return
+			}
+			at := time.Since(start).Seconds()
+			s.jobs.Points = append(s.jobs.Points, [2]float64{at, float64(left)})
+			s.workers.Points = append(s.workers.Points, [2]float64{at, float64(d.Status.ReadyReplicas)})
+			for told := false; !told; {
+				select {
+				case s.left <- left:
+				case <-tick.C:
+					told = true
+				case <-ctx.Done():
+					s.err = context.Cause(ctx)
+					return
+				}
 			}
 		}
 	}()
-	return func() journal.Plot {
-		stop()
-		<-ended
-		return journal.Plot{Title: "A burst of jobs", Curves: []journal.Curve{jobs, workers}}
+	return s
+}
+
+// empty waits until nothing waits or is under way.
+func (s *sight) empty(ctx context.Context) error {
+	ctx, over := context.WithTimeout(ctx, doneTimeout.D)
+	defer over()
+	last := -1
+	for last != 0 {
+		select {
+		case last = <-s.left:
+		case <-s.ended:
+			return s.err
+		case <-ctx.Done():
+			return fmt.Errorf("%s: awaiting an empty queue for %s: %d jobs wait or are under way: %w", doneTimeout.Name, doneTimeout.D, last, context.Cause(ctx))
+		}
 	}
+	return nil
+}
+
+// plot ends the watching.
+func (s *sight) plot() journal.Plot {
+	s.stop()
+	<-s.ended
+	return journal.Plot{Title: "A burst of jobs", Curves: []journal.Curve{s.jobs, s.workers}}
 }
 
 // killSome ends some workers at once, without the time to say or finish anything.
