@@ -229,11 +229,12 @@ func (q *queued) watched(ctx context.Context, env *environment.Environment, star
 			at := time.Since(start).Seconds()
 			s.jobs.Points = append(s.jobs.Points, [2]float64{at, float64(left)})
 			s.workers.Points = append(s.workers.Points, [2]float64{at, float64(d.Status.ReadyReplicas)})
-			for told := false; !told; {
+			for listener, waiting := s.left, true; waiting; {
 				select {
-				case s.left <- left:
+				case listener <- left:
+					listener = nil // once
 				case <-tick.C:
-					told = true
+					waiting = false
 				case <-ctx.Done():
 					s.err = context.Cause(ctx)
 					return
