@@ -20,7 +20,6 @@ func TestRead(t *testing.T) {
 	s, err := Read(strings.NewReader(output))
 	require.NoError(t, err)
 	assert.Equal(t, map[string]string{"http_req_duration": "trend", "http_req_failed": "rate"}, s.Kinds)
-	assert.Equal(t, map[string][]string{"http_req_duration": {"p(95)<500"}}, s.Thresholds)
 	from, to := s.Span()
 	assert.Equal(t, 1500*time.Millisecond, to.Sub(from))
 	for name, want := range map[string][]float64{

@@ -23,15 +23,13 @@ type Sample struct {
 type Samples struct {
 	All   []Sample
 	Kinds map[string]string // of each metric: counter, gauge, rate or trend
-	// Thresholds that k6 was told of, by the name of the metric or of the part of it.
-	Thresholds map[string][]string
 }
 
 const longestLine = 1 << 20
 
 // Read reads k6's output of --out json, whole.
 func Read(from io.Reader) (*Samples, error) {
-	s := &Samples{Kinds: map[string]string{}, Thresholds: map[string][]string{}}
+	s := &Samples{Kinds: map[string]string{}}
 	lines := bufio.NewScanner(from)
 	lines.Buffer(nil, longestLine)
 	for n := 1; lines.Scan(); n++ {
@@ -39,7 +37,6 @@ func Read(from io.Reader) (*Samples, error) {
 			Type, Metric string
 			Data         struct {
 				Type       string
-				Thresholds []string
 				Submetrics []struct{ Name string }
 				Time       time.Time
 				Value      float64
@@ -52,9 +49,6 @@ func Read(from io.Reader) (*Samples, error) {
 		switch line.Type {
 		case "Metric":
 			s.Kinds[line.Metric] = line.Data.Type
-			if len(line.Data.Thresholds) > 0 {
-				s.Thresholds[line.Metric] = line.Data.Thresholds
-			}
 		case "Point":
 			s.All = append(s.All, Sample{line.Metric, line.Data.Time, line.Data.Value, line.Data.Tags})
 		default:

@@ -165,7 +165,7 @@ func (q *queued) prove(ctx context.Context, t spec.T, env *environment.Environme
 	traffic, err := q.pods["users"].Traffic(ctx, probe.Plan{
 		Request: probe.Request{
 			Method: "POST", URL: "http://backend." + q.ns + ":8080/api/documents",
-			Headers: map[string]string{"Content-Type": "application/json"}, Body: `{"title":"document {n}","body":"what is to be analysed"}`,
+			Headers: map[string]string{"Content-Type": "application/json"}, Body: `{"title":"document {n}","content":"what is to be analysed"}`,
 		},
 		Rate: 50, For: time.Minute, Count: burst, KeepAlive: true,
 	})
