@@ -88,13 +88,12 @@ func proveCronScaler(ctx context.Context, t spec.T, env *environment.Environment
 	if time.Now().After(begin) {
 		t.Inconclusive("too late", "KEDA was seen before business hours only after these had begun, at %s", begin)
 	}
-	scalesTo(ctx, t, env, frontend, officePods, "the frontend's replicas in business hours")
-	in := time.Since(begin)
+	in := scalesFrom(ctx, t, env, begin, frontend, officePods, "the frontend's replicas in business hours")
 	if time.Now().After(end) {
 		t.Inconclusive("too late", "the replicas were seen to stay only after business hours had ended, at %s", end)
 	}
-	after := scalesTo(ctx, t, env, frontend, 1, "the frontend's replicas after business hours")
-	t.Observe(fmt.Sprintf("hours from %s to %s in New York: 1 replica before, 10 within %s of their begin, 1 again (awaited for %s); %d instants of the platform's own schedule, both changes of the clocks among them, are as they should be",
+	after := scalesFrom(ctx, t, env, end, frontend, 1, "the frontend's replicas after business hours")
+	t.Observe(fmt.Sprintf("hours from %s to %s in New York: 1 replica before, 10 within %s of their begin, 1 again %s after their end; %d instants of the platform's own schedule, both changes of the clocks among them, are as they should be",
 		begin.Format("15:04"), end.Format("15:04 MST"), in.Round(time.Second), after.Round(time.Second), len(instants)), nil)
 }
 

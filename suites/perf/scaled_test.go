@@ -121,12 +121,18 @@ func wantReplicas(low, high int64) wait.Condition {
 // stay; how names the figure in the assertion. It gives how long it took.
 func scalesTo(ctx context.Context, t spec.T, env *environment.Environment, of wait.Target, n int64, how string) time.Duration {
 	t.Helper()
+	return scalesFrom(ctx, t, env, time.Now(), of, n, how)
+}
+
+// scalesFrom is scalesTo from a moment on which may be yet to come.
+func scalesFrom(ctx context.Context, t spec.T, env *environment.Environment, from time.Time, of wait.Target, n int64, how string) time.Duration {
+	t.Helper()
 	w, err := wait.On(env.Config)
 	spec.Check(t, err)
-	start := time.Now()
-	_, err = w.Until(ctx, scaledTimeout, of, haveReplicas(n))
+	limit := wait.Timeout{Name: scaledTimeout.Name, D: max(0, time.Until(from)) + scaledTimeout.D}
+	_, err = w.Until(ctx, limit, of, haveReplicas(n))
 	notInTime(ctx, t, err, how)
-	took := time.Since(start)
+	took := time.Since(from)
 	notInTime(ctx, t, w.Holds(ctx, settled, of, wantReplicas(n, n)), how)
 	return took
 }
