@@ -54,18 +54,10 @@ func (e *Environment) Forward(ctx context.Context, namespace, pod, port string) 
 // askLimit bounds one question to a pod.
 const askLimit = 10 * time.Second
 
-// Refused is an answer of a pod that is not 2xx.
-type Refused struct {
-	Status int
-	Said   string // its body
-}
-
-func (r *Refused) Error() string { return fmt.Sprintf("%d: %.500s", r.Status, r.Said) }
-
 // Ask makes one HTTP request to a port of a pod from within it, past a proxy that the
 // pod may have, and gives the body of the answer; path is without its first slash, and
-// body may be nil. An answer that is not 2xx is a *Refused. It is for what can be held
-// in memory and told within ten seconds.
+// body may be nil. An answer that is not 2xx is an error. It is for what can be held in
+// memory and told within ten seconds.
 func (e *Environment) Ask(ctx context.Context, namespace, pod, port, method, path string, body io.Reader) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
@@ -89,7 +81,7 @@ func (e *Environment) Ask(ctx context.Context, namespace, pod, port, method, pat
 	defer answer.Body.Close()
 	said, err := io.ReadAll(answer.Body)
 	if err == nil && answer.StatusCode/100 != 2 {
-		err = &Refused{answer.StatusCode, string(said)}
+		err = fmt.Errorf("%s: %.500s", answer.Status, said)
 	}
 	if err != nil {
 		return nil, fail(err)

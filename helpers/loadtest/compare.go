@@ -2,6 +2,7 @@ package loadtest
 
 import (
 	"fmt"
+	"slices"
 
 	"golang.org/x/perf/benchmath"
 )
@@ -25,7 +26,7 @@ func Compare(accepted, now []float64) (Change, error) {
 		return Change{}, fmt.Errorf("%w: %d repeats against %d accepted ones, want %d of each", ErrNoSamples, len(now), len(accepted), fewest)
 	}
 	thresholds := &benchmath.Thresholds{CompareAlpha: alpha}
-	before, after := benchmath.NewSample(copied(accepted), thresholds), benchmath.NewSample(copied(now), thresholds)
+	before, after := benchmath.NewSample(slices.Clone(accepted), thresholds), benchmath.NewSample(slices.Clone(now), thresholds) // it sorts its own
 	c := Change{Before: Percentile(accepted, 50), After: Percentile(now, 50), P: benchmath.AssumeNothing.Compare(before, after).P}
 	if c.Before <= 0 {
 		return c, fmt.Errorf("the accepted run's median is %g: want one above 0", c.Before)
@@ -39,5 +40,3 @@ func (c Change) Ratio() float64 { return c.After / c.Before }
 
 // Worse says whether the figure has grown, by more than the noise and not by chance.
 func (c Change) Worse() bool { return c.P < alpha && c.Ratio() > 1+c.Noise }
-
-func copied(values []float64) []float64 { return append([]float64(nil), values...) } // a Sample sorts its own

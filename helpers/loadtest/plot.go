@@ -11,20 +11,18 @@ const bins = 60 // of a plot, over the whole run
 
 // Plot draws a run: percentiles of the latency, the rate of requests and of failed ones,
 // and the users that were there.
-func (s *Samples) Plot(title string) (journal.Plot, error) {
+func (s *Samples) Plot(title string) journal.Plot {
 	from, to := s.Span()
 	width := max(to.Sub(from)/bins, time.Millisecond)
-	binned := func(metric string) ([][]float64, error) {
-		of, err := s.Of(metric)
-		if err != nil {
-			return nil, err
+	binned := map[string]*[bins][]float64{} // the values of each metric, in one pass
+	for _, one := range s.All {
+		all := binned[one.Metric]
+		if all == nil {
+			all = &[bins][]float64{}
+			binned[one.Metric] = all
 		}
-		all := make([][]float64, bins)
-		for _, one := range of {
-			at := min(int(one.At.Sub(from)/width), bins-1)
-			all[at] = append(all[at], one.Value)
-		}
-		return all, nil
+		at := min(int(one.At.Sub(from)/width), bins-1)
+		all[at] = append(all[at], one.Value)
 	}
 	plot := journal.Plot{Title: title}
 	for _, c := range []struct {
@@ -39,9 +37,9 @@ func (s *Samples) Plot(title string) (journal.Plot, error) {
 		{"http_req_failed", "failed", "requests/s", false, func(v []float64) float64 { return sum(v) / width.Seconds() }},
 		{"vus", "users", "users", true, slices.Max[[]float64]},
 	} {
-		values, err := binned(c.metric)
-		if err != nil {
-			return plot, err
+		values := binned[c.metric]
+		if values == nil {
+			continue
 		}
 		curve := journal.Curve{Name: c.name, Unit: c.unit, Steps: c.steps}
 		for i, v := range values {
@@ -49,11 +47,9 @@ func (s *Samples) Plot(title string) (journal.Plot, error) {
 				curve.Points = append(curve.Points, [2]float64{(time.Duration(i) * width).Seconds(), c.of(v)})
 			}
 		}
-		if len(curve.Points) > 0 {
-			plot.Curves = append(plot.Curves, curve)
-		}
+		plot.Curves = append(plot.Curves, curve)
 	}
-	return plot, nil
+	return plot
 }
 
 func sum(values []float64) (all float64) {

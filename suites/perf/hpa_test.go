@@ -26,26 +26,19 @@ func TestHPA(t *testing.T) {
 		"requests": map[string]any{"cpu": "20m", "memory": "64Mi"}, "limits": map[string]any{"cpu": "1", "memory": "128Mi"},
 	}}})
 	var edit change
-	resource := func(name, kills string, at int, key string, value any) spec.Sabotage {
-		return spec.Swapped(name, kills, &edit, change(func(o *unstructured.Unstructured) {
-			metrics, _, _ := unstructured.NestedSlice(o.Object, "spec", "metrics")
-			metrics[at].(map[string]any)["resource"].(map[string]any)["target"].(map[string]any)[key] = value
-			_ = unstructured.SetNestedSlice(o.Object, metrics, "spec", "metrics")
-		}))
-	}
-	without := func(name, kills string, at int) spec.Sabotage {
-		return spec.Swapped(name, kills, &edit, change(func(o *unstructured.Unstructured) {
-			metrics, _, _ := unstructured.NestedSlice(o.Object, "spec", "metrics")
-			_ = unstructured.SetNestedSlice(o.Object, append(metrics[:at:at], metrics[at+1:]...), "spec", "metrics")
-		}))
+	metrics := func(name, kills string, with func([]any) []any) spec.Sabotage {
+		return spec.Swapped(name, kills, &edit, func(o *unstructured.Unstructured) { _ = each(o, with, "spec", "metrics") })
 	}
 	spec.Run(t, spec.Specification{
 		ID: "PRF-013", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, metricsServer, l}, Timeout: 10 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveHPA(ctx, t, env, l, edit) },
 		CounterProofs: []spec.Sabotage{
-			without("not by the processor's time", `measures cpu`, 0),
-			without("not by memory", `measures memory`, 1),
-			resource("a target of the processor's time that is never met", `under load`, 0, "averageUtilization", int64(100000)),
+			metrics("not by the processor's time", `measures cpu`, func(m []any) []any { return m[1:] }),
+			metrics("not by memory", `measures memory`, func(m []any) []any { return m[:1] }),
+			metrics("a target of the processor's time that is never met", `under load`, func(m []any) []any {
+				m[0].(map[string]any)["resource"].(map[string]any)["target"].(map[string]any)["averageUtilization"] = int64(100000)
+				return m
+			}),
 			spec.Harmless(spec.Swapped("at most twelve replicas", "", &edit, field("HorizontalPodAutoscaler", int64(12), "spec", "maxReplicas"))),
 		},
 	})

@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/probe"
 	"github.com/proving-ground/proving-ground/helpers/spec"
@@ -32,16 +30,10 @@ func TestHTTPScaler(t *testing.T) {
 		CounterProofs: []spec.Sabotage{
 			spec.Swapped("a replica for each 1000 requests a second", `at 250 requests a second`, &edit, trigger("threshold", "1000")),
 			spec.Swapped("one replica is enough", `without requests`, &edit, field("ScaledObject", int64(1), "spec", "minReplicaCount")),
-			spec.Swapped("19 replicas at most", `at 5000 requests a second`, &edit, func(o *unstructured.Unstructured) {
-				if most, _, _ := unstructured.NestedInt64(o.Object, "spec", "maxReplicaCount"); most == 20 {
-					field("ScaledObject", int64(19), "spec", "maxReplicaCount")(o)
-				}
-			}),
-			spec.Swapped("a query of what is not there", `at 250 requests a second`, &edit, func(o *unstructured.Unstructured) {
-				triggers, _, _ := unstructured.NestedSlice(o.Object, "spec", "triggers")
-				query := triggers[0].(map[string]any)["metadata"].(map[string]any)["query"].(string)
-				trigger("query", strings.Replace(query, `app="backend"`, `app="backed"`, 1))(o)
-			}),
+			spec.Swapped("19 replicas at most", `at 5000 requests a second`, &edit, field("ScaledObject", int64(19), "spec", "maxReplicaCount")),
+			spec.Swapped("a query of what is not there", `at 250 requests a second`, &edit, retrigger("query", func(was string) string {
+				return strings.Replace(was, `app="backend"`, `app="backed"`, 1)
+			})),
 			spec.Harmless(spec.Swapped("KEDA asks each two seconds", "", &edit, field("ScaledObject", int64(2), "spec", "pollingInterval"))),
 		},
 	})
@@ -72,6 +64,7 @@ func proveHTTPScaler(ctx context.Context, t spec.T, env *environment.Environment
 	spec.Check(t, first.Close(ctx))
 
 	// What the machine has not, each request makes up for by counting twenty times.
+	times := retrigger("query", func(was string) string { return httpTimes + " * " + was })
 	many := t.Scope().Child("scaler of many")
 	spec.Check(t, scaling(ctx, env, many, "http-scaler.yaml", l.ns, at, times, edit))
 	most := scalesTo(ctx, t, env, backend, 20, "the backend's replicas at 5000 requests a second")
@@ -79,11 +72,4 @@ func proveHTTPScaler(ctx context.Context, t spec.T, env *environment.Environment
 	down := scalesTo(ctx, t, env, backend, 2, "the backend's replicas when the requests are over")
 	t.Observe(fmt.Sprintf("2 replicas without requests after %s; %.0f requests a second: 3 after %s; each counted %s times: 20 after %s; 2 again %s after the last request",
 		idle.Round(time.Second), rate, up.Round(time.Second), httpTimes, most.Round(time.Second), down.Round(time.Second)), nil)
-}
-
-// times has each request count more.
-func times(o *unstructured.Unstructured) {
-	triggers, _, _ := unstructured.NestedSlice(o.Object, "spec", "triggers")
-	query := triggers[0].(map[string]any)["metadata"].(map[string]any)["query"].(string)
-	trigger("query", httpTimes+" * "+query)(o)
 }

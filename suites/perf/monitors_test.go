@@ -24,6 +24,7 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/journal"
 	"github.com/proving-ground/proving-ground/helpers/platform"
+	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/wait"
 	"github.com/proving-ground/proving-ground/suites/perf/slo"
 )
@@ -97,6 +98,18 @@ func (l *levels) monitored(ctx context.Context, env *environment.Environment, sc
 		}
 	}
 	return m, m.stand(ctx)
+}
+
+// counted starts them once the frontend has answers and errors to tell of: a counter that
+// Prometheus has not seen at its first error has lost that one.
+func (l *levels) counted(ctx context.Context, t spec.T, env *environment.Environment, w watching) *monitors {
+	t.Helper()
+	spec.Check(t, l.fault(ctx, env, t.Scope(), map[string]any{"errorRate": 0.5}))
+	l.answered(ctx, t, 100, 2*time.Second)
+	spec.Check(t, l.fault(ctx, env, t.Scope(), map[string]any{}))
+	m, err := l.monitored(ctx, env, t.Scope(), w)
+	spec.Check(t, err)
+	return m
 }
 
 // of is the name of a part of these monitors.
@@ -260,26 +273,32 @@ func (m *monitors) stand(ctx context.Context) error {
 	return nil
 }
 
+// asked asks Prometheus' API, and reads the data of its answer.
+func (m *monitors) asked(ctx context.Context, what string, parameters url.Values, data any) error {
+	raw, err := m.env.Ask(ctx, m.ns, m.pod, "9090", http.MethodGet, "api/v1/"+what+"?"+parameters.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(raw, &struct{ Data any }{data}); err != nil {
+		return fmt.Errorf("prometheus, %s %s: %w", what, parameters.Get("query"), err)
+	}
+	return nil
+}
+
 // value is that of a query which gives one; has is false where it gives none, or no
 // number.
 func (m *monitors) value(ctx context.Context, query string) (value float64, has bool, err error) {
-	raw, err := m.env.Ask(ctx, m.ns, m.pod, "9090", http.MethodGet, "api/v1/query?query="+url.QueryEscape(query), nil)
-	if err != nil {
+	var found struct{ Result []struct{ Value [2]any } }
+	if err := m.asked(ctx, "query", url.Values{"query": {query}}, &found); err != nil {
 		return 0, false, err
 	}
-	var answer struct {
-		Data struct{ Result []struct{ Value [2]any } }
-	}
-	if err := json.Unmarshal(raw, &answer); err != nil {
-		return 0, false, fmt.Errorf("prometheus, %s: %w", query, err)
-	}
-	if len(answer.Data.Result) == 0 {
+	if len(found.Result) == 0 {
 		return 0, false, nil
 	}
-	if len(answer.Data.Result) > 1 {
-		return 0, false, fmt.Errorf("prometheus, %s: %d series, want 1", query, len(answer.Data.Result))
+	if len(found.Result) > 1 {
+		return 0, false, fmt.Errorf("prometheus, %s: %d series, want 1", query, len(found.Result))
 	}
-	text, _ := answer.Data.Result[0].Value[1].(string)
+	text, _ := found.Result[0].Value[1].(string)
 	if value, err = strconv.ParseFloat(text, 64); err != nil {
 		return 0, false, fmt.Errorf("prometheus, %s: %w", query, err)
 	}
@@ -290,22 +309,15 @@ func (m *monitors) value(ctx context.Context, query string) (value float64, has 
 func (m *monitors) curve(ctx context.Context, name, unit, query string, begin time.Time) (c journal.Curve, err error) {
 	c = journal.Curve{Name: name, Unit: unit}
 	at := func(t time.Time) string { return strconv.FormatFloat(float64(t.UnixMilli())/1000, 'f', 3, 64) }
-	raw, err := m.env.Ask(ctx, m.ns, m.pod, "9090", http.MethodGet, "api/v1/query_range?"+url.Values{
-		"query": {query}, "start": {at(begin)}, "end": {at(time.Now())}, "step": {"1"},
-	}.Encode(), nil)
+	var found struct{ Result []struct{ Values [][2]any } }
+	err = m.asked(ctx, "query_range", url.Values{"query": {query}, "start": {at(begin)}, "end": {at(time.Now())}, "step": {"1"}}, &found)
 	if err != nil {
 		return c, err
 	}
-	var answer struct {
-		Data struct{ Result []struct{ Values [][2]any } }
+	if len(found.Result) != 1 {
+		return c, fmt.Errorf("prometheus, %s: %d series, want 1", query, len(found.Result))
 	}
-	if err := json.Unmarshal(raw, &answer); err != nil {
-		return c, fmt.Errorf("prometheus, %s: %w", query, err)
-	}
-	if len(answer.Data.Result) != 1 {
-		return c, fmt.Errorf("prometheus, %s: %d series, want 1", query, len(answer.Data.Result))
-	}
-	for _, v := range answer.Data.Result[0].Values {
+	for _, v := range found.Result[0].Values {
 		seconds, _ := v[0].(float64)
 		text, _ := v[1].(string)
 		value, err := strconv.ParseFloat(text, 64)
@@ -341,19 +353,13 @@ func (m *monitors) scraped(ctx context.Context, after time.Time) error {
 
 // evaluated is when all groups of rules were evaluated last.
 func (m *monitors) evaluated(ctx context.Context) (first time.Time, err error) {
-	raw, err := m.env.Ask(ctx, m.ns, m.pod, "9090", http.MethodGet, "api/v1/rules", nil)
-	if err != nil {
+	var rules struct {
+		Groups []struct{ LastEvaluation time.Time }
+	}
+	if err := m.asked(ctx, "rules", nil, &rules); err != nil {
 		return first, err
 	}
-	var answer struct {
-		Data struct {
-			Groups []struct{ LastEvaluation time.Time }
-		}
-	}
-	if err := json.Unmarshal(raw, &answer); err != nil {
-		return first, fmt.Errorf("prometheus' rules: %w", err)
-	}
-	for i, g := range answer.Data.Groups {
+	for i, g := range rules.Groups {
 		if i == 0 || g.LastEvaluation.Before(first) {
 			first = g.LastEvaluation
 		}

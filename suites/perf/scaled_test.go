@@ -69,16 +69,29 @@ func scaling(ctx context.Context, env *environment.Environment, scope *environme
 	return nil
 }
 
-// trigger edits what a ScaledObject's trigger goes by.
-func trigger(key, value string) change {
+// trigger gives what a ScaledObject's trigger goes by another value.
+func trigger(key, value string) change { return retrigger(key, func(string) string { return value }) }
+
+// retrigger makes another value of the one that is there. Objects without a trigger stay
+// as they are.
+func retrigger(key string, with func(was string) string) change {
 	return func(o *unstructured.Unstructured) {
-		triggers, has, _ := unstructured.NestedSlice(o.Object, "spec", "triggers")
-		if !has {
-			return
-		}
-		triggers[0].(map[string]any)["metadata"].(map[string]any)[key] = value
-		_ = unstructured.SetNestedSlice(o.Object, triggers, "spec", "triggers")
+		_ = each(o, func(triggers []any) []any {
+			metadata := triggers[0].(map[string]any)["metadata"].(map[string]any)
+			was, _ := metadata[key].(string)
+			metadata[key] = with(was)
+			return triggers
+		}, "spec", "triggers")
 	}
+}
+
+// each puts another list in the place of one that is there.
+func each(o *unstructured.Unstructured, with func([]any) []any, path ...string) error {
+	list, has, err := unstructured.NestedSlice(o.Object, path...)
+	if err != nil || !has {
+		return err
+	}
+	return unstructured.SetNestedSlice(o.Object, with(list), path...)
 }
 
 // field edits one of an object of that kind.

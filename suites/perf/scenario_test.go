@@ -120,8 +120,7 @@ func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, 
 			t.Inconclusive("less load than planned", "at most %.0f users were there, %.0f were to be", most, sc.users)
 		}
 	}
-	plot, err := out.samples.Plot(fmt.Sprintf("%s: users of the ingress gateway", sc.script))
-	spec.Check(t, err)
+	plot := out.samples.Plot(sc.script + ": users of the ingress gateway")
 	t.Observe(fmt.Sprintf("%s, %s in %s (times %g times faster): %d requests; %s; k6 judges the same",
 		sc.script, sc.lasts, to.Sub(from).Round(100*time.Millisecond), scale, len(requests), strings.Join(figures, ", ")),
 		journal.Plots{Plots: []journal.Plot{plot}, Data: figures})
@@ -133,11 +132,8 @@ func judge(t spec.T, sc scenario, out *ran) (figures []string) {
 	all, err := judgeAnew(out)
 	spec.Check(t, err)
 	for _, v := range all {
-		switch {
-		case v.none:
-			t.Inconclusive("no samples", "%s: k6 says %t of it, and has measured nothing", v.name(), v.said)
-		case v.kept != v.said:
-			t.Inconclusive("two judgements", "%s: %g by its samples, which k6 calls kept: %t", v.name(), v.value, v.said)
+		if reason, why := v.unsettled(); reason != "" {
+			t.Inconclusive(reason, "%s", why)
 		}
 	}
 	for metric, texts := range sc.keeps {
@@ -161,6 +157,17 @@ type judgement struct {
 }
 
 func (j judgement) name() string { return j.metric + " " + j.text }
+
+// unsettled is why nothing can be said of the threshold; no reason where something can.
+func (j judgement) unsettled() (reason, why string) {
+	switch {
+	case j.none:
+		return "no samples", fmt.Sprintf("%s: k6 says %t of it, and has measured nothing", j.name(), j.said)
+	case j.kept != j.said:
+		return "two judgements", fmt.Sprintf("%s: %g by its samples, which k6 calls kept: %t", j.name(), j.value, j.said)
+	}
+	return "", ""
+}
 
 // judgeAnew judges all thresholds that k6 was told of by the samples.
 func judgeAnew(out *ran) (all []judgement, err error) {

@@ -23,7 +23,7 @@ type weigh func(all []judgement) string
 // bySamples is how all scenarios are judged: what has no samples is no pass.
 func bySamples(all []judgement) string {
 	switch {
-	case slices.ContainsFunc(all, func(j judgement) bool { return j.none }):
+	case slices.ContainsFunc(all, func(j judgement) bool { reason, _ := j.unsettled(); return reason != "" }):
 		return "inconclusive"
 	case slices.ContainsFunc(all, func(j judgement) bool { return !j.kept }):
 		return "refuted"
