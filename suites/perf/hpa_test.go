@@ -6,8 +6,11 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
@@ -39,9 +42,35 @@ func TestHPA(t *testing.T) {
 				m[0].(map[string]any)["resource"].(map[string]any)["target"].(map[string]any)["averageUtilization"] = int64(100000)
 				return m
 			}),
+			withoutMetricsServer(),
 			spec.Harmless(spec.Swapped("at most twelve replicas", "", &edit, field("HorizontalPodAutoscaler", int64(12), "spec", "maxReplicas"))),
 		},
 	})
+}
+
+// withoutMetricsServer takes the pods of metrics-server away, from everyone.
+func withoutMetricsServer() spec.Sabotage {
+	const namespace, name = "kube-system", "metrics-server"
+	awaited := func(condition wait.Condition) func(context.Context, *environment.Environment) error {
+		return func(ctx context.Context, env *environment.Environment) error {
+			w, err := wait.On(env.Config)
+			if err != nil {
+				return err
+			}
+			_, err = w.Until(ctx, monitorsTimeout, deploymentOf(namespace, name), condition)
+			return err
+		}
+	}
+	return spec.Sabotage{
+		Name: "metrics-server is gone", Kills: `measures cpu`, Alone: true, Applied: awaited(haveReplicas(0)), Restored: awaited(wait.RolledOut()),
+		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+			d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+			return scope.Update(ctx, d, func() error {
+				d.Spec.Replicas = ptr.To[int32](0)
+				return nil
+			})
+		},
+	}
 }
 
 // measuring is met by an HPA that has the current value of a resource.
@@ -64,7 +93,7 @@ func proveHPA(ctx context.Context, t spec.T, env *environment.Environment, l *le
 	spec.Check(t, scaling(ctx, env, t.Scope(), "frontend-hpa.yaml", l.ns, edit))
 	w, err := wait.On(env.Config)
 	spec.Check(t, err)
-	hpa := wait.Target{Kind: autoscalingv2.SchemeGroupVersion.WithKind("HorizontalPodAutoscaler"), Namespace: l.ns, Name: "frontend"}
+	hpa := wait.Target{Kind: hpaKind, Namespace: l.ns, Name: "frontend"}
 	for _, resource := range []string{"cpu", "memory"} {
 		_, err := w.Until(ctx, hpaMeasures, hpa, measuring(resource))
 		notInTime(ctx, t, err, "the frontend's autoscaler measures "+resource)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
@@ -26,13 +27,16 @@ const (
 // for the pods to start.
 var scaledTimeout = wait.Timeout{Name: "replicasFollow", D: 150 * time.Second}
 
+var hpaKind = autoscalingv2.SchemeGroupVersion.WithKind("HorizontalPodAutoscaler")
+
 // settled is how long a number of replicas must stay: the controller looks again in it.
 const settled = 20 * time.Second
 
 // change edits an object of fixtures/autoscaling for the time of a fault; nil for none.
 type change func(o *unstructured.Unstructured)
 
-// scaling are the objects of a file of fixtures/autoscaling, put into a namespace. The
+// scaling are the objects of a file of fixtures/autoscaling, put into a namespace, once
+// the controller has looked at them for the first time. The
 // time for which fewer replicas must be enough is compressed; what a scaler is bound to
 // by its own address is the caller's to edit.
 func scaling(ctx context.Context, env *environment.Environment, scope *environment.Scope, file, namespace string, edits ...change) error {
@@ -65,8 +69,37 @@ func scaling(ctx context.Context, env *environment.Environment, scope *environme
 		if err := scope.Create(ctx, o); err != nil {
 			return fmt.Errorf("%s: %w", file, err)
 		}
+		if err := looked(ctx, env, o); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
 	}
 	return nil
+}
+
+// looked waits for the autoscaler that is o, or that KEDA makes of o, to have been looked
+// at by its controller: what it wants from then on is known 15 seconds later.
+func looked(ctx context.Context, env *environment.Environment, o *unstructured.Unstructured) error {
+	name := o.GetName()
+	switch o.GetKind() {
+	case "HorizontalPodAutoscaler":
+	case "ScaledObject":
+		name = "keda-hpa-" + name
+	default:
+		return nil
+	}
+	w, err := wait.On(env.Config)
+	if err != nil {
+		return err
+	}
+	_, err = w.Until(ctx, scaledTimeout, wait.Target{Kind: hpaKind, Namespace: o.GetNamespace(), Name: name}, wait.Condition{
+		What: "have been looked at", Missing: func(o *unstructured.Unstructured) string {
+			if conditions, has, _ := unstructured.NestedSlice(o.Object, "status", "conditions"); !has || len(conditions) == 0 {
+				return "it has no conditions"
+			}
+			return ""
+		},
+	})
+	return err
 }
 
 // trigger gives what a ScaledObject's trigger goes by another value.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/journal"
@@ -94,6 +96,7 @@ func (s *stage) faults(sc scenario, l *load) []spec.Sabotage {
 		}})),
 		s.knob("the backend 600 ms later", `http_req_duration`, "backend", "latency", "600ms"),
 		s.knob("two errors in a hundred", `http_req_failed`, "frontend", "errorRate", 0.02),
+		s.errorBody(),
 		s.knob("a backend of another version", "", "backend", "", nil),
 	)
 }
@@ -191,6 +194,26 @@ func judgeAnew(out *ran) (all []judgement, err error) {
 		}
 	}
 	return all, nil
+}
+
+// errorBody has the gateway answer 200 with an error's body, which only a look at the
+// answers tells from the application's own.
+func (s *stage) errorBody() spec.Sabotage {
+	return spec.Sabotage{
+		Name: "200 with an error's body", Kills: `checks rate`, Applied: spec.AtOnce, Restored: spec.AtOnce,
+		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+			o := &unstructured.Unstructured{}
+			o.SetAPIVersion("networking.istio.io/v1")
+			o.SetKind("VirtualService")
+			o.SetNamespace(s.ns)
+			o.SetName("frontend")
+			return scope.Update(ctx, o, func() error {
+				return unstructured.SetNestedSlice(o.Object, []any{map[string]any{"directResponse": map[string]any{
+					"status": int64(http.StatusOK), "body": map[string]any{"string": `{"error":"the database is away"}`},
+				}}}, "spec", "http")
+			})
+		},
+	}
 }
 
 // knob turns one of the application's, by the chart's values.
