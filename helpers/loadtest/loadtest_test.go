@@ -44,6 +44,17 @@ func TestRead(t *testing.T) {
 	}
 }
 
+func TestMostRate(t *testing.T) {
+	var s Samples
+	assert.Zero(t, s.MostRate("http_reqs"))
+	begin := time.Date(2026, 11, 26, 7, 0, 0, 0, time.UTC)
+	for _, at := range []time.Duration{0, 900 * time.Millisecond, time.Second, 1500 * time.Millisecond, 1999 * time.Millisecond, 2 * time.Second} {
+		s.All = append(s.All, Sample{Metric: "http_reqs", At: begin.Add(at), Value: 1}, Sample{Metric: "vus", At: begin.Add(at), Value: 9})
+	}
+	assert.InDelta(t, 3, s.MostRate("http_reqs"), 0)
+	assert.Zero(t, s.MostRate("iterations"))
+}
+
 func TestThresholds(t *testing.T) {
 	for _, c := range []struct {
 		text, kind string

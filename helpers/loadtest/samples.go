@@ -92,6 +92,21 @@ func (s *Samples) Span() (from, to time.Time) {
 	return from, to
 }
 
+// MostRate is the highest rate of a metric's samples, per second: of the seconds from the
+// first sample on, the one with the most.
+func (s *Samples) MostRate(metric string) (most float64) {
+	from, _ := s.Span()
+	seconds := map[time.Duration]float64{}
+	for _, one := range s.All {
+		if one.Metric == metric {
+			second := one.At.Sub(from).Truncate(time.Second)
+			seconds[second]++
+			most = max(most, seconds[second])
+		}
+	}
+	return most
+}
+
 // Values are those of some samples.
 func Values(of []Sample) []float64 {
 	values := make([]float64, len(of))

@@ -104,12 +104,17 @@ func (s *stage) faults(sc scenario, l *load) []spec.Sabotage {
 func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, s *stage, sc scenario, l load) {
 	scale := env.Profile.TimeScale
 	lasts := time.Duration(float64(sc.lasts) / scale)
+	taken, err := s.watchUsage(ctx, env)
+	spec.Check(t, err)
+	defer taken.stop()
 	out, err := s.run(ctx, env, t.Scope(), k6{
 		script: sc.script, limit: lasts + time.Minute, edit: l.edit,
 		env: map[string]string{"TIME_SCALE": strconv.FormatFloat(scale, 'f', -1, 64)},
 	})
 	spec.Check(t, err)
-	figures := judge(t, sc, out)
+	scarcest, processors, err := taken.end()
+	spec.Check(t, err)
+	figures := judge(t, sc, out, scarcest)
 	from, to := out.samples.Span()
 	requests, err := out.samples.Of("http_reqs")
 	spec.Check(t, err)
@@ -123,15 +128,14 @@ func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, 
 			t.Inconclusive("less load than planned", "at most %.0f users were there, %.0f were to be", most, sc.users)
 		}
 	}
-	plot := out.samples.Plot(sc.script + ": users of the ingress gateway")
-	t.Observe(fmt.Sprintf("%s, %s in %s (times %g times faster): %d requests; %s; k6 judges the same",
-		sc.script, sc.lasts, to.Sub(from).Round(100*time.Millisecond), scale, len(requests), strings.Join(figures, ", ")),
-		journal.Plots{Plots: []journal.Plot{plot}, Data: figures})
+	t.Observe(fmt.Sprintf("%s, %s in %s (times %g times faster): %d requests, up to %.0f a second; %s; k6 judges the same; %s",
+		sc.script, sc.lasts, to.Sub(from).Round(100*time.Millisecond), scale, len(requests), out.samples.MostRate("http_reqs"), strings.Join(figures, ", "), scarcest),
+		journal.Plots{Plots: []journal.Plot{out.samples.Plot(sc.script + ": users of the ingress gateway"), processors}, Data: figures})
 }
 
 // judge holds the samples of a run against what is promised, and k6's own judgement
 // against ours.
-func judge(t spec.T, sc scenario, out *ran) (figures []string) {
+func judge(t spec.T, sc scenario, out *ran, scarcest string) (figures []string) {
 	all, err := judgeAnew(out)
 	spec.Check(t, err)
 	for _, v := range all {
@@ -145,7 +149,7 @@ func judge(t spec.T, sc scenario, out *ran) (figures []string) {
 		}
 	}
 	for _, v := range all {
-		require.True(t, v.kept, "%s: it is %.4g", v.name(), v.value)
+		require.True(t, v.kept, "%s: it is %.4g, with up to %.0f requests a second; %s", v.name(), v.value, out.samples.MostRate("http_reqs"), scarcest)
 		figures = append(figures, fmt.Sprintf("%s: %.4g", v.name(), v.value))
 	}
 	return figures
