@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -34,7 +35,15 @@ func (im declared) binaryKey(goVersion string) (string, error) {
 			files = append(files, g.Dir)
 		}
 	}
-	data, err := json.Marshal([]any{builderVersion, runtime.GOARCH, goVersion, g.LDFlags, g.Tags, used})
+	made := []any{builderVersion, runtime.GOARCH, goVersion, g.LDFlags, g.Tags, used}
+	if g.Cut != nil {
+		made = append(made, g.Cut)
+		for _, from := range g.Cut.Files {
+			files = append(files, filepath.Join(g.Dir, from))
+		}
+		slices.Sort(files)
+	}
+	data, err := json.Marshal(made)
 	if err != nil {
 		return "", err
 	}

@@ -42,7 +42,15 @@ type Go struct {
 	LDFlags  string            `json:"ldflags,omitempty"`
 	Tags     []string          `json:"tags,omitempty"`
 	Module   string            `json:"module,omitempty"` // whose version the pin names when the binaries are of our own source
+	Cut      *Cut              `json:"cut,omitempty"`    // for a module that is too large to be compiled whole
 	Binaries map[string]string `json:"binaries"`         // name used below -> package path; ./ is the module's own source
+}
+
+// Cut puts shorter files of ours in the place of a module's: what these do not import
+// any more is not compiled.
+type Cut struct {
+	Module string            `json:"module"`
+	Files  map[string]string `json:"files"` // path in the module -> path in the folder of go.mod
 }
 
 // Image is one image: layers of Base, those of Stack, and one of its own. With
@@ -177,6 +185,16 @@ func (d *Declaration) checkGo() error {
 			return fmt.Errorf("go.binaries: %s and %s are both compiled to %s", other, binary, file)
 		}
 		files[file] = binary
+	}
+	if c := d.Go.Cut; c != nil {
+		if c.Module == "" || len(c.Files) == 0 {
+			return errors.New("go.cut: want a module, and files to put into it")
+		}
+		for _, to := range sorted(c.Files) {
+			if !filepath.IsLocal(to) || !filepath.IsLocal(c.Files[to]) {
+				return fmt.Errorf("go.cut: %q or %q is not inside the module and the folder of go.mod", to, c.Files[to])
+			}
+		}
 	}
 	return nil
 }

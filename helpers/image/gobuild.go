@@ -64,6 +64,9 @@ func lastLines(out []byte) []byte {
 	return bytes.Join(lines[max(0, len(lines)-20):], []byte("\n"))
 }
 
+// listed is a package's binary, and the module that it is compiled from.
+const listed = `{{$m := .Module}}{{with .Module.Replace}}{{$m = .}}{{end}}{{.Target}}{{"\t"}}{{$m.Path}}{{"\t"}}{{$m.Version}}`
+
 // build compiles binaries (names of d.Go.Binaries) into out and returns their
 // files by name, and the pin: the module of each, with its checksum.
 func (g *goTool) build(ctx context.Context, d *Declaration, binaries []string, out string, log io.Writer) (files map[string]string, pin string, err error) {
@@ -73,7 +76,7 @@ func (g *goTool) build(ctx context.Context, d *Declaration, binaries []string, o
 		packages = append(packages, d.Go.Binaries[b])
 	}
 	tags := "-tags=" + strings.Join(d.Go.Tags, ",")
-	list, err := g.run(ctx, dir, log, append([]string{"list", tags, "-f", "{{.Target}}\t{{.Module.Path}}\t{{.Module.Version}}"}, packages...)...)
+	list, err := g.run(ctx, dir, log, append([]string{"list", tags, "-f", listed}, packages...)...)
 	if err != nil {
 		return nil, "", err
 	}
@@ -100,12 +103,19 @@ func (g *goTool) build(ctx context.Context, d *Declaration, binaries []string, o
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return nil, "", err
 	}
+	sums := filepath.Join(dir, "go.sum")
+	if d.Go.Cut != nil {
+		if dir, err = g.cut(ctx, d, log); err != nil {
+			return nil, "", fmt.Errorf("go.cut of %s: %w", d.Go.Cut.Module, err)
+		}
+		defer os.RemoveAll(dir)
+	}
 	_, err = g.run(ctx, dir, log, append([]string{"build", "-trimpath", "-buildvcs=false", tags, "-ldflags", d.Go.LDFlags, "-o", out + "/"}, packages...)...)
 	if err != nil {
 		return nil, "", err
 	}
 	slices.Sort(modules)
-	pin, err = withSums(filepath.Join(dir, "go.sum"), slices.Compact(modules))
+	pin, err = withSums(sums, slices.Compact(modules))
 	return files, pin, err
 }
 

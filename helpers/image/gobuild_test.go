@@ -117,6 +117,43 @@ func TestBuildOfAModule(t *testing.T) {
 	require.ErrorContains(t, err, "missing go.sum entry")
 }
 
+// A module that is cut is compiled with the files put into it, and its pin stays that of
+// what was downloaded.
+func TestBuildOfACutModule(t *testing.T) {
+	proxy := onlyFrom(t)
+	sums := publish(t, proxy, "good")
+	files := withModule(sums)
+	files["m/less/main.go"] = strings.Replace(hello, "hello", "less", 1)
+	declare := func(name string) {
+		files["m/images.yaml"] = `
+go:
+  cut: {module: example.org/m, files: {` + name + `: less/main.go}}
+  binaries: {tool: example.org/m/cmd/tool}
+images:
+- {name: 'r.example/tool:1', binaries: {tool: /own}}
+`
+	}
+	declare("cmd/tool/main.go")
+	w := newWorkshop(t, files)
+	built, err := w.build(t, "r.example/tool:1")
+	require.NoError(t, err)
+	require.Equal(t, "less\n", w.output(t, built["r.example/tool:1"]))
+	require.Equal(t, pinned+"@"+version+" "+strings.Fields(sums)[2], built["r.example/tool:1"].Pin)
+
+	put(t, filepath.Join(w.dir, "m/less/main.go"), strings.Replace(hello, "hello", "even less", 1))
+	again, err := w.build(t, "r.example/tool:1")
+	require.NoError(t, err)
+	require.Equal(t, "even less\n", w.output(t, again["r.example/tool:1"]))
+
+	declare("cmd/tool/other.go")
+	_, err = newWorkshop(t, files).build(t, "r.example/tool:1")
+	require.ErrorContains(t, err, "go.cut of example.org/m: it has no cmd/tool/other.go")
+
+	declare("../main.go")
+	_, err = Load(tree(t, files))
+	require.ErrorContains(t, err, `go.cut: "../main.go" or "less/main.go" is not inside`)
+}
+
 // What was taken from a module once needs no module source any more.
 func TestSource(t *testing.T) {
 	proxy := onlyFrom(t)
