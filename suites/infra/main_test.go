@@ -8,7 +8,7 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/spec"
 )
 
-var images = []string{"postgresql", "flyway"}
+var images = []string{"postgresql", "flyway", "docuthinker"}
 
 func TestMain(m *testing.M) { spec.Main(m, "infra", platform.Options{Images: images}.Suite()) }
 
@@ -16,7 +16,7 @@ func TestMain(m *testing.M) { spec.Main(m, "infra", platform.Options{Images: ima
 func TestNotBuiltYet(t *testing.T) {
 	spec.NotBuiltYet(t,
 		"INF-001", "INF-002", "INF-003", "INF-004", "INF-005", "INF-006",
-		"INF-007", "INF-008", "INF-009", "INF-010", "INF-011", "INF-014",
+		"INF-007", "INF-008", "INF-009", "INF-010", "INF-014",
 		"INF-015", "INF-016", "INF-017", "PIP-001",
 		"PIP-002", "PIP-003", "PIP-004", "PIP-005", "PIP-006",
 	)
