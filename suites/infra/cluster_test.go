@@ -193,7 +193,7 @@ func checkNetwork(ctx context.Context, t spec.T, env *environment.Environment, n
 			return "", nil
 		}
 	}
-	becomes(ctx, t, "the server is reached by its name", dials("open", true))
+	becomes(ctx, t, firewallTimeout, "the server is reached by its name", dials("open", true))
 	policy := t.Scope().Child("policy")
 	spec.Check(t, policy.Create(ctx, &networkingv1.NetworkPolicy{
 		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "closed"},
@@ -201,16 +201,16 @@ func checkNetwork(ctx context.Context, t spec.T, env *environment.Environment, n
 			PodSelector: metav1.LabelSelector{MatchLabels: server.Labels}, PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress},
 		},
 	}))
-	becomes(ctx, t, "the server is closed by a policy", dials("closed", false))
+	becomes(ctx, t, firewallTimeout, "the server is closed by a policy", dials("closed", false))
 	spec.Check(t, policy.Close(ctx))
-	becomes(ctx, t, "the server is open without the policy", dials("open", true))
+	becomes(ctx, t, firewallTimeout, "the server is open without the policy", dials("open", true))
 }
 
-// becomes is an assertion of what is true within the time that a firewall may take.
-func becomes(ctx context.Context, t spec.T, what string, ask func(context.Context) (string, error)) {
+// becomes is an assertion of what is true within a time, and has no watch.
+func becomes(ctx context.Context, t spec.T, limit wait.Timeout, what string, ask func(context.Context) (string, error)) {
 	t.Helper()
 	var broken error
-	err := wait.Answers(ctx, firewallTimeout, what, func(ctx context.Context) (missing string, err error) {
+	err := wait.Answers(ctx, limit, what, func(ctx context.Context) (missing string, err error) {
 		missing, broken = ask(ctx)
 		return missing, broken
 	})
