@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
 	"github.com/proving-ground/proving-ground/helpers/environment"
 )
 
@@ -18,18 +20,35 @@ import (
 // exactly one chart is an error.
 func Deploy(ctx context.Context, env *environment.Environment, s *environment.Scope, c Component, namespace string, values map[string]any) error {
 	fail := func(err error) error { return fmt.Errorf("instance of %s in %s: %w", c, namespace, err) }
-	all, err := load(env.Root)
+	i, _, err := onlyChart(env, c)
 	if err != nil {
 		return fail(err)
 	}
-	if _, err := all.closure(string(c)); err != nil {
+	objects, err := Render(ctx, env, c, namespace, values)
+	if err != nil {
+		return err
+	}
+	for _, o := range objects {
+		if err := s.Apply(ctx, o); err != nil {
+			return fail(err)
+		}
+	}
+	if err := i.ready(ctx, step{}.references(objects)); err != nil {
 		return fail(err)
 	}
-	i := &installation{env: env, definition: all[string(c)]}
-	if len(i.Steps) != 1 || i.Steps[0].Chart == nil {
-		return fail(fmt.Errorf("it has %d steps, want one, with a chart", len(i.Steps)))
+	return nil
+}
+
+// Render gives the objects of such an instance, all in the namespace, and makes none.
+func Render(ctx context.Context, env *environment.Environment, c Component, namespace string, values map[string]any) ([]*unstructured.Unstructured, error) {
+	fail := func(err error) ([]*unstructured.Unstructured, error) {
+		return nil, fmt.Errorf("instance of %s in %s: %w", c, namespace, err)
 	}
-	chart := *i.Steps[0].Chart
+	i, only, err := onlyChart(env, c)
+	if err != nil {
+		return fail(err)
+	}
+	chart := *only
 	chart.Namespace = namespace
 	dir, err := i.chartDir(ctx, &chart)
 	if err != nil {
@@ -42,15 +61,23 @@ func Deploy(ctx context.Context, env *environment.Environment, s *environment.Sc
 	if err := intoNamespace(env.Client().RESTMapper(), objects, namespace); err != nil {
 		return fail(err)
 	}
-	for _, o := range objects {
-		if err := s.Apply(ctx, o); err != nil {
-			return fail(err)
-		}
+	return objects, nil
+}
+
+// onlyChart is a component that consists of one chart.
+func onlyChart(env *environment.Environment, c Component) (*installation, *chartRef, error) {
+	all, err := load(env.Root)
+	if err != nil {
+		return nil, nil, err
 	}
-	if err := i.ready(ctx, step{}.references(objects)); err != nil {
-		return fail(err)
+	if _, err := all.closure(string(c)); err != nil {
+		return nil, nil, err
 	}
-	return nil
+	i := &installation{env: env, definition: all[string(c)]}
+	if len(i.Steps) != 1 || i.Steps[0].Chart == nil {
+		return nil, nil, fmt.Errorf("it has %d steps, want one, with a chart", len(i.Steps))
+	}
+	return i, i.Steps[0].Chart, nil
 }
 
 // Merged is over laid upon base, table by table; neither is changed.
