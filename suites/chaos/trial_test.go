@@ -182,8 +182,15 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 	if p.leaves {
 		spec.Check(t, x.leave())
 	}
-	recovered := x.recovered(a.To)
-	a.Recovery = recovered.Sub(a.To).Seconds()
+	over := a.To
+	if promised { // a container may be back before enough users have come: those right behind it count as well
+		users := x.after(a.From, p.hypothesis.During.Samples).Sent
+		if last := users[len(users)-1].Due.Add(time.Millisecond); last.After(over) {
+			over = last
+		}
+	}
+	recovered := x.recovered(over)
+	a.Recovery = recovered.Sub(over).Seconds()
 	spec.Check(t, x.users.Stop(ctx))
 
 	all := x.users.Outcomes()
