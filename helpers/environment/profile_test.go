@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -142,4 +143,16 @@ func FuzzProfile(f *testing.F) {
 		require.NoError(t, err)
 		require.Equal(t, p.RiskCeiling, again.RiskCeiling)
 	})
+}
+
+func TestWithTimeScale(t *testing.T) {
+	p := &Profile{Name: "kind", RiskCeiling: Disruptive, TimeScale: 60, Provider: ProviderGiven}
+	own, err := p.WithTimeScale(1)
+	require.NoError(t, err)
+	assert.InDelta(t, 1, own.TimeScale, 0)
+	assert.InDelta(t, 60, p.TimeScale, 0)
+	for _, scale := range []float64{0, -1, 4000} {
+		_, err := p.WithTimeScale(scale)
+		require.ErrorContains(t, err, "timeScale is ")
+	}
 }

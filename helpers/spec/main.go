@@ -100,6 +100,7 @@ func parse(suite string) (*options, error) {
 		}
 	}
 	name := flag.String("profile", cmp.Or(os.Getenv(profileVariable), "kind"), "`name` of a profile in fixtures/environments")
+	scale := flag.Float64("timescale", 0, "run so many times faster than the platform's own times: 1 for these; as the profile says without it")
 	faults := flag.Bool("counterproof", byDefault, "seed faults too, under which the proofs must fail")
 	flag.Parse()
 	given := map[string]bool{}
@@ -123,6 +124,11 @@ func parse(suite string) (*options, error) {
 	}
 	if o.profile, err = environment.LoadProfile(o.root, *name); err != nil {
 		return nil, err
+	}
+	if given["timescale"] {
+		if o.profile, err = o.profile.WithTimeScale(*scale); err != nil {
+			return nil, fmt.Errorf("-timescale: %w", err)
+		}
 	}
 	clauses, err := catalogue.Find(o.root)
 	if err != nil {

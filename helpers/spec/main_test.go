@@ -174,6 +174,7 @@ func TestParse(t *testing.T) {
 		"parallel given":              {args: []string{"-test.parallel=3"}, wantParallel: "3"},
 		"an unknown profile":          {args: []string{"-profile=stagging"}, err: `profile "stagging": there is no such profile, did you mean "staging"?; there are kind, staging`},
 		"an unknown profile, by name": {profile: "stagging", err: `profile "stagging": there is no such profile, did you mean "staging"?; there are kind, staging`},
+		"no time scale":               {args: []string{"-timescale=0"}, err: `-timescale: timeScale is 0; want 1 (the platform's own times) to 3600 (an hour in a second)`},
 		"no truth":                    {counterProof: "yes please", err: `$GROUND_COUNTERPROOF is "yes please", want true or false`},
 		"a suite without a clause":    {unknownSuites: true, err: `the catalogue has no clause of a suite "polizy"`},
 	} {
