@@ -23,7 +23,7 @@ lint: ## formatting and the rules of .golangci.yml; builds the linter at the fir
 	go tool -modfile=tools.mod golangci-lint run ./...
 
 bench: ## the figures of docs/performance.md; wants the environment up
-	go test -tags cluster -run '^$$' -bench . -benchtime 1x ./helpers/...
+	go test -tags cluster -run '^$$' -bench . -benchtime 1x ./helpers/... ./suites/perf
 
 down: ## delete the environment; images and the container engine stay
 	$(GROUND) down

@@ -50,6 +50,7 @@ type harness struct {
 	profile       *environment.Profile
 	catalogue     catalogue.Catalogue
 	counterProofs bool
+	benchmarks    bool   // they judge nothing: that no specification was selected is meant
 	dumps         string // directory
 	limits        limits
 	record        record

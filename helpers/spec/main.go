@@ -52,6 +52,7 @@ type options struct {
 	counterProofs bool
 	timeout       time.Duration // 0 means none
 	list          bool
+	benchmarks    bool
 }
 
 func runSuite(m *testing.M, suite string, up Up) int {
@@ -73,7 +74,7 @@ func runSuite(m *testing.M, suite string, up Up) int {
 	ctx, cut := context.WithCancelCause(context.Background())
 	defer cut(nil)
 	h := &harness{
-		suite: suite, profile: o.profile, catalogue: o.catalogue, counterProofs: o.counterProofs,
+		suite: suite, profile: o.profile, catalogue: o.catalogue, counterProofs: o.counterProofs, benchmarks: o.benchmarks,
 		dumps: filepath.Join(dir, "dumps"), limits: defaultLimits, ctx: ctx, tests: map[string]string{}, stages: map[string]*progress{},
 	}
 	h.record.append = w.Append
@@ -114,6 +115,7 @@ func parse(suite string) (*options, error) {
 		counterProofs: *faults && (!testing.Short() || given["counterproof"]),
 		timeout:       flag.Lookup("test.timeout").Value.(flag.Getter).Get().(time.Duration),
 		list:          flag.Lookup("test.list").Value.String() != "",
+		benchmarks:    flag.Lookup("test.bench").Value.String() != "",
 	}
 	var err error
 	if o.root, err = environment.ProjectRoot(); err != nil {
@@ -218,7 +220,7 @@ func (h *harness) finish(code int, closing error, closeJournal func() error) int
 	switch {
 	case h.ctx.Err() != nil:
 		why = "cut short: " + context.Cause(h.ctx).Error()
-	case len(lines) == 0:
+	case len(lines) == 0 && !h.benchmarks:
 		why = "no specification was selected"
 	}
 	h.record.add(journal.Entry{Kind: journal.RunEnd, Text: why})

@@ -26,6 +26,7 @@ func TestFinish(t *testing.T) {
 		journal   error
 		closing   error
 		closeFile error
+		bench     bool
 		want      int
 		why       string // in the journal's last entry
 	}{
@@ -33,6 +34,7 @@ func TestFinish(t *testing.T) {
 		"a test failed":                  {code: 1, verdicts: 1, want: 1},
 		"the tests had no leave to run":  {code: 2, verdicts: 1, want: 2},
 		"nothing was selected":           {want: 1, why: "no specification was selected"},
+		"benchmarks alone":               {bench: true},
 		"cut short":                      {verdicts: 1, cut: errors.New("signal interrupt"), want: 1, why: "cut short: signal interrupt"},
 		"cut short before anything":      {cut: errors.New("signal interrupt"), want: 1, why: "cut short: signal interrupt"},
 		"failed and cut short":           {code: 3, verdicts: 1, cut: wrong, want: 3, why: "cut short: it went wrong"},
@@ -48,7 +50,7 @@ func TestFinish(t *testing.T) {
 			if c.cut != nil {
 				s.cut(c.cut)
 			}
-			s.h.record.err = c.journal
+			s.h.record.err, s.h.benchmarks = c.journal, c.bench
 			closed := false
 			got := s.h.finish(c.code, c.closing, func() error {
 				closed = true

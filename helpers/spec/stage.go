@@ -28,7 +28,7 @@ const stageLimit = 2 * time.Minute
 
 // NewStage declares a stage. build is called once, unless it failed, and makes all of
 // it through the scope.
-func NewStage(t *testing.T, name string, build func(context.Context, *environment.Environment, *environment.Scope) error) *Stage {
+func NewStage(t testing.TB, name string, build func(context.Context, *environment.Environment, *environment.Scope) error) *Stage {
 	t.Helper()
 	s := &Stage{name: name, build: build}
 	t.Cleanup(func() {

@@ -45,13 +45,15 @@ type k6 struct {
 	limit  time.Duration
 	env    map[string]string
 	edit   func(script string) string // nil for none
+	plain  bool                       // no samples are written: k6 as its users have it
 }
 
 // ran is what came of a run.
 type ran struct {
 	exit    int32
 	log     string
-	samples *loadtest.Samples
+	samples *loadtest.Samples // nil of a plain run
+	rate    float64           // requests a second, over the whole run, as k6 says
 	// judged is what k6 says of each threshold, by metric and expression.
 	judged map[string]map[string]bool
 }
@@ -93,7 +95,7 @@ func (s *stage) run(ctx context.Context, env *environment.Environment, scope *en
 	if out.exit != k6Kept && out.exit != k6Crossed {
 		return nil, fmt.Errorf("k6 ended with %d, which is neither %d nor %d: %s", out.exit, k6Kept, k6Crossed, out.log[max(0, len(out.log)-2000):])
 	}
-	return out, s.collect(ctx, env, pod.Name, out)
+	return out, s.collect(ctx, env, pod.Name, k, out)
 }
 
 // scripts are those of fixtures/loadtests that a run wants.
@@ -130,6 +132,10 @@ func (s *stage) k6Pod(config string, k k6) *corev1.Pod {
 	security := &corev1.SecurityContext{
 		ReadOnlyRootFilesystem: ptr.To(true), AllowPrivilegeEscalation: ptr.To(false), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 	}
+	args := []string{"run", "--quiet", "--no-color"}
+	if !k.plain {
+		args = append(args, "--out", "json="+results+"/"+fileName)
+	}
 	mount := corev1.VolumeMount{Name: "results", MountPath: results}
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: s.outside, GenerateName: "k6-" + k.script + "-", Labels: map[string]string{"app": "k6"}},
@@ -143,7 +149,7 @@ func (s *stage) k6Pod(config string, k k6) *corev1.Pod {
 			Containers: []corev1.Container{
 				{
 					Name: "k6", Image: k6Image, ImagePullPolicy: corev1.PullAlways, Env: variables, SecurityContext: security,
-					Args: []string{"run", "--quiet", "--no-color", "--out", "json=" + results + "/" + fileName, "/scripts/" + k.script + ".js"},
+					Args: append(args, "/scripts/"+k.script+".js"),
 					Resources: corev1.ResourceRequirements{
 						Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("128Mi")},
 						Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("1Gi")},
@@ -201,22 +207,16 @@ func (s *stage) logOf(ctx context.Context, env *environment.Environment, pod str
 }
 
 // collect reads the samples and what k6 judged.
-func (s *stage) collect(ctx context.Context, env *environment.Environment, pod string, out *ran) error {
+func (s *stage) collect(ctx context.Context, env *environment.Environment, pod string, k k6, out *ran) error {
 	address, stop, err := env.Forward(ctx, s.outside, pod, keepPort)
 	if err != nil {
 		return err
 	}
 	defer stop()
-	packed, err := fetch(ctx, "http://"+address+"/"+fileName)
-	if err != nil {
-		return err
-	}
-	unpacked, err := gzip.NewReader(bytes.NewReader(packed))
-	if err != nil {
-		return fmt.Errorf("k6's samples: %w", err)
-	}
-	if out.samples, err = loadtest.Read(unpacked); err != nil { // the archive's own sum tells whether it is whole
-		return err
+	if !k.plain {
+		if out.samples, err = samplesOf(ctx, address); err != nil {
+			return err
+		}
 	}
 	data, err := fetch(ctx, "http://"+address+"/summary.json")
 	if err != nil {
@@ -225,11 +225,13 @@ func (s *stage) collect(ctx context.Context, env *environment.Environment, pod s
 	var summary struct {
 		Metrics map[string]struct {
 			Thresholds map[string]struct{ OK bool }
+			Values     struct{ Rate float64 }
 		}
 	}
 	if err := json.Unmarshal(data, &summary); err != nil {
 		return fmt.Errorf("k6's summary: %w", err)
 	}
+	out.rate = summary.Metrics["http_reqs"].Values.Rate
 	out.judged = map[string]map[string]bool{}
 	for metric, m := range summary.Metrics {
 		for text, t := range m.Thresholds {
@@ -240,6 +242,18 @@ func (s *stage) collect(ctx context.Context, env *environment.Environment, pod s
 		}
 	}
 	return nil
+}
+
+func samplesOf(ctx context.Context, address string) (*loadtest.Samples, error) {
+	packed, err := fetch(ctx, "http://"+address+"/"+fileName)
+	if err != nil {
+		return nil, err
+	}
+	unpacked, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return nil, fmt.Errorf("k6's samples: %w", err)
+	}
+	return loadtest.Read(unpacked) // the archive's own sum tells whether it is whole
 }
 
 func fetch(ctx context.Context, url string) ([]byte, error) {

@@ -28,7 +28,7 @@ type stage struct {
 }
 
 // newStage declares a stage; values go over those of stageValues.
-func newStage(t *testing.T, name string, values map[string]any) *stage {
+func newStage(t testing.TB, name string, values map[string]any) *stage {
 	t.Helper()
 	s := &stage{name: name, values: values, password: utilrand.String(24)}
 	s.Stage = spec.NewStage(t, "stage "+name, s.build)
