@@ -3,6 +3,7 @@ package image
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -64,19 +65,24 @@ func lastLines(out []byte) []byte {
 	return bytes.Join(lines[max(0, len(lines)-20):], []byte("\n"))
 }
 
-// listed is a package's binary, and the module that it is compiled from.
-const listed = `{{$m := .Module}}{{with .Module.Replace}}{{$m = .}}{{end}}{{.Target}}{{"\t"}}{{$m.Path}}{{"\t"}}{{$m.Version}}`
-
 // build compiles binaries (names of d.Go.Binaries) into out and returns their
 // files by name, and the pin: the module of each, with its checksum.
 func (g *goTool) build(ctx context.Context, d *Declaration, binaries []string, out string, log io.Writer) (files map[string]string, pin string, err error) {
-	dir := filepath.Join(d.Dir, d.Go.Dir)
+	own := filepath.Join(d.Dir, d.Go.Dir)
+	dir, module := own, d.Go.Module
+	if d.Go.Cut != nil {
+		module = cmp.Or(module, d.Go.Cut.Module)
+		if dir, err = g.cut(ctx, d, log); err != nil {
+			return nil, "", fmt.Errorf("go.cut of %s: %w", d.Go.Cut.Module, err)
+		}
+		defer os.RemoveAll(dir)
+	}
 	var packages []string
 	for _, b := range binaries {
 		packages = append(packages, d.Go.Binaries[b])
 	}
 	tags := "-tags=" + strings.Join(d.Go.Tags, ",")
-	list, err := g.run(ctx, dir, log, append([]string{"list", tags, "-f", listed}, packages...)...)
+	list, err := g.run(ctx, dir, log, append([]string{"list", tags, "-f", "{{.Target}}\t{{.Module.Path}}\t{{.Module.Version}}\t{{.Module.Replace}}"}, packages...)...)
 	if err != nil {
 		return nil, "", err
 	}
@@ -89,12 +95,12 @@ func (g *goTool) build(ctx context.Context, d *Declaration, binaries []string, o
 	for i, line := range lines {
 		field := strings.Split(line, "\t")
 		files[binaries[i]] = filepath.Join(out, filepath.Base(field[0]))
-		if field[2] != "" {
+		if field[2] != "" && field[3] == "<nil>" { // else it is what is cut, or our own source
 			modules = append(modules, field[1]+"@"+field[2])
 		}
 	}
-	if d.Go.Module != "" {
-		version, err := g.run(ctx, dir, log, "list", "-m", "-f", "{{.Path}}@{{.Version}}", d.Go.Module)
+	if module != "" {
+		version, err := g.run(ctx, own, log, "list", "-m", "-f", "{{with .Replace}}{{.Path}}@{{.Version}}{{else}}{{.Path}}@{{.Version}}{{end}}", module)
 		if err != nil {
 			return nil, "", err
 		}
@@ -103,19 +109,12 @@ func (g *goTool) build(ctx context.Context, d *Declaration, binaries []string, o
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return nil, "", err
 	}
-	sums := filepath.Join(dir, "go.sum")
-	if d.Go.Cut != nil {
-		if dir, err = g.cut(ctx, d, log); err != nil {
-			return nil, "", fmt.Errorf("go.cut of %s: %w", d.Go.Cut.Module, err)
-		}
-		defer os.RemoveAll(dir)
-	}
 	_, err = g.run(ctx, dir, log, append([]string{"build", "-trimpath", "-buildvcs=false", tags, "-ldflags", d.Go.LDFlags, "-o", out + "/"}, packages...)...)
 	if err != nil {
 		return nil, "", err
 	}
 	slices.Sort(modules)
-	pin, err = withSums(sums, slices.Compact(modules))
+	pin, err = withSums(filepath.Join(own, "go.sum"), slices.Compact(modules))
 	return files, pin, err
 }
 
