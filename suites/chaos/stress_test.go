@@ -58,7 +58,7 @@ var (
 		},
 	}
 	memoryHog = experiment{
-		name: "pod-memory-hog", env: map[string]string{"TOTAL_CHAOS_DURATION": "20"}, begin: gauge,
+		name: "pod-memory-hog", env: map[string]string{"TOTAL_CHAOS_DURATION": "40"}, begin: gauge, // of which two pods at once may need a third to take it
 		happened: func(x *trial) (string, time.Time, time.Time, error) {
 			return x.gauged("%.0f MB", taken, func(now, _, first reading) float64 { return now.megabytes - first.megabytes })
 		},
