@@ -38,6 +38,21 @@ type Profile struct {
 	Waivers     []Waiver `json:"waivers,omitempty"`
 	Recovery    Recovery `json:"recovery,omitzero"`
 	BlastRadius Radius   `json:"blastRadius,omitzero"`
+	Load        Load     `json:"load,omitzero"`
+}
+
+// Load is what an environment can bear that is smaller than the platform's own. What a
+// proof leaves out for its sake, its observation says.
+type Load struct {
+	UsersMost int     `json:"usersMost,omitempty"` // at once, of a scenario; 0: as many as it has
+	RateLeast float64 `json:"rateLeast,omitempty"` // requests a second that must not break the platform; 0: the breakpoint scenario's last
+}
+
+func (l Load) validate() error {
+	if l.UsersMost < 0 || l.RateLeast < 0 {
+		return fmt.Errorf("usersMost is %d and rateLeast %g; want 1 or more, or neither", l.UsersMost, l.RateLeast)
+	}
+	return nil
 }
 
 // Recovery is what disaster recovery is to keep to in an environment, and how
@@ -169,6 +184,9 @@ func (p *Profile) validate(now time.Time) error {
 	}
 	if err := p.BlastRadius.validate(); err != nil {
 		bad("blastRadius: %w", err)
+	}
+	if err := p.Load.validate(); err != nil {
+		bad("load: %w", err)
 	}
 	return errors.Join(errs...)
 }

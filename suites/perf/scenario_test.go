@@ -1,6 +1,7 @@
 package perf
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ type scenario struct {
 	lasts  time.Duration
 	users  float64 // at its peak; 0 where requests are counted, and not users
 	keeps  map[string][]string
+	rate   float64 // requests a second up to which it looks for the one that breaks the platform; 0: nothing may break it
 }
 
 // What is promised of each scenario that does not say otherwise, and under stress.
@@ -41,12 +43,12 @@ var (
 )
 
 var scenarios = []scenario{
-	{"PRF-001", "baseline", 5 * time.Minute, 10, promised},
-	{"PRF-002", "load", 14 * time.Minute, 50, promised},
-	{"PRF-003", "stress", 26 * time.Minute, 300, underStress},
-	{"PRF-004", "spike", 90 * time.Second, 500, underStress},
-	{"PRF-005", "soak", 2 * time.Hour, 50, promised},
-	{"PRF-006", "breakpoint", 22 * time.Minute, 0, promised},
+	{"PRF-001", "baseline", 5 * time.Minute, 10, promised, 0},
+	{"PRF-002", "load", 14 * time.Minute, 50, promised, 0},
+	{"PRF-003", "stress", 26 * time.Minute, 300, underStress, 0},
+	{"PRF-004", "spike", 90 * time.Second, 500, underStress, 0},
+	{"PRF-005", "soak", 2 * time.Hour, 50, promised, 0},
+	{"PRF-006", "breakpoint", 22 * time.Minute, 0, promised, 500},
 }
 
 // load is how a scenario is run; faults change it for their time.
@@ -87,6 +89,9 @@ func (s *stage) faults(sc scenario, l *load) []spec.Sabotage {
 		options("thresholds removed", `thresholds that k6 was told of`, l, `options.thresholds = {};`),
 		unsettled(options("a tag of a threshold misspelt", "", l, `options.thresholds['http_req_duration{name:raed}'] = ['p(95)<500'];`)),
 	}
+	if sc.rate > 0 {
+		all = append(all, s.knob("the backend 600 ms later", `requests a second at which the platform broke`, "backend", "latency", "600ms"))
+	}
 	if sc.script != "baseline" {
 		return all
 	}
@@ -104,16 +109,23 @@ func (s *stage) faults(sc scenario, l *load) []spec.Sabotage {
 func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, s *stage, sc scenario, l load) {
 	scale := env.Profile.TimeScale
 	lasts := time.Duration(float64(sc.lasts) / scale)
+	variables := map[string]string{"TIME_SCALE": strconv.FormatFloat(scale, 'f', -1, 64)}
+	ceiling := ""
+	if most := env.Profile.Load.UsersMost; most > 0 && float64(most) < sc.users {
+		variables["USERS_MOST"], ceiling = strconv.Itoa(most), fmt.Sprintf("; %d users in the place of %.0f, for the profile %s allows no more", most, sc.users, env.Profile.Name)
+		sc.users = float64(most)
+	}
 	taken, err := s.watchUsage(ctx, env)
 	spec.Check(t, err)
 	defer taken.stop()
 	out, err := s.run(ctx, env, t.Scope(), k6{
 		script: sc.script, limit: lasts + time.Minute, edit: l.edit,
-		env: map[string]string{"TIME_SCALE": strconv.FormatFloat(scale, 'f', -1, 64)},
+		env: variables,
 	})
 	spec.Check(t, err)
 	scarcest, processors, err := taken.end()
 	spec.Check(t, err)
+	sc.rate = cmp.Or(min(sc.rate, env.Profile.Load.RateLeast), sc.rate)
 	figures := judge(t, sc, out, scarcest)
 	from, to := out.samples.Span()
 	requests, err := out.samples.Of("http_reqs")
@@ -128,8 +140,8 @@ func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, 
 			t.Inconclusive("less load than planned", "at most %.0f users were there, %.0f were to be", most, sc.users)
 		}
 	}
-	t.Observe(fmt.Sprintf("%s, %s in %s (times %g times faster): %d requests, up to %.0f a second; %s; k6 judges the same; %s",
-		sc.script, sc.lasts, to.Sub(from).Round(100*time.Millisecond), scale, len(requests), out.samples.MostRate("http_reqs"), strings.Join(figures, ", "), scarcest),
+	t.Observe(fmt.Sprintf("%s, %s in %s (times %g times faster): %d requests, up to %.0f a second; %s; k6 judges the same; %s%s",
+		sc.script, sc.lasts, to.Sub(from).Round(100*time.Millisecond), scale, len(requests), out.samples.MostRate("http_reqs"), strings.Join(figures, ", "), scarcest, ceiling),
 		journal.Plots{Plots: []journal.Plot{out.samples.Plot(sc.script + ": users of the ingress gateway"), processors}, Data: figures})
 }
 
@@ -148,8 +160,13 @@ func judge(t spec.T, sc scenario, out *ran, scarcest string) (figures []string) 
 			require.Contains(t, out.judged[metric], text, "thresholds that k6 was told of for %s", metric)
 		}
 	}
+	reached := out.samples.MostRate("http_reqs")
 	for _, v := range all {
-		require.True(t, v.kept, "%s: it is %.4g, with up to %.0f requests a second; %s", v.name(), v.value, out.samples.MostRate("http_reqs"), scarcest)
+		if !v.kept && sc.rate > 0 { // this one is to break it
+			require.GreaterOrEqual(t, reached, sc.rate, "requests a second at which the platform broke (%s: it is %.4g); %s", v.name(), v.value, scarcest)
+			figures = append(figures, fmt.Sprintf("it broke at %.0f requests a second", reached))
+		}
+		require.True(t, v.kept || sc.rate > 0, "%s: it is %.4g, with up to %.0f requests a second; %s", v.name(), v.value, reached, scarcest)
 		figures = append(figures, fmt.Sprintf("%s: %.4g", v.name(), v.value))
 	}
 	return figures
