@@ -32,7 +32,7 @@ func TestWorkflow(t *testing.T) {
 	s.adjust = outOfMesh
 	var p sequence
 	spec.Run(t, spec.Specification{
-		ID: "CHS-007", Risk: spec.Disruptive, Needs: []spec.Need{istio, gateway, litmus, s}, Timeout: 12 * time.Minute,
+		ID: "CHS-007", Risk: spec.Disruptive, Needs: []spec.Need{istio, gateway, litmus, s}, Timeout: 20 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 			proveWorkflow(ctx, t, env, s, p)
 		},
