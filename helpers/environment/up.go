@@ -129,6 +129,11 @@ func (e *Environment) Source(ctx context.Context, component, module, path string
 	return e.builder.Source(ctx, component, module, path)
 }
 
+// Tool is a file of an image of fixtures on this machine, executable.
+func (e *Environment) Tool(ctx context.Context, image, path string) (string, error) {
+	return e.builder.File(ctx, image, path)
+}
+
 // state is what is known of a kind cluster between runs. It is written before
 // the cluster is made, so that a half-made one is known to be ours.
 type state struct {

@@ -104,6 +104,16 @@ func TestBuildOfAModule(t *testing.T) {
 	require.Equal(t, built["r.example/tool:1"].Pin, again["r.example/tool:1"].Pin)
 	require.Equal(t, "good\n", w.output(t, again["r.example/tool:1"]))
 
+	for range 2 { // is taken out, and then found
+		file, err := w.File(t.Context(), "r.example/tool:1", "/own")
+		require.NoError(t, err)
+		out, err := exec.Command(file).Output()
+		require.NoError(t, err)
+		require.Equal(t, "good\n", string(out))
+	}
+	_, err = w.File(t.Context(), "r.example/tool:1", "/owm")
+	require.ErrorContains(t, err, "/owm of image r.example/tool:1: it has no such file")
+
 	publish(t, proxy, "evil")
 	w = newWorkshop(t, withModule(sums))
 	_, err = w.build(t, "r.example/tool:1")

@@ -50,10 +50,14 @@ func (s *stage) tight(name string, what corev1.ResourceName, limit string) spec.
 
 var (
 	cpuHog = experiment{
-		name: "pod-cpu-hog", env: map[string]string{"TOTAL_CHAOS_DURATION": "15", "SEQUENCE": "serial"}, begin: gauge,
+		name: "pod-cpu-hog", env: map[string]string{"TOTAL_CHAOS_DURATION": "25", "SEQUENCE": "serial"}, begin: gauge,
 		happened: func(x *trial) (string, time.Time, time.Time, error) {
 			return x.gauged("%.2f cores", busy, func(now, before, _ reading) float64 {
-				return (now.seconds - before.seconds) / now.at.Sub(before.at).Seconds()
+				over := now.at.Sub(before.at).Seconds()
+				if (now.wanted-before.wanted)/over < demand {
+					return 0
+				}
+				return (now.seconds - before.seconds) / over
 			})
 		},
 	}
@@ -66,8 +70,9 @@ var (
 )
 
 const (
-	busy  = 0.5 // of the one core: the nodes' own work is done by the same two. One pod after the other, for two take both
-	taken = 450 // MB of the 500, more than before
+	busy   = 0.3 // of the one core, at least: the nodes' own work is done by the same two. One pod after the other, for two take both
+	demand = 0.9 // of the one core: what they had, and what they waited for
+	taken  = 450 // MB of the 500, more than before
 )
 
 // roomy are limits of the backend that leave the stress its core and its memory.
@@ -79,6 +84,7 @@ var roomy = map[string]any{"backend": map[string]any{"replicas": replicas, "reso
 type reading struct {
 	at        time.Time
 	seconds   float64 // of a processor, since they began
+	wanted    float64 // those, and the seconds that they stood in line for one
 	megabytes float64
 }
 
@@ -89,17 +95,19 @@ type gauges struct {
 }
 
 // meter prints twice a second what the processes of a pod, named by its UID, have
-// taken: the time, clock ticks, kilobytes.
+// taken: the time, clock ticks, kilobytes, and nanoseconds with a processor or in line
+// for one.
 const meter = `
 for ((i = 0; i < 600; i++)); do
-	ticks=0 kb=0
+	ticks=0 kb=0 ns=0
 	for p in $(grep -ls "pod${1//-/[-_]}" /proc/[0-9]*/cgroup | cut -d / -f 3); do
 		read -r stat 2>/dev/null </proc/$p/stat || continue
 		set -- "$1" ${stat##*) }
 		ticks=$((ticks + ${13} + ${14}))
 		kb=$((kb + ${23} * 4))
+		read -r had waited _ 2>/dev/null </proc/$p/schedstat && ns=$((ns + had + waited))
 	done
-	echo $(date +%s%N) $ticks $kb || exit 0
+	echo $(date +%s%N) $ticks $kb $ns || exit 0
 	read -t 0.5 # until the API server hangs up
 	[ $? -gt 128 ] || exit 0
 done
@@ -139,12 +147,12 @@ func (g *gauges) take(pod string, from io.Reader, metered chan struct{}) {
 	closed := sync.OnceFunc(func() { close(metered) })
 	defer closed()
 	for lines := bufio.NewScanner(from); lines.Scan(); {
-		var nanos, ticks, kb int64
-		if _, err := fmt.Sscan(lines.Text(), &nanos, &ticks, &kb); err != nil {
+		var nanos, ticks, kb, wanted int64
+		if _, err := fmt.Sscan(lines.Text(), &nanos, &ticks, &kb, &wanted); err != nil {
 			continue
 		}
 		g.mu.Lock()
-		g.pods[pod] = append(g.pods[pod], reading{time.Unix(0, nanos), float64(ticks) / ticksPerSecond, float64(kb) / 1000})
+		g.pods[pod] = append(g.pods[pod], reading{time.Unix(0, nanos), float64(ticks) / ticksPerSecond, float64(wanted) / 1e9, float64(kb) / 1000})
 		if len(g.pods[pod]) > overSecond {
 			closed()
 		}
