@@ -107,7 +107,7 @@ func TestBuildOfAModule(t *testing.T) {
 	for range 2 { // is taken out, and then found
 		file, err := w.File(t.Context(), "r.example/tool:1", "/own")
 		require.NoError(t, err)
-		out, err := exec.Command(file).Output()
+		out, err := exec.Command(file).CombinedOutput()
 		require.NoError(t, err)
 		require.Equal(t, "good\n", string(out))
 	}
