@@ -1,0 +1,171 @@
+package infra
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/cloudfront"
+	cloudfronttypes "github.com/aws/aws-sdk-go-v2/service/cloudfront/types"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/eks"
+	ekstypes "github.com/aws/aws-sdk-go-v2/service/eks/types"
+	"github.com/aws/aws-sdk-go-v2/service/iam"
+	"github.com/aws/aws-sdk-go-v2/service/wafv2"
+	"github.com/stretchr/testify/require"
+
+	"github.com/proving-ground/proving-ground/helpers/spec"
+)
+
+// serviceAccounts have a role each.
+var serviceAccounts = map[string]string{
+	"velero": "system:serviceaccount:velero:velero", "keda": "system:serviceaccount:keda:keda-operator",
+	"external-secrets": "system:serviceaccount:external-secrets:external-secrets",
+}
+
+// proveEKS is INF-003.
+func proveEKS(ctx context.Context, t spec.T, c *cloud) {
+	api := eks.NewFromConfig(c.aws(c.now))
+	described, err := api.DescribeCluster(ctx, &eks.DescribeClusterInput{Name: &c.now.out.Cluster.Name})
+	spec.Check(t, err)
+	k := described.Cluster
+	require.Equal(t, ekstypes.ClusterStatusActive, k.Status, "status of cluster %s", aws.ToString(k.Name))
+	require.False(t, k.ResourcesVpcConfig.EndpointPublicAccess && slices.Contains(k.ResourcesVpcConfig.PublicAccessCidrs, everyone), "the API's endpoint is open to everyone: %v", k.ResourcesVpcConfig.PublicAccessCidrs)
+	logged := map[ekstypes.LogType]bool{}
+	if k.Logging != nil {
+		for _, l := range k.Logging.ClusterLogging {
+			for _, kind := range l.Types {
+				logged[kind] = aws.ToBool(l.Enabled)
+			}
+		}
+	}
+	for _, kind := range (ekstypes.LogType("")).Values() {
+		require.True(t, logged[kind], "logs of the control plane: %s", kind)
+	}
+	require.True(t, slices.ContainsFunc(k.EncryptionConfig, func(e ekstypes.EncryptionConfig) bool {
+		return slices.Contains(e.Resources, "secrets") && e.Provider != nil && aws.ToString(e.Provider.KeyArn) != ""
+	}), "encryption of the cluster's secrets")
+
+	group, err := api.DescribeNodegroup(ctx, &eks.DescribeNodegroupInput{ClusterName: k.Name, NodegroupName: &c.now.out.Cluster.NodeGroup})
+	spec.Check(t, err)
+	in, err := ec2.NewFromConfig(c.aws(c.now)).DescribeSubnets(ctx, &ec2.DescribeSubnetsInput{SubnetIds: group.Nodegroup.Subnets})
+	spec.Check(t, err)
+	all := c.subnets(ctx, t)
+	where := map[string]bool{}
+	for _, s := range in.Subnets {
+		i := slices.IndexFunc(all, func(a subnet) bool { return a.id == aws.ToString(s.SubnetId) })
+		require.True(t, i >= 0 && !all[i].public(), "nodes are in private subnets, and not in %s", aws.ToString(s.SubnetId))
+		where[all[i].zone] = true
+	}
+	require.Len(t, where, zones, "zones of the nodes: %v", where)
+	t.Observe(fmt.Sprintf("EKS %s is ACTIVE: nodes in private subnets of %d zones, its API not open to everyone, logs of %d kinds, secrets encrypted", aws.ToString(k.Version), len(where), len(logged)), nil)
+}
+
+// proveEdge is INF-007.
+func proveEdge(ctx context.Context, t spec.T, c *cloud) {
+	config := c.aws(c.now)
+	got, err := cloudfront.NewFromConfig(config).GetDistribution(ctx, &cloudfront.GetDistributionInput{Id: &c.now.out.Edge.Distribution})
+	spec.Check(t, err)
+	d := got.Distribution.DistributionConfig
+	https := []cloudfronttypes.ViewerProtocolPolicy{cloudfronttypes.ViewerProtocolPolicyHttpsOnly, cloudfronttypes.ViewerProtocolPolicyRedirectToHttps}
+	require.Contains(t, https, d.DefaultCacheBehavior.ViewerProtocolPolicy, "how users reach the edge")
+	if d.CacheBehaviors != nil {
+		for _, b := range d.CacheBehaviors.Items {
+			require.Contains(t, https, b.ViewerProtocolPolicy, "how users reach %s of the edge", aws.ToString(b.PathPattern))
+		}
+	}
+	require.Equal(t, c.now.out.Edge.ACL, aws.ToString(d.WebACLId), "the ACL that is attached to the edge")
+
+	part := strings.Split(c.now.out.Edge.ACL, "/") // arn:…:global/webacl/NAME/ID
+	require.Len(t, part, 4, "the ACL's name: %s", c.now.out.Edge.ACL)
+	config.Region = "us-east-1"
+	acl, err := wafv2.NewFromConfig(config).GetWebACL(ctx, &wafv2.GetWebACLInput{Id: &part[3], Name: &part[2], Scope: "CLOUDFRONT"})
+	spec.Check(t, err)
+	rate := int64(0)
+	for _, r := range acl.WebACL.Rules {
+		if r.Statement != nil && r.Statement.RateBasedStatement != nil && r.Action != nil && r.Action.Block != nil {
+			rate = aws.ToInt64(r.Statement.RateBasedStatement.Limit)
+		}
+	}
+	require.Positive(t, rate, "requests of one address after which a rule of the ACL blocks it")
+	t.Observe(fmt.Sprintf("CloudFront takes HTTPS only, behind an ACL that blocks an address after %d requests in five minutes", rate), nil)
+}
+
+// policy is a document of IAM's. Actions and resources are one text or several.
+type policy struct {
+	Statement []struct {
+		Effect           string
+		Action, Resource any
+		Condition        map[string]map[string]any
+	}
+}
+
+// proveRoles is INF-008.
+func proveRoles(ctx context.Context, t spec.T, c *cloud) {
+	api := iam.NewFromConfig(c.aws(c.now))
+	for use, account := range serviceAccounts {
+		name := c.now.out.Identity.Roles[use]
+		require.NotEmpty(t, name, "role of %s", use)
+		role, err := api.GetRole(ctx, &iam.GetRoleInput{RoleName: &name})
+		spec.Check(t, err)
+		require.Contains(t, trusted(t, aws.ToString(role.Role.AssumeRolePolicyDocument)), account, "service accounts that role %s trusts", name)
+		inline, err := api.ListRolePolicies(ctx, &iam.ListRolePoliciesInput{RoleName: &name})
+		spec.Check(t, err)
+		attached, err := api.ListAttachedRolePolicies(ctx, &iam.ListAttachedRolePoliciesInput{RoleName: &name})
+		spec.Check(t, err)
+		require.Empty(t, attached.AttachedPolicies, "policies that role %s shares with others", name)
+		require.NotEmpty(t, inline.PolicyNames, "policies of role %s", name)
+		for _, p := range inline.PolicyNames {
+			got, err := api.GetRolePolicy(ctx, &iam.GetRolePolicyInput{RoleName: &name, PolicyName: &p})
+			spec.Check(t, err)
+			for _, s := range documentOf(t, aws.ToString(got.PolicyDocument)).Statement {
+				for what, all := range map[string][]string{"action": texts(s.Action), "resource": texts(s.Resource)} {
+					require.NotEmpty(t, all, "%ss of policy %s of role %s", what, p, name)
+					for _, one := range all {
+						require.False(t, one == "*" || strings.HasSuffix(one, ":*") && what == "action", "policy %s of role %s has %s %s", p, name, what, one)
+					}
+				}
+			}
+		}
+	}
+	t.Observe(fmt.Sprintf("%d service accounts have a role each, whose policies have no * as action or resource", len(serviceAccounts)), c.now.out.Identity.Roles)
+}
+
+// trusted are the service accounts by which a role can be taken.
+func trusted(t spec.T, document string) (accounts []string) {
+	t.Helper()
+	for _, s := range documentOf(t, document).Statement {
+		for _, condition := range s.Condition {
+			for key, value := range condition {
+				if strings.HasSuffix(key, ":sub") {
+					accounts = append(accounts, texts(value)...)
+				}
+			}
+		}
+	}
+	return accounts
+}
+
+func documentOf(t spec.T, text string) (p policy) {
+	t.Helper()
+	plain, err := url.QueryUnescape(text)
+	spec.Check(t, err)
+	spec.Check(t, json.Unmarshal([]byte(plain), &p))
+	return p
+}
+
+func texts(v any) (all []string) {
+	switch v := v.(type) {
+	case string:
+		return []string{v}
+	case []any:
+		for _, one := range v {
+			all = append(all, fmt.Sprint(one))
+		}
+	}
+	return all
+}

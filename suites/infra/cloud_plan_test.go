@@ -1,0 +1,270 @@
+package infra
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/cloudfront"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/aws-sdk-go-v2/service/eks"
+	"github.com/aws/aws-sdk-go-v2/service/iam"
+	"github.com/aws/aws-sdk-go-v2/service/rds"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/aws-sdk-go-v2/service/wafv2"
+	"github.com/gruntwork-io/terratest/modules/terraform"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/proving-ground/proving-ground/helpers/spec"
+)
+
+// plan is what Terraform would make.
+type plan struct{ *terraform.PlanStruct }
+
+// attribute is one of a resource, by its address.
+func (p plan) attribute(address, name string) (value any, is bool) {
+	resource := p.ResourcePlannedValuesMap[address]
+	if resource == nil {
+		return nil, false
+	}
+	value, is = resource.AttributeValues[name]
+	return value, is
+}
+
+// production is the plan of production, the cache included, as a fault may have changed
+// it.
+func (c *cloud) production(ctx context.Context, t spec.T) plan {
+	t.Helper()
+	o, err := c.terraform(ctx, c.env, c.planned)
+	spec.Check(t, err)
+	o.VarFiles, o.Vars["cache_enabled"] = []string{filepath.Join("environments", "production.tfvars")}, true
+	o.PlanFilePath = filepath.Join(o.TerraformDir, "production.plan")
+	made, err := terraform.InitAndPlanAndShowWithStructContextE(c.t, ctx, o)
+	spec.Check(t, err)
+	return plan{made}
+}
+
+// life is what becomes of a stack from its begin to its end.
+type life struct {
+	wanted
+	forget string // address of what is taken out of Terraform's sight before the end
+}
+
+// proveLife is INF-009.
+func (c *cloud) proveLife(ctx context.Context, t spec.T, l life) {
+	start := time.Now()
+	s, err := c.apply(ctx, c.env, l.wanted)
+	spec.Check(t, err)
+	applied := time.Since(start)
+	changes, err := terraform.PlanExitCodeContextE(c.t, ctx, s.options)
+	spec.Check(t, err)
+	require.Equal(t, terraform.DefaultSuccessExitCode, changes, "a second plan is empty: 2 is one with changes")
+	if l.forget != "" {
+		_, err := terraform.RunTerraformCommandContextE(c.t, ctx, s.options, "state", "rm", l.forget)
+		spec.Check(t, err)
+	}
+	standing, err := c.left(ctx, s)
+	spec.Check(t, err)
+	if len(standing) == 0 {
+		t.Inconclusive("no targets", "nothing of stack %s is seen while it stands", s.prefix)
+	}
+	start = time.Now()
+	_, err = terraform.DestroyContextE(c.t, ctx, s.options)
+	spec.Check(t, err)
+	left, err := c.left(ctx, s)
+	spec.Check(t, err)
+	require.Empty(t, left, "what destroy leaves behind")
+	t.Observe(fmt.Sprintf("applied in %s, a second plan is empty; destroyed in %s, and of %d things that bore its name none is left",
+		applied.Round(time.Second), time.Since(start).Round(time.Second), len(standing)), standing)
+}
+
+// proveBeside is INF-010: two stacks in one account, at the same time.
+func (c *cloud) proveBeside(ctx context.Context, t spec.T, names [2]string) {
+	var both [2]*stack
+	group, within := errgroup.WithContext(ctx)
+	for i, name := range names {
+		group.Go(func() (err error) {
+			w := wanted{targets: []string{"module.network", "module.messaging", "module.storage"}}
+			if name != "" {
+				w.vars = map[string]any{"name": name}
+			}
+			both[i], err = c.apply(within, c.env, w)
+			return err
+		})
+	}
+	require.NoError(t, group.Wait(), "two stacks are made at once")
+	for _, s := range both {
+		changes, err := terraform.PlanExitCodeContextE(c.t, ctx, s.options)
+		spec.Check(t, err)
+		require.Equal(t, terraform.DefaultSuccessExitCode, changes, "the plan of %s is empty beside the other one", s.prefix)
+	}
+	for i, s := range both {
+		_, err := terraform.DestroyContextE(c.t, ctx, s.options)
+		spec.Check(t, err)
+		if i == 0 {
+			other, err := c.left(ctx, both[1])
+			spec.Check(t, err)
+			require.NotEmpty(t, other, "what the end of %s leaves of %s", s.prefix, both[1].prefix)
+		}
+	}
+	t.Observe(fmt.Sprintf("%s and %s were made at once; the end of the one left the other", both[0].prefix, both[1].prefix), nil)
+}
+
+// left is all that bears a stack's name in the services that it uses.
+func (c *cloud) left(ctx context.Context, of *stack) (all []string, err error) {
+	config, prefix := c.aws(of), of.prefix
+	ours := func(kind string, names ...*string) {
+		for _, name := range names {
+			if strings.Contains(aws.ToString(name), prefix) {
+				all = append(all, kind+" "+aws.ToString(name))
+			}
+		}
+	}
+	name, _, _ := strings.Cut(prefix, "-")
+	vpcs, err := ec2.NewFromConfig(config).DescribeVpcs(ctx, &ec2.DescribeVpcsInput{Filters: []types.Filter{{Name: aws.String("tag:Project"), Values: []string{name}}}})
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range vpcs.Vpcs {
+		all = append(all, "VPC "+aws.ToString(v.VpcId))
+	}
+	addresses, err := ec2.NewFromConfig(config).DescribeAddresses(ctx, &ec2.DescribeAddressesInput{Filters: []types.Filter{{Name: aws.String("tag:Project"), Values: []string{name}}}})
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range addresses.Addresses {
+		all = append(all, "address "+aws.ToString(a.PublicIp))
+	}
+	clusters, err := eks.NewFromConfig(config).ListClusters(ctx, &eks.ListClustersInput{})
+	if err != nil {
+		return nil, err
+	}
+	for _, one := range clusters.Clusters {
+		ours("EKS", &one)
+	}
+	databases, err := rds.NewFromConfig(config).DescribeDBInstances(ctx, &rds.DescribeDBInstancesInput{})
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range databases.DBInstances {
+		ours("RDS", d.DBInstanceIdentifier)
+	}
+	buckets, err := s3.NewFromConfig(config, func(o *s3.Options) { o.UsePathStyle = true }).ListBuckets(ctx, &s3.ListBucketsInput{})
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range buckets.Buckets {
+		ours("bucket", b.Name)
+	}
+	roles, err := iam.NewFromConfig(config).ListRoles(ctx, &iam.ListRolesInput{})
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range roles.Roles {
+		ours("role", r.RoleName)
+	}
+	queues, err := sqs.NewFromConfig(config).ListQueues(ctx, &sqs.ListQueuesInput{})
+	if err != nil {
+		return nil, err
+	}
+	for _, q := range queues.QueueUrls {
+		ours("queue", &q)
+	}
+	secrets, err := secretsmanager.NewFromConfig(config).ListSecrets(ctx, &secretsmanager.ListSecretsInput{})
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range secrets.SecretList {
+		ours("secret", s.Name)
+	}
+	edges, err := cloudfront.NewFromConfig(config).ListDistributions(ctx, &cloudfront.ListDistributionsInput{})
+	if err != nil {
+		return nil, err
+	}
+	if edges.DistributionList != nil {
+		for _, d := range edges.DistributionList.Items {
+			ours("distribution", d.Comment)
+		}
+	}
+	acls, err := wafv2.NewFromConfig(config).ListWebACLs(ctx, &wafv2.ListWebACLsInput{Scope: "CLOUDFRONT"})
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range acls.WebACLs {
+		ours("ACL", a.Name)
+	}
+	return all, nil
+}
+
+// proveOthers are the clauses but for those of the network.
+func (c *cloud) proveOthers(prove func(string, func(context.Context, spec.T, *cloud), ...spec.Sabotage)) {
+	const (
+		cluster  = "modules/cluster/main.tf"
+		database = "modules/database/main.tf"
+		cache    = "modules/cache/main.tf"
+		storage  = "modules/storage/main.tf"
+		edge     = "modules/edge/waf.tf"
+		identity = "modules/identity/main.tf"
+		network  = "modules/network/main.tf"
+	)
+	prove("INF-003", proveEKS,
+		c.changed("open to everyone", `open to everyone`, replaced(cluster, "length(var.api_public_cidrs) > 0 ? var.api_public_cidrs : null", `["0.0.0.0/0"]`, "module.cluster")),
+		c.changed("no audit log", `logs of the control plane: audit`, replaced(cluster, `"audit", `, "", "module.cluster")),
+		c.changed("another description", "", replaced(cluster, "# Service accounts", "# The service accounts", "module.cluster")),
+	)
+	prove("INF-004", proveDatabase,
+		c.changed("open to the internet", `open to the internet`, replaced(database, "publicly_accessible    = false", "publicly_accessible    = true", "module.database")),
+		c.changed("not encrypted", `storage is encrypted`, replaced(database, "storage_encrypted     = true\n  kms_key_id            = var.kms_key_arn", "storage_encrypted     = false", "module.database")),
+		c.changed("in one zone", `in several zones`, replaced(database, "multi_az               = true", "multi_az               = false", "module.database")),
+		c.replanned("production unprotected", `protected from deletion`, replaced(database, "deletion_protection       = !var.disposable", "deletion_protection       = false")),
+		c.replanned("another window", "", replaced(database, "00:30-01:30", "00:15-01:15")),
+	)
+	prove("INF-005", proveCache,
+		c.replanned("no failover", `automatic_failover_enabled of the cache`, replaced(cache, "automatic_failover_enabled = true", "automatic_failover_enabled = false")),
+		c.replanned("open on the way", `transit_encryption_enabled of the cache`, replaced(cache, "transit_encryption_enabled = true", "transit_encryption_enabled = false")),
+		c.replanned("a remark", "", replaced(cache, "resource \"aws_elasticache_replication_group\"", "# a remark\nresource \"aws_elasticache_replication_group\"")),
+	)
+	prove("INF-006", proveBuckets,
+		c.changed("versioning off", `versioning of bucket`, replaced(storage, `status = "Enabled"
+  }`, `status = "Suspended"
+  }`, "module.storage")),
+		c.changed("open to public policies", `all public access to bucket`, replaced(storage, "block_public_policy     = true", "block_public_policy     = false", "module.storage")),
+		c.changed("kept a day less", "", replaced(storage, "days_after_initiation = 7", "days_after_initiation = 6", "module.storage")),
+	)
+	prove("INF-007", proveEdge,
+		c.changed("no rate rule", `after which a rule of the ACL blocks it`, replaced(edge, "    action {\n      block {}\n    }", "    action {\n      count {}\n    }", "module.edge")),
+		c.changed("plain HTTP", `how users reach the edge`, replaced("modules/edge/main.tf", `"redirect-to-https"`, `"allow-all"`, "module.edge")),
+		c.changed("another price class", "", replaced("modules/edge/main.tf", "PriceClass_100", "PriceClass_200", "module.edge")),
+	)
+	prove("INF-008", proveRoles,
+		c.changed("any secret", `has resource \*`, wanted{edit: map[string][2]string{identity: {"policy = each.value.policy", `policy = jsonencode({ Version = "2012-10-17", Statement = [{ Effect = "Allow", Action = ["s3:GetObject"], Resource = "*" }] })`}}, targets: []string{"module.identity"}}),
+		c.changed("anyone's role", `service accounts that role`, replaced(identity, "system:serviceaccount:${each.value.subject}", "system:serviceaccount:default:default", "module.identity")),
+		c.changed("another name of the policies", "", replaced(identity, "  name   = each.key\n", "  name   = \"own-${each.key}\"\n", "module.identity")),
+	)
+	var l life
+	small := []string{"module.network", "module.messaging"}
+	prove("INF-009", func(ctx context.Context, t spec.T, c *cloud) { c.proveLife(ctx, t, l) },
+		spec.Swapped("a tag that is never the same", `a second plan is empty`, &l, life{wanted: replaced(network, "tags = { Name = var.prefix }\n}\n\n# What names", "tags = { Name = var.prefix, At = timestamp() }\n}\n\n# What names", small...)}),
+		spec.Swapped("a queue outside of the state", `what destroy leaves behind`, &l, life{wanted: wanted{targets: small}, forget: "module.messaging.aws_sqs_queue.jobs"}),
+		spec.Harmless(spec.Swapped("network and queues only", "", &l, life{wanted: wanted{targets: small}})),
+	)
+	var names [2]string
+	prove("INF-010", func(ctx context.Context, t spec.T, c *cloud) { c.proveBeside(ctx, t, names) },
+		spec.Swapped("two of one name", `two stacks are made at once`, &names, [2]string{"same", "same"}),
+		spec.Harmless(spec.Swapped("names that begin alike", "", &names, [2]string{"alike", "alikes"})),
+	)
+}
+
+// replanned has proofs look at another plan.
+func (c *cloud) replanned(name, kills string, w wanted) spec.Sabotage {
+	f := spec.Swapped(name, kills, &c.planned, w)
+	f.Harmless = kills == ""
+	return f
+}

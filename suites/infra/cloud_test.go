@@ -1,0 +1,285 @@
+package infra
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/gruntwork-io/terratest/modules/logger"
+	"github.com/gruntwork-io/terratest/modules/terraform"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	utilrand "k8s.io/apimachinery/pkg/util/rand"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/platform"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+const (
+	providerImage = "docker.io/provingground/terraform-provider-aws:6.34.0"
+	providerFile  = "terraform-provider-aws_v6.34.0"
+	providerPath  = "registry.terraform.io/hashicorp/aws/6.34.0/linux_amd64"
+)
+
+// cloudRegions are taken in turn: the emulator's clusters of one region have one issuer of
+// tokens, and IAM has no two providers of one issuer.
+var cloudRegions = []string{
+	"us-east-1", "us-east-2", "us-west-1", "us-west-2", "eu-central-1", "eu-west-1", "eu-west-2", "eu-west-3", "eu-north-1",
+	"ca-central-1", "sa-east-1", "ap-south-1", "ap-northeast-1", "ap-northeast-2", "ap-southeast-1", "ap-southeast-2",
+}
+
+// cloud is an account of the emulator's, in a namespace of the run's, and in it a stack
+// that is made of fixtures/terraform. It is made by the first proof, and kept for all.
+type cloud struct {
+	*spec.Stage
+	t testing.TB
+
+	endpoint string // of the emulator, on this machine
+	provider string // folder of a mirror that has Terraform's provider
+	stacks   string // folder of all stacks; each has one of its own
+	made     atomic.Int64
+
+	env     *environment.Environment
+	now     *stack // that proofs look at; a fault puts another one here
+	planned wanted // how production is planned; likewise
+}
+
+// stack is what one application of Terraform made.
+type stack struct {
+	options *terraform.Options
+	prefix  string
+	region  string
+	out     outputs
+}
+
+// outputs are those of fixtures/terraform that proofs ask the API by.
+type outputs struct {
+	Network struct {
+		VPC string `json:"vpc_id"`
+	}
+	Cluster struct {
+		Name      string
+		NodeGroup string `json:"node_group_name"`
+	}
+	Database struct{ Identifier string }
+	Storage  struct {
+		Buckets map[string]string `json:"bucket_names"`
+	}
+	Identity struct {
+		Roles map[string]string `json:"role_names"`
+	}
+	Edge struct {
+		Distribution string `json:"distribution_id"`
+		ACL          string `json:"web_acl_arn"`
+	}
+}
+
+func newCloud(t *testing.T) *cloud {
+	t.Helper()
+	c := &cloud{t: t}
+	c.Stage = spec.NewStage(t, "the cloud", c.build)
+	return c
+}
+
+func (c *cloud) build(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+	c.env = env
+	if err := c.emulator(ctx, env, scope); err != nil {
+		return err
+	}
+	if err := c.mirror(ctx, env, scope); err != nil {
+		return err
+	}
+	made, err := c.apply(ctx, env, wanted{})
+	c.now = made
+	return err
+}
+
+// emulator is moto as the platform has it, with an account of this run's own.
+func (c *cloud) emulator(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+	ns, err := scope.Namespace(ctx, "infra-cloud", nil)
+	if err != nil {
+		return err
+	}
+	objects, err := platform.ReadObjects(filepath.Join(env.Root, "fixtures", "platform", "moto", "manifest.yaml"))
+	if err != nil {
+		return err
+	}
+	for _, o := range objects {
+		o.SetNamespace(ns)
+		if o.GetKind() == "Deployment" { // without it moto has none of AWS's own policies, which EKS' roles want
+			containers, _, _ := unstructured.NestedSlice(o.Object, "spec", "template", "spec", "containers")
+			containers[0].(map[string]any)["env"] = []any{map[string]any{"name": "MOTO_IAM_LOAD_MANAGED_POLICIES", "value": "true"}, map[string]any{"name": "MOTO_ACM_VALIDATION_WAIT", "value": "1"}}
+			if err := unstructured.SetNestedSlice(o.Object, containers, "spec", "template", "spec", "containers"); err != nil {
+				return err
+			}
+		}
+		if err := scope.Create(ctx, o); err != nil {
+			return err
+		}
+	}
+	w, err := wait.On(env.Config)
+	if err != nil {
+		return err
+	}
+	if _, err := w.Until(ctx, undone, wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespace: ns, Name: "moto"}, wait.RolledOut()); err != nil {
+		return err
+	}
+	var pods corev1.PodList
+	if err := env.Client().List(ctx, &pods, client.InNamespace(ns), client.MatchingLabels{"app": "moto"}); err != nil {
+		return err
+	}
+	if len(pods.Items) != 1 {
+		return fmt.Errorf("%d pods of moto in %s: want 1", len(pods.Items), ns)
+	}
+	address, stop, err := env.Forward(ctx, ns, pods.Items[0].Name, "5000")
+	if err != nil {
+		return err
+	}
+	c.endpoint = "http://" + address
+	return scope.Defer("port of moto", func(context.Context) error { stop(); return nil })
+}
+
+// mirror has the provider where Terraform finds it, and a folder for the stacks.
+func (c *cloud) mirror(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+	provider, err := env.Tool(ctx, providerImage, "/"+providerFile)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "proving-ground-terraform-")
+	if err != nil {
+		return err
+	}
+	if err := scope.Defer("Terraform's folders", func(context.Context) error { return os.RemoveAll(dir) }); err != nil {
+		return errors.Join(err, os.RemoveAll(dir))
+	}
+	c.provider, c.stacks = filepath.Join(dir, "mirror"), filepath.Join(dir, "stacks")
+	at := filepath.Join(c.provider, filepath.FromSlash(providerPath))
+	if err := os.MkdirAll(at, 0o755); err != nil {
+		return err
+	}
+	if err := os.Symlink(provider, filepath.Join(at, providerFile)); err != nil {
+		return err
+	}
+	config := fmt.Sprintf("provider_installation {\n  filesystem_mirror {\n    path = %q\n  }\n}\ndisable_checkpoint = true\n", c.provider)
+	return os.WriteFile(filepath.Join(dir, "terraform.rc"), []byte(config), 0o600)
+}
+
+// wanted is how a stack differs from the one that fixtures/terraform describes.
+type wanted struct {
+	edit    map[string][2]string // by file: what is replaced by what
+	vars    map[string]any
+	targets []string // only these modules, and what they stand on; all when empty
+}
+
+// terraform is a folder of its own with the modules as they are wanted, initialised.
+func (c *cloud) terraform(ctx context.Context, env *environment.Environment, w wanted) (*terraform.Options, error) {
+	binary, err := exec.LookPath("terraform")
+	if err != nil {
+		return nil, fmt.Errorf("%w; install Terraform, or OpenTofu under that name", err)
+	}
+	name := "pg" + utilrand.String(6)
+	dir := filepath.Join(c.stacks, name)
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(env.Root, "fixtures", "terraform"))); err != nil {
+		return nil, err
+	}
+	for file, change := range w.edit {
+		path := filepath.Join(dir, filepath.FromSlash(file))
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		if !strings.Contains(string(data), change[0]) {
+			return nil, fmt.Errorf("%s has no %q: the fault changes nothing", file, change[0])
+		}
+		if err := os.WriteFile(path, []byte(strings.ReplaceAll(string(data), change[0], change[1])), 0o600); err != nil {
+			return nil, err
+		}
+	}
+	vars := map[string]any{"name": name, "endpoint": c.endpoint, "region": cloudRegions[int(c.made.Add(1)-1)%len(cloudRegions)], "cache_enabled": false}
+	for k, v := range w.vars {
+		vars[k] = v
+	}
+	o := &terraform.Options{
+		TerraformBinary: binary, TerraformDir: dir, VarFiles: []string{filepath.Join("environments", "dev.tfvars")}, Vars: vars, Targets: w.targets,
+		NoColor: true, Logger: logger.Discard,
+		EnvVars: map[string]string{ // nobody's own account
+			"TF_CLI_CONFIG_FILE": filepath.Join(filepath.Dir(c.stacks), "terraform.rc"), "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1",
+			"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull, "AWS_PROFILE": "",
+		},
+	}
+	_, err = terraform.InitContextE(c.t, ctx, o)
+	return o, err
+}
+
+// apply makes a stack.
+func (c *cloud) apply(ctx context.Context, env *environment.Environment, w wanted) (*stack, error) {
+	o, err := c.terraform(ctx, env, w)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := terraform.ApplyContextE(c.t, ctx, o); err != nil {
+		return nil, err
+	}
+	s := &stack{options: o, prefix: fmt.Sprintf("%s-dev", o.Vars["name"]), region: fmt.Sprint(o.Vars["region"])}
+	return s, s.read(ctx, c.t)
+}
+
+// read takes the outputs that there are: of a part of the modules not all of them.
+func (s *stack) read(ctx context.Context, t testing.TB) error {
+	text, err := terraform.OutputJSONContextE(t, ctx, s.options, "")
+	if err != nil {
+		return err
+	}
+	var all map[string]struct{ Value json.RawMessage }
+	if err := json.Unmarshal([]byte(text), &all); err != nil {
+		return fmt.Errorf("Terraform's outputs: %w", err)
+	}
+	values := map[string]json.RawMessage{}
+	for name, o := range all {
+		values[name] = o.Value
+	}
+	flat, err := json.Marshal(values)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(flat, &s.out)
+}
+
+// aws is what clients of the emulator go by, in the stack's region.
+func (c *cloud) aws(s *stack) aws.Config {
+	return aws.Config{Region: s.region, BaseEndpoint: &c.endpoint, Credentials: credentials.NewStaticCredentialsProvider("emulator", "emulator", "")}
+}
+
+// changed has proofs look at another stack, which is made with a change.
+func (c *cloud) changed(name, kills string, w wanted) spec.Sabotage {
+	return spec.Sabotage{
+		Name: name, Kills: kills, Harmless: kills == "", Applied: spec.AtOnce, Restored: spec.AtOnce,
+		Apply: func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+			meant := c.now
+			made, err := c.apply(ctx, env, w)
+			if err != nil {
+				return err
+			}
+			c.now = made
+			return scope.Defer("the stack that proofs look at", func(context.Context) error { c.now = meant; return nil })
+		},
+	}
+}
+
+// replaced is a change of one line of one file.
+func replaced(file, old, text string, targets ...string) wanted {
+	return wanted{edit: map[string][2]string{file: {old, text}}, targets: targets}
+}
