@@ -43,7 +43,7 @@ func proveEKS(ctx context.Context, t spec.T, c *cloud) {
 			}
 		}
 	}
-	for _, kind := range (ekstypes.LogType("")).Values() {
+	for _, kind := range ekstypes.LogType("").Values() {
 		require.True(t, logged[kind], "logs of the control plane: %s", kind)
 	}
 	require.True(t, slices.ContainsFunc(k.EncryptionConfig, func(e ekstypes.EncryptionConfig) bool {
