@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -38,10 +37,9 @@ func (im declared) binaryKey(goVersion string) (string, error) {
 	made := []any{builderVersion, runtime.GOARCH, goVersion, g.LDFlags, g.Tags, used}
 	if g.Cut != nil {
 		made = append(made, g.Cut)
-		for _, from := range g.Cut.Files {
-			files = append(files, filepath.Join(g.Dir, from))
+		for _, name := range sorted(g.Cut.Files) {
+			files = append(files, filepath.Join(g.Dir, g.Cut.Files[name]))
 		}
-		slices.Sort(files)
 	}
 	data, err := json.Marshal(made)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	chartv2 "helm.sh/helm/v4/pkg/chart/v2"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	"helm.sh/helm/v4/pkg/kube"
+	"helm.sh/helm/v4/pkg/postrenderer"
 	"helm.sh/helm/v4/pkg/release"
 	helmcommon "helm.sh/helm/v4/pkg/release/common"
 	"helm.sh/helm/v4/pkg/storage/driver"
@@ -48,24 +49,12 @@ func installChart(ctx context.Context, env *environment.Environment, dir string,
 	if err != nil {
 		return nil, fmt.Errorf("release %s: %w", c.Release, err)
 	}
-	var released release.Releaser
 	if stands {
 		if err := applyCRDs(ctx, env, chart); err != nil { // Helm makes them once, and never again
 			return nil, fmt.Errorf("release %s: %w", c.Release, err)
 		}
-		a := action.NewUpgrade(config)
-		a.Namespace, a.WaitStrategy = c.Namespace, kube.HookOnlyStrategy
-		a.ServerSideApply, a.ForceConflicts = "true", true
-		a.ResetValues, a.Timeout = true, helmTimeout
-		a.PostRenderer, a.PostRenderStrategy = p, action.PostRenderStrategyNoHooks
-		released, err = a.RunWithContext(ctx, c.Release, chart, values)
-	} else {
-		a := action.NewInstall(config)
-		a.ReleaseName, a.Namespace, a.WaitStrategy = c.Release, c.Namespace, kube.HookOnlyStrategy
-		a.ServerSideApply, a.ForceConflicts, a.Timeout = true, true, helmTimeout
-		a.PostRenderer, a.PostRenderStrategy = p, action.PostRenderStrategyNoHooks
-		released, err = a.RunWithContext(ctx, chart, values)
 	}
+	released, err := revise(ctx, config, c, chart, values, stands, revising{wait: kube.HookOnlyStrategy, patches: p})
 	if err != nil {
 		return nil, fmt.Errorf("release %s: %w", c.Release, err)
 	}
@@ -74,6 +63,30 @@ func installChart(ctx context.Context, env *environment.Environment, dir string,
 		return nil, err
 	}
 	return objects, intoNamespace(env.Client().RESTMapper(), objects, c.Namespace)
+}
+
+// revising is how the next revision of a release is made.
+type revising struct {
+	wait    kube.WaitStrategy
+	patches postrenderer.PostRenderer // of the objects; nil for none
+	history int                       // revisions that are kept; 0 for all
+	again   bool                      // the first one, over the record of one that failed
+}
+
+// revise makes the next revision of a release, or the first, by server-side apply.
+func revise(ctx context.Context, config *action.Configuration, c *chartRef, chart *chartv2.Chart, values map[string]any, stands bool, how revising) (release.Releaser, error) {
+	if stands {
+		a := action.NewUpgrade(config)
+		a.Namespace, a.WaitStrategy, a.WaitForJobs, a.Timeout = c.Namespace, how.wait, true, helmTimeout
+		a.ServerSideApply, a.ForceConflicts, a.ResetValues, a.MaxHistory = "true", true, true, how.history
+		a.PostRenderer, a.PostRenderStrategy = how.patches, action.PostRenderStrategyNoHooks
+		return a.RunWithContext(ctx, c.Release, chart, values)
+	}
+	a := action.NewInstall(config)
+	a.ReleaseName, a.Namespace, a.WaitStrategy, a.WaitForJobs, a.Timeout = c.Release, c.Namespace, how.wait, true, helmTimeout
+	a.ServerSideApply, a.ForceConflicts, a.Replace = true, true, how.again
+	a.PostRenderer, a.PostRenderStrategy = how.patches, action.PostRenderStrategyNoHooks
+	return a.RunWithContext(ctx, chart, values)
 }
 
 // renderChart gives the objects that a chart would make on a version of

@@ -20,13 +20,13 @@ import (
 // exactly one chart is an error.
 func Deploy(ctx context.Context, env *environment.Environment, s *environment.Scope, c Component, namespace string, values map[string]any) error {
 	fail := func(err error) error { return fmt.Errorf("instance of %s in %s: %w", c, namespace, err) }
-	i, _, err := onlyChart(env, c)
+	i, chart, err := onlyChart(env, c, namespace)
 	if err != nil {
 		return fail(err)
 	}
-	objects, err := Render(ctx, env, c, namespace, values)
+	objects, err := i.instance(ctx, chart, values)
 	if err != nil {
-		return err
+		return fail(err)
 	}
 	for _, o := range objects {
 		if err := s.Apply(ctx, o); err != nil {
@@ -41,31 +41,32 @@ func Deploy(ctx context.Context, env *environment.Environment, s *environment.Sc
 
 // Render gives the objects of such an instance, all in the namespace, and makes none.
 func Render(ctx context.Context, env *environment.Environment, c Component, namespace string, values map[string]any) ([]*unstructured.Unstructured, error) {
-	fail := func(err error) ([]*unstructured.Unstructured, error) {
+	i, chart, err := onlyChart(env, c, namespace)
+	var objects []*unstructured.Unstructured
+	if err == nil {
+		objects, err = i.instance(ctx, chart, values)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("instance of %s in %s: %w", c, namespace, err)
-	}
-	i, only, err := onlyChart(env, c)
-	if err != nil {
-		return fail(err)
-	}
-	chart := *only
-	chart.Namespace = namespace
-	dir, err := i.chartDir(ctx, &chart)
-	if err != nil {
-		return fail(err)
-	}
-	objects, err := renderChart(ctx, dir, &chart, values, env.Kubernetes)
-	if err != nil {
-		return fail(err)
-	}
-	if err := intoNamespace(env.Client().RESTMapper(), objects, namespace); err != nil {
-		return fail(err)
 	}
 	return objects, nil
 }
 
-// onlyChart is a component that consists of one chart.
-func onlyChart(env *environment.Environment, c Component) (*installation, *chartRef, error) {
+// instance are the objects of a chart with some values, in its namespace.
+func (i *installation) instance(ctx context.Context, c *chartRef, values map[string]any) ([]*unstructured.Unstructured, error) {
+	dir, err := i.chartDir(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	objects, err := renderChart(ctx, dir, c, values, i.env.Kubernetes)
+	if err != nil {
+		return nil, err
+	}
+	return objects, intoNamespace(i.env.Client().RESTMapper(), objects, c.Namespace)
+}
+
+// onlyChart is a component that consists of one chart, and that chart for a namespace.
+func onlyChart(env *environment.Environment, c Component, namespace string) (*installation, *chartRef, error) {
 	all, err := load(env.Root)
 	if err != nil {
 		return nil, nil, err
@@ -77,7 +78,9 @@ func onlyChart(env *environment.Environment, c Component) (*installation, *chart
 	if len(i.Steps) != 1 || i.Steps[0].Chart == nil {
 		return nil, nil, fmt.Errorf("it has %d steps, want one, with a chart", len(i.Steps))
 	}
-	return i, i.Steps[0].Chart, nil
+	chart := *i.Steps[0].Chart
+	chart.Namespace = namespace
+	return i, &chart, nil
 }
 
 // Merged is over laid upon base, table by table; neither is changed.

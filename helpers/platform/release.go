@@ -14,7 +14,6 @@ import (
 	"helm.sh/helm/v4/pkg/action"
 	"helm.sh/helm/v4/pkg/chart/common"
 	"helm.sh/helm/v4/pkg/kube"
-	"helm.sh/helm/v4/pkg/release"
 	helmcommon "helm.sh/helm/v4/pkg/release/common"
 	releasev1 "helm.sh/helm/v4/pkg/release/v1"
 	"helm.sh/helm/v4/pkg/storage/driver"
@@ -44,16 +43,15 @@ type Revision struct {
 
 // OpenRelease is the release of a component in a namespace, whether it is there already or
 // not. A component without exactly one chart is an error.
-func OpenRelease(ctx context.Context, env *environment.Environment, c Component, namespace string) (*Release, error) {
+func OpenRelease(env *environment.Environment, c Component, namespace string) (*Release, error) {
 	fail := func(err error) (*Release, error) {
 		return nil, fmt.Errorf("release of %s in %s: %w", c, namespace, err)
 	}
-	i, chart, err := onlyChart(env, c)
+	i, chart, err := onlyChart(env, c, namespace)
 	if err != nil {
 		return fail(err)
 	}
 	r := &Release{installation: *i, chart: *chart, config: action.NewConfiguration(action.ConfigurationSetLogger(slog.DiscardHandler))}
-	r.chart.Namespace = namespace
 	if err := r.config.Init(&getter{config: env.Config, namespace: namespace}, namespace, "secret"); err != nil {
 		return fail(err)
 	}
@@ -65,7 +63,7 @@ func OpenRelease(ctx context.Context, env *environment.Environment, c Component,
 // production: its values-<environment>.yaml, and over it that with the profile's name
 // behind. An environment that has none is an error with the nearest one.
 func ReleaseValues(env *environment.Environment, c Component, of string) (map[string]any, error) {
-	i, chart, err := onlyChart(env, c)
+	i, chart, err := onlyChart(env, c, "")
 	if err != nil {
 		return nil, fmt.Errorf("values of %s: %w", c, err)
 	}
@@ -134,18 +132,7 @@ func (r *Release) upgrade(ctx context.Context, values map[string]any, stands boo
 	if err != nil {
 		return 0, err
 	}
-	var released release.Releaser
-	if stands {
-		a := action.NewUpgrade(r.config)
-		a.Namespace, a.WaitStrategy, a.WaitForJobs, a.Timeout = r.chart.Namespace, kube.StatusWatcherStrategy, true, helmTimeout
-		a.ServerSideApply, a.ForceConflicts, a.ResetValues, a.MaxHistory = "true", true, true, revisionsMost
-		released, err = a.RunWithContext(ctx, r.chart.Release, chart, values)
-	} else {
-		a := action.NewInstall(r.config)
-		a.ReleaseName, a.Namespace, a.WaitStrategy, a.WaitForJobs, a.Timeout = r.chart.Release, r.chart.Namespace, kube.StatusWatcherStrategy, true, helmTimeout
-		a.ServerSideApply, a.ForceConflicts, a.Replace = true, true, true // a failed first one may have left its record
-		released, err = a.RunWithContext(ctx, chart, values)
-	}
+	released, err := revise(ctx, r.config, &r.chart, chart, values, stands, revising{wait: kube.StatusWatcherStrategy, history: revisionsMost, again: true})
 	if v, is := released.(*releasev1.Release); is && v != nil {
 		revision = v.Version
 	}

@@ -16,7 +16,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/gruntwork-io/terratest/modules/logger"
 	"github.com/gruntwork-io/terratest/modules/terraform"
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
@@ -25,7 +24,6 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/spec"
-	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
 const (
@@ -130,11 +128,7 @@ func (c *cloud) emulator(ctx context.Context, env *environment.Environment, scop
 			return err
 		}
 	}
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
-	if _, err := w.Until(ctx, undone, wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespace: ns, Name: "moto"}, wait.RolledOut()); err != nil {
+	if err := rolledOut(ctx, env, "Deployment", ns, "moto"); err != nil {
 		return err
 	}
 	var pods corev1.PodList

@@ -11,7 +11,6 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -20,8 +19,18 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
-// podsTimeout is for a controller's pods to go, or to come back on all nodes.
+// podsTimeout is for a controller's pods to go, or to roll out, on all nodes.
 var podsTimeout = wait.Timeout{Name: "podsFollow", D: 90 * time.Second}
+
+// rolledOut waits for a Deployment's or a DaemonSet's pods.
+func rolledOut(ctx context.Context, env *environment.Environment, kind, namespace, name string) error {
+	w, err := wait.On(env.Config)
+	if err != nil {
+		return err
+	}
+	_, err = w.Until(ctx, podsTimeout, wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind(kind), Namespace: namespace, Name: name}, wait.RolledOut())
+	return err
+}
 
 // nodeNeverReady is a node that no kubelet tells of.
 func nodeNeverReady() spec.Sabotage {
@@ -125,12 +134,7 @@ func withoutPods(name, kills, kind string, o client.Object, of map[string]string
 			return w.Gone(ctx, podsTimeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: o.GetNamespace(), Selector: labels.SelectorFromSet(of)})
 		},
 		Restored: func(ctx context.Context, env *environment.Environment) error {
-			w, err := wait.On(env.Config)
-			if err != nil {
-				return err
-			}
-			_, err = w.Until(ctx, podsTimeout, wait.Target{Kind: schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: kind}, Namespace: o.GetNamespace(), Name: o.GetName()}, wait.RolledOut())
-			return err
+			return rolledOut(ctx, env, kind, o.GetNamespace(), o.GetName())
 		},
 	}
 }

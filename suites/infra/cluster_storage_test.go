@@ -2,7 +2,6 @@ package infra
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -86,9 +85,5 @@ func uses(ctx context.Context, t spec.T, env *environment.Environment, ns, name,
 			return fmt.Sprintf("it is %s", phase)
 		},
 	})
-	var late *wait.Error
-	if errors.As(err, &late) && ctx.Err() == nil {
-		require.Fail(t, "a pod that "+name+" a volume of the default class", "%v", err)
-	}
-	spec.Check(t, err)
+	inTime(ctx, t, err, "a pod that "+name+" a volume of the default class")
 }

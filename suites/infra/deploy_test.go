@@ -23,7 +23,6 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/spec"
-	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
 const (
@@ -33,8 +32,6 @@ const (
 
 // declaredReplicas are what the environments differ by, besides their names.
 var declaredReplicas = map[string]int{"dev": 1, "staging": 2, "production": 3}
-
-var undone = wait.Timeout{Name: "rolledOut", D: 90 * time.Second}
 
 // operated is what an operator does, and with what; faults change it for their time.
 type operated struct {
@@ -99,7 +96,7 @@ func proveDeploy(ctx context.Context, t spec.T, env *environment.Environment, as
 	for _, of := range []string{"dev", "staging", "production"} {
 		proveValues(ctx, t, env, ns, of, as)
 	}
-	r, err := platform.OpenRelease(ctx, env, docuthinker, ns)
+	r, err := platform.OpenRelease(env, docuthinker, ns)
 	spec.Check(t, err)
 	base, err := platform.ReleaseValues(env, docuthinker, "dev")
 	spec.Check(t, err)
@@ -194,7 +191,7 @@ func proveUndo(ctx context.Context, t spec.T, env *environment.Environment, ns s
 	require.GreaterOrEqual(t, i, 0, "variable APP_VERSION of the frontend, of %v", vars)
 	vars[i] = corev1.EnvVar{Name: vars[i].Name, Value: "6.6.6"}
 	spec.Check(t, env.Client().Update(ctx, d))
-	rolledOut(ctx, t, env, ns)
+	spec.Check(t, rolledOut(ctx, env, "Deployment", ns, "frontend"))
 	require.Equal(t, "6.6.6", serving(ctx, t, env, ns), "version after the change past Helm")
 	if undo {
 		clients, err := kubernetes.NewForConfig(env.Config)
@@ -203,15 +200,7 @@ func proveUndo(ctx context.Context, t spec.T, env *environment.Environment, ns s
 		spec.Check(t, err)
 		_, err = by.Rollback(d, nil, 0, util.DryRunNone)
 		spec.Check(t, err)
-		rolledOut(ctx, t, env, ns)
+		spec.Check(t, rolledOut(ctx, env, "Deployment", ns, "frontend"))
 	}
 	require.Equal(t, was, serving(ctx, t, env, ns), "version after the undo")
-}
-
-func rolledOut(ctx context.Context, t spec.T, env *environment.Environment, ns string) {
-	t.Helper()
-	w, err := wait.On(env.Config)
-	spec.Check(t, err)
-	_, err = w.Until(ctx, undone, wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespace: ns, Name: "frontend"}, wait.RolledOut())
-	spec.Check(t, err)
 }

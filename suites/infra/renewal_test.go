@@ -2,7 +2,6 @@ package infra
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -211,11 +210,7 @@ func (s *renewals) revision(ctx context.Context, t spec.T, env *environment.Envi
 			return ""
 		},
 	})
-	var late *wait.Error
-	if errors.As(err, &late) && ctx.Err() == nil {
-		require.Fail(t, how, "%v", err)
-	}
-	spec.Check(t, err)
+	inTime(ctx, t, err, how)
 }
 
 // serves waits until the gateway answers with a trusted certificate for the host that is

@@ -51,18 +51,9 @@ func TestHPA(t *testing.T) {
 // withoutMetricsServer takes the pods of metrics-server away, from everyone.
 func withoutMetricsServer() spec.Sabotage {
 	const namespace, name = "kube-system", "metrics-server"
-	awaited := func(condition wait.Condition) func(context.Context, *environment.Environment) error {
-		return func(ctx context.Context, env *environment.Environment) error {
-			w, err := wait.On(env.Config)
-			if err != nil {
-				return err
-			}
-			_, err = w.Until(ctx, monitorsTimeout, deploymentOf(namespace, name), condition)
-			return err
-		}
-	}
+	of := func() wait.Target { return deploymentOf(namespace, name) }
 	return spec.Sabotage{
-		Name: "metrics-server is gone", Kills: `measures cpu`, Alone: true, Applied: awaited(haveReplicas(0)), Restored: awaited(wait.RolledOut()),
+		Name: "metrics-server is gone", Kills: `measures cpu`, Alone: true, Applied: deploymentMeets(of, haveReplicas(0)), Restored: deploymentMeets(of, wait.RolledOut()),
 		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
 			d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
 			return scope.Update(ctx, d, func() error {

@@ -88,14 +88,7 @@ func (q *queued) ackFirst() spec.Sabotage {
 	worker := func() *appsv1.Deployment {
 		return &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: q.ns, Name: "worker"}}
 	}
-	rolled := func(ctx context.Context, env *environment.Environment) error {
-		w, err := wait.On(env.Config)
-		if err != nil {
-			return err
-		}
-		_, err = w.Until(ctx, monitorsTimeout, deploymentOf(q.ns, "worker"), wait.RolledOut())
-		return err
-	}
+	rolled := deploymentMeets(func() wait.Target { return deploymentOf(q.ns, "worker") }, wait.RolledOut()) // its namespace is made later
 	return spec.Sabotage{
 		Name: "workers that acknowledge before they work", Kills: `documents that were analysed`, Applied: rolled, Restored: rolled,
 		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {

@@ -140,6 +140,18 @@ func deploymentOf(namespace, name string) wait.Target {
 	return wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespace: namespace, Name: name}
 }
 
+// deploymentMeets waits for a Deployment, as a fault's Applied or Restored.
+func deploymentMeets(of func() wait.Target, c wait.Condition) func(context.Context, *environment.Environment) error {
+	return func(ctx context.Context, env *environment.Environment) error {
+		w, err := wait.On(env.Config)
+		if err != nil {
+			return err
+		}
+		_, err = w.Until(ctx, monitorsTimeout, of(), c)
+		return err
+	}
+}
+
 // haveReplicas is met by a Deployment with so many ready pods, and no more wanted.
 func haveReplicas(n int64) wait.Condition {
 	return wait.Condition{What: fmt.Sprintf("have %d replicas, all ready", n), Missing: func(o *unstructured.Unstructured) string {

@@ -129,7 +129,7 @@ func releaseFlags(c *cobra.Command) func(ctx context.Context, of string, do with
 		if err := env.Client().Create(ctx, ns); err != nil && !apierrors.IsAlreadyExists(err) {
 			return err
 		}
-		r, err := platform.OpenRelease(ctx, env, docuthinker, *namespace)
+		r, err := platform.OpenRelease(env, docuthinker, *namespace)
 		if err != nil {
 			return err
 		}
