@@ -137,7 +137,7 @@ func proveDeploy(ctx context.Context, t spec.T, env *environment.Environment, as
 func proveValues(ctx context.Context, t spec.T, env *environment.Environment, ns, of string, as operated) {
 	values, err := platform.ReleaseValues(env, docuthinker, as.values(of))
 	spec.Check(t, err)
-	objects, err := platform.Render(ctx, env, docuthinker, ns, platform.Merged(values, map[string]any{"database": map[string]any{"password": "of nobody"}}))
+	objects, err := platform.Render(ctx, env, docuthinker, ns, platform.Merged(values, map[string]any{"database": map[string]any{"password": "OfNobodyAndForNothing00"}}))
 	spec.Check(t, err)
 	require.NotEmpty(t, objects, "objects of %s", of)
 	budgets := 0
