@@ -20,7 +20,7 @@ import (
 const backupsKept = 7 // days, at least
 
 // proveDatabase is INF-004.
-func proveDatabase(ctx context.Context, t spec.T, c *cloud) {
+func proveDatabase(ctx context.Context, t spec.T, c *look) {
 	found, err := rds.NewFromConfig(c.aws(c.now)).DescribeDBInstances(ctx, &rds.DescribeDBInstancesInput{DBInstanceIdentifier: &c.now.out.Database.Identifier})
 	spec.Check(t, err)
 	if len(found.DBInstances) != 1 {
@@ -39,12 +39,13 @@ func proveDatabase(ctx context.Context, t spec.T, c *cloud) {
 	protected, is := plan.attribute("module.database.aws_db_instance.this", "deletion_protection")
 	require.True(t, is, "the plan of production has a database")
 	require.Equal(t, true, protected, "production's database is protected from deletion")
+	c.lawful(ctx, t, plan, "INF-004")
 	t.Observe(fmt.Sprintf("%s %s: in several zones, encrypted, not public, backups kept %d days; in production it is protected from deletion (planned, not applied)",
 		aws.ToString(d.Engine), aws.ToString(d.EngineVersion), aws.ToInt32(d.BackupRetentionPeriod)), d.DBInstanceIdentifier)
 }
 
 // proveCache is INF-005, of the plan: the emulator has no members of replication groups.
-func proveCache(ctx context.Context, t spec.T, c *cloud) {
+func proveCache(ctx context.Context, t spec.T, c *look) {
 	plan := c.production(ctx, t)
 	const group = "module.cache[0].aws_elasticache_replication_group.this"
 	for attribute, want := range map[string]any{
@@ -58,11 +59,12 @@ func proveCache(ctx context.Context, t spec.T, c *cloud) {
 	replicas, _ := plan.attribute(group, "replicas_per_node_group")
 	require.GreaterOrEqual(t, number(shards), 2., "shards of the cache: cluster mode has several")
 	require.GreaterOrEqual(t, number(replicas), 1., "replicas of each shard of the cache")
+	c.lawful(ctx, t, plan, "INF-005")
 	t.Observe(fmt.Sprintf("planned, not applied: %v shards with %v replicas each, automatic failover over several zones, encrypted at rest and on the way", shards, replicas), nil)
 }
 
 // proveBuckets is INF-006.
-func proveBuckets(ctx context.Context, t spec.T, c *cloud) {
+func proveBuckets(ctx context.Context, t spec.T, c *look) {
 	api := s3.NewFromConfig(c.aws(c.now), func(o *s3.Options) { o.UsePathStyle = true })
 	buckets := c.now.out.Storage.Buckets
 	if len(buckets) == 0 {
@@ -89,6 +91,7 @@ func proveBuckets(ctx context.Context, t spec.T, c *cloud) {
 		require.True(t, aws.ToBool(b.BlockPublicAcls) && aws.ToBool(b.BlockPublicPolicy) && aws.ToBool(b.IgnorePublicAcls) && aws.ToBool(b.RestrictPublicBuckets),
 			"all public access to bucket %s is blocked", name)
 	}
+	c.lawful(ctx, t, c.production(ctx, t), "INF-006")
 	t.Observe(fmt.Sprintf("%d buckets, each versioned, encrypted, with lifecycle rules, and closed to the public", len(buckets)), buckets)
 }
 

@@ -28,7 +28,7 @@ var serviceAccounts = map[string]string{
 }
 
 // proveEKS is INF-003.
-func proveEKS(ctx context.Context, t spec.T, c *cloud) {
+func proveEKS(ctx context.Context, t spec.T, c *look) {
 	api := eks.NewFromConfig(c.aws(c.now))
 	described, err := api.DescribeCluster(ctx, &eks.DescribeClusterInput{Name: &c.now.out.Cluster.Name})
 	spec.Check(t, err)
@@ -62,11 +62,12 @@ func proveEKS(ctx context.Context, t spec.T, c *cloud) {
 		where[all[i].zone] = true
 	}
 	require.Len(t, where, zones, "zones of the nodes: %v", where)
+	c.lawful(ctx, t, c.production(ctx, t), "INF-003")
 	t.Observe(fmt.Sprintf("EKS %s is ACTIVE: nodes in private subnets of %d zones, its API not open to everyone, logs of %d kinds, secrets encrypted", aws.ToString(k.Version), len(where), len(logged)), nil)
 }
 
 // proveEdge is INF-007.
-func proveEdge(ctx context.Context, t spec.T, c *cloud) {
+func proveEdge(ctx context.Context, t spec.T, c *look) {
 	config := c.aws(c.now)
 	got, err := cloudfront.NewFromConfig(config).GetDistribution(ctx, &cloudfront.GetDistributionInput{Id: &c.now.out.Edge.Distribution})
 	spec.Check(t, err)
@@ -92,6 +93,7 @@ func proveEdge(ctx context.Context, t spec.T, c *cloud) {
 		}
 	}
 	require.Positive(t, rate, "requests of one address after which a rule of the ACL blocks it")
+	c.lawful(ctx, t, c.production(ctx, t), "INF-007")
 	t.Observe(fmt.Sprintf("CloudFront takes HTTPS only, behind an ACL that blocks an address after %d requests in five minutes", rate), nil)
 }
 
@@ -105,7 +107,7 @@ type policy struct {
 }
 
 // proveRoles is INF-008.
-func proveRoles(ctx context.Context, t spec.T, c *cloud) {
+func proveRoles(ctx context.Context, t spec.T, c *look) {
 	api := iam.NewFromConfig(c.aws(c.now))
 	for use, account := range serviceAccounts {
 		name := c.now.out.Identity.Roles[use]
@@ -132,6 +134,7 @@ func proveRoles(ctx context.Context, t spec.T, c *cloud) {
 			}
 		}
 	}
+	c.lawful(ctx, t, c.production(ctx, t), "INF-008")
 	t.Observe(fmt.Sprintf("%d service accounts have a role each, whose policies have no * as action or resource", len(serviceAccounts)), c.now.out.Identity.Roles)
 }
 

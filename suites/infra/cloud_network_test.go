@@ -1,6 +1,7 @@
 package infra
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -34,32 +35,40 @@ func (s subnet) public() bool { return strings.HasPrefix(s.way, "igw-") }
 // emulator of AWS: what the API answers, and not what Terraform says.
 func TestTerraformDocuThinkerInfrastructure(t *testing.T) {
 	c := newCloud(t)
-	prove := func(id string, f func(context.Context, spec.T, *cloud), faults ...spec.Sabotage) {
+	prove := func(id string, f func(context.Context, spec.T, *look), faults ...fault) {
 		t.Run(id, func(t *testing.T) {
+			own := &look{cloud: c}
+			var all []spec.Sabotage
+			for _, f := range faults {
+				all = append(all, f(own))
+			}
 			spec.Run(t, spec.Specification{
 				ID: id, Risk: spec.Namespaced, Needs: []spec.Need{c}, Timeout: cloudTime,
-				Prove:         func(ctx context.Context, t spec.T, _ *environment.Environment) { f(ctx, t, c) },
-				CounterProofs: faults,
+				Prove: func(ctx context.Context, t spec.T, _ *environment.Environment) {
+					own.now = cmp.Or(own.now, c.base)
+					f(ctx, t, own)
+				},
+				CounterProofs: all,
 			})
 		})
 	}
 	const network = "modules/network/main.tf"
 	prove("INF-001", proveZones,
-		c.changed("a public subnet without a way out", `a public and a private subnet in each`, replaced(network, "for_each = aws_subnet.public\n\n  subnet_id      = each.value.id\n  route_table_id = aws_route_table.public.id",
+		changed("a public subnet without a way out", `a public and a private subnet in each`, replaced(network, "for_each = aws_subnet.public\n\n  subnet_id      = each.value.id\n  route_table_id = aws_route_table.public.id",
 			"for_each = { for z, s in aws_subnet.public : z => s if z != local.zones[0] }\n\n  subnet_id      = each.value.id\n  route_table_id = aws_route_table.public.id", "module.network")),
-		c.changed("all subnets in one zone", `zones of the VPC`, replaced(network, "availability_zone = each.key", "availability_zone = local.zones[0]", "module.network")),
-		c.changed("another name of the subnets", "", replaced(network, `Name                     = "${var.prefix}-public-${each.key}"`, `Name                     = "${var.prefix}-outer-${each.key}"`, "module.network")),
+		changed("all subnets in one zone", `zones of the VPC`, replaced(network, "availability_zone = each.key", "availability_zone = local.zones[0]", "module.network")),
+		changed("another name of the subnets", "", replaced(network, `Name                     = "${var.prefix}-public-${each.key}"`, `Name                     = "${var.prefix}-outer-${each.key}"`, "module.network")),
 	)
 	prove("INF-002", proveNAT,
-		c.changed("one NAT gateway for all", `through the gateway of its own zone`, replaced(network, "aws_nat_gateway.this[each.key].id", "aws_nat_gateway.this[local.zones[0]].id", "module.network")),
-		c.changed("private subnets straight to the internet", `routes out through a NAT gateway`, replaced(network, "nat_gateway_id         = aws_nat_gateway.this[each.key].id", "gateway_id             = aws_internet_gateway.this.id", "module.network")),
-		c.changed("another name of the gateways", "", replaced(network, `tags = { Name = "${var.prefix}-${each.key}" }`, `tags = { Name = "${var.prefix}-nat-of-${each.key}" }`, "module.network")),
+		changed("one NAT gateway for all", `through the gateway of its own zone`, replaced(network, "aws_nat_gateway.this[each.key].id", "aws_nat_gateway.this[local.zones[0]].id", "module.network")),
+		changed("private subnets straight to the internet", `routes out through a NAT gateway`, replaced(network, "nat_gateway_id         = aws_nat_gateway.this[each.key].id", "gateway_id             = aws_internet_gateway.this.id", "module.network")),
+		changed("another name of the gateways", "", replaced(network, `tags = { Name = "${var.prefix}-${each.key}" }`, `tags = { Name = "${var.prefix}-nat-of-${each.key}" }`, "module.network")),
 	)
-	c.proveOthers(prove)
+	proveOthers(prove)
 }
 
 // subnets are those of the stack's VPC.
-func (c *cloud) subnets(ctx context.Context, t spec.T) (all []subnet) {
+func (c *look) subnets(ctx context.Context, t spec.T) (all []subnet) {
 	t.Helper()
 	api := ec2.NewFromConfig(c.aws(c.now))
 	ofVPC := []types.Filter{{Name: aws.String("vpc-id"), Values: []string{c.now.out.Network.VPC}}}
@@ -89,7 +98,7 @@ func (c *cloud) subnets(ctx context.Context, t spec.T) (all []subnet) {
 	return all
 }
 
-func proveZones(ctx context.Context, t spec.T, c *cloud) {
+func proveZones(ctx context.Context, t spec.T, c *look) {
 	kinds := map[string][]string{}
 	for _, s := range c.subnets(ctx, t) {
 		kind := "private"
@@ -105,7 +114,7 @@ func proveZones(ctx context.Context, t spec.T, c *cloud) {
 	t.Observe(fmt.Sprintf("VPC %s spans %d zones, with a public and a private subnet in each", c.now.out.Network.VPC, len(kinds)), kinds)
 }
 
-func proveNAT(ctx context.Context, t spec.T, c *cloud) {
+func proveNAT(ctx context.Context, t spec.T, c *look) {
 	all := c.subnets(ctx, t)
 	found, err := ec2.NewFromConfig(c.aws(c.now)).DescribeNatGateways(ctx, &ec2.DescribeNatGatewaysInput{Filter: []types.Filter{{Name: aws.String("vpc-id"), Values: []string{c.now.out.Network.VPC}}}})
 	spec.Check(t, err)

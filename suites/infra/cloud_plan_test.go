@@ -2,6 +2,7 @@ package infra
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -23,6 +24,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/suites/infra/rules"
 )
 
 // plan is what Terraform would make.
@@ -39,16 +41,42 @@ func (p plan) attribute(address, name string) (value any, is bool) {
 }
 
 // production is the plan of production, the cache included, as a fault may have changed
-// it.
-func (c *cloud) production(ctx context.Context, t spec.T) plan {
+// it; as it stands it is made once.
+func (c *look) production(ctx context.Context, t spec.T) plan {
 	t.Helper()
+	if c.planned.edit == nil {
+		c.plan.Lock()
+		defer c.plan.Unlock()
+		if c.plan.production != nil {
+			return *c.plan.production
+		}
+	}
 	o, err := c.terraform(ctx, c.env, c.planned)
 	spec.Check(t, err)
 	o.VarFiles, o.Vars["cache_enabled"] = []string{filepath.Join("environments", "production.tfvars")}, true
 	o.PlanFilePath = filepath.Join(o.TerraformDir, "production.plan")
 	made, err := terraform.InitAndPlanAndShowWithStructContextE(c.t, ctx, o)
 	spec.Check(t, err)
+	if c.planned.edit == nil {
+		c.plan.production = &plan{made}
+	}
 	return plan{made}
+}
+
+// lawful asserts that the plan of production breaks no rule of a clause.
+func (c *look) lawful(ctx context.Context, t spec.T, p plan, clause string) {
+	t.Helper()
+	raw, err := json.Marshal(&p.RawPlan)
+	spec.Check(t, err)
+	all, err := rules.Judge(ctx, c.env.Root, raw)
+	spec.Check(t, err)
+	mine := []rules.Breach{}
+	for _, b := range all {
+		if b.Clause == clause {
+			mine = append(mine, b)
+		}
+	}
+	require.Empty(t, mine, "rules that the plan of production breaks")
 }
 
 // life is what becomes of a stack from its begin to its end.
@@ -204,7 +232,7 @@ func (c *cloud) left(ctx context.Context, of *stack) (all []string, err error) {
 }
 
 // proveOthers are the clauses but for those of the network.
-func (c *cloud) proveOthers(prove func(string, func(context.Context, spec.T, *cloud), ...spec.Sabotage)) {
+func proveOthers(prove func(string, func(context.Context, spec.T, *look), ...fault)) {
 	const (
 		cluster  = "modules/cluster/main.tf"
 		database = "modules/database/main.tf"
@@ -213,58 +241,57 @@ func (c *cloud) proveOthers(prove func(string, func(context.Context, spec.T, *cl
 		edge     = "modules/edge/waf.tf"
 		identity = "modules/identity/main.tf"
 		network  = "modules/network/main.tf"
+		anything = `policy = jsonencode({ Version = "2012-10-17", Statement = [{ Effect = "Allow", Action = ["s3:GetObject"], Resource = "*" }] })`
 	)
 	prove("INF-003", proveEKS,
-		c.changed("open to everyone", `open to everyone`, replaced(cluster, "length(var.api_public_cidrs) > 0 ? var.api_public_cidrs : null", `["0.0.0.0/0"]`, "module.cluster")),
-		c.changed("no audit log", `logs of the control plane: audit`, replaced(cluster, `"audit", `, "", "module.cluster")),
-		c.changed("another description", "", replaced(cluster, "# Service accounts", "# The service accounts", "module.cluster")),
+		changed("open to everyone", `open to everyone`, replaced(cluster, "length(var.api_public_cidrs) > 0 ? var.api_public_cidrs : null", `["0.0.0.0/0"]`, "module.cluster")),
+		changed("no audit log", `logs of the control plane: audit`, replaced(cluster, `"audit", `, "", "module.cluster")),
+		replanned("planned without audit log", `rules that the plan of production breaks`, replaced(cluster, `"audit", `, "")),
+		changed("another description", "", replaced(cluster, "# Service accounts", "# The service accounts", "module.cluster")),
 	)
 	prove("INF-004", proveDatabase,
-		c.changed("open to the internet", `open to the internet`, replaced(database, "publicly_accessible    = false", "publicly_accessible    = true", "module.database")),
-		c.changed("not encrypted", `storage is encrypted`, replaced(database, "storage_encrypted     = true\n  kms_key_id            = var.kms_key_arn", "storage_encrypted     = false", "module.database")),
-		c.changed("in one zone", `in several zones`, replaced(database, "multi_az               = true", "multi_az               = false", "module.database")),
-		c.replanned("production unprotected", `protected from deletion`, replaced(database, "deletion_protection       = !var.disposable", "deletion_protection       = false")),
-		c.replanned("another window", "", replaced(database, "00:30-01:30", "00:15-01:15")),
+		changed("open to the internet", `open to the internet`, replaced(database, "publicly_accessible    = false", "publicly_accessible    = true", "module.database")),
+		changed("not encrypted", `storage is encrypted`, replaced(database, "storage_encrypted     = true\n  kms_key_id            = var.kms_key_arn", "storage_encrypted     = false", "module.database")),
+		changed("in one zone", `in several zones`, replaced(database, "multi_az               = true", "multi_az               = false", "module.database")),
+		replanned("production unprotected", `protected from deletion`, replaced(database, "deletion_protection       = !var.disposable", "deletion_protection       = false")),
+		replanned("planned in one zone", `rules that the plan of production breaks`, replaced(database, "multi_az               = true", "multi_az               = false")),
+		replanned("another window", "", replaced(database, "00:30-01:30", "00:15-01:15")),
 	)
 	prove("INF-005", proveCache,
-		c.replanned("no failover", `automatic_failover_enabled of the cache`, replaced(cache, "automatic_failover_enabled = true", "automatic_failover_enabled = false")),
-		c.replanned("open on the way", `transit_encryption_enabled of the cache`, replaced(cache, "transit_encryption_enabled = true", "transit_encryption_enabled = false")),
-		c.replanned("a remark", "", replaced(cache, "resource \"aws_elasticache_replication_group\"", "# a remark\nresource \"aws_elasticache_replication_group\"")),
+		replanned("no failover", `automatic_failover_enabled of the cache`, replaced(cache, "automatic_failover_enabled = true", "automatic_failover_enabled = false")),
+		replanned("open on the way", `transit_encryption_enabled of the cache`, replaced(cache, "transit_encryption_enabled = true", "transit_encryption_enabled = false")),
+		replanned("a remark", "", replaced(cache, "resource \"aws_elasticache_replication_group\"", "# a remark\nresource \"aws_elasticache_replication_group\"")),
 	)
 	prove("INF-006", proveBuckets,
-		c.changed("versioning off", `versioning of bucket`, replaced(storage, `status = "Enabled"
+		changed("versioning off", `versioning of bucket`, replaced(storage, `status = "Enabled"
   }`, `status = "Suspended"
   }`, "module.storage")),
-		c.changed("open to public policies", `all public access to bucket`, replaced(storage, "block_public_policy     = true", "block_public_policy     = false", "module.storage")),
-		c.changed("kept a day less", "", replaced(storage, "days_after_initiation = 7", "days_after_initiation = 6", "module.storage")),
+		changed("open to public policies", `all public access to bucket`, replaced(storage, "block_public_policy     = true", "block_public_policy     = false", "module.storage")),
+		replanned("planned open to public policies", `rules that the plan of production breaks`, replaced(storage, "block_public_policy     = true", "block_public_policy     = false")),
+		changed("kept a day less", "", replaced(storage, "days_after_initiation = 7", "days_after_initiation = 6", "module.storage")),
 	)
 	prove("INF-007", proveEdge,
-		c.changed("no rate rule", `after which a rule of the ACL blocks it`, replaced(edge, "    action {\n      block {}\n    }", "    action {\n      count {}\n    }", "module.edge")),
-		c.changed("plain HTTP", `how users reach the edge`, replaced("modules/edge/main.tf", `"redirect-to-https"`, `"allow-all"`, "module.edge")),
-		c.changed("another price class", "", replaced("modules/edge/main.tf", "PriceClass_100", "PriceClass_200", "module.edge")),
+		changed("no rate rule", `after which a rule of the ACL blocks it`, replaced(edge, "    action {\n      block {}\n    }", "    action {\n      count {}\n    }", "module.edge")),
+		changed("plain HTTP", `how users reach the edge`, replaced("modules/edge/main.tf", `"redirect-to-https"`, `"allow-all"`, "module.edge")),
+		replanned("planned for plain HTTP", `rules that the plan of production breaks`, replaced("modules/edge/main.tf", `"redirect-to-https"`, `"allow-all"`)),
+		changed("another price class", "", replaced("modules/edge/main.tf", "PriceClass_100", "PriceClass_200", "module.edge")),
 	)
 	prove("INF-008", proveRoles,
-		c.changed("any secret", `has resource \*`, wanted{edit: map[string][2]string{identity: {"policy = each.value.policy", `policy = jsonencode({ Version = "2012-10-17", Statement = [{ Effect = "Allow", Action = ["s3:GetObject"], Resource = "*" }] })`}}, targets: []string{"module.identity"}}),
-		c.changed("anyone's role", `service accounts that role`, replaced(identity, "system:serviceaccount:${each.value.subject}", "system:serviceaccount:default:default", "module.identity")),
-		c.changed("another name of the policies", "", replaced(identity, "  name   = each.key\n", "  name   = \"own-${each.key}\"\n", "module.identity")),
+		changed("any object", `has resource \*`, replaced(identity, "policy = each.value.policy", anything, "module.identity")),
+		replanned("planned for any object", `rules that the plan of production breaks`, replaced(identity, "policy = each.value.policy", anything)),
+		changed("anyone's role", `service accounts that role`, replaced(identity, "system:serviceaccount:${each.value.subject}", "system:serviceaccount:default:default", "module.identity")),
+		changed("another name of the policies", "", replaced(identity, "  name   = each.key\n", "  name   = \"own-${each.key}\"\n", "module.identity")),
 	)
 	var l life
 	small := []string{"module.network", "module.messaging"}
-	prove("INF-009", func(ctx context.Context, t spec.T, c *cloud) { c.proveLife(ctx, t, l) },
-		spec.Swapped("a tag that is never the same", `a second plan is empty`, &l, life{wanted: replaced(network, "tags = { Name = var.prefix }\n}\n\n# What names", "tags = { Name = var.prefix, At = timestamp() }\n}\n\n# What names", small...)}),
-		spec.Swapped("a queue outside of the state", `what destroy leaves behind`, &l, life{wanted: wanted{targets: small}, forget: "module.messaging.aws_sqs_queue.jobs"}),
-		spec.Harmless(spec.Swapped("network and queues only", "", &l, life{wanted: wanted{targets: small}})),
+	prove("INF-009", func(ctx context.Context, t spec.T, c *look) { c.proveLife(ctx, t, l) },
+		whatever(spec.Swapped("a tag that is never the same", `a second plan is empty`, &l, life{wanted: replaced(network, "tags = { Name = var.prefix }\n}\n\n# What names", "tags = { Name = var.prefix, At = timestamp() }\n}\n\n# What names", small...)})),
+		whatever(spec.Swapped("a queue outside of the state", `what destroy leaves behind`, &l, life{wanted: wanted{targets: small}, forget: "module.messaging.aws_sqs_queue.jobs"})),
+		whatever(spec.Harmless(spec.Swapped("network and queues only", "", &l, life{wanted: wanted{targets: small}}))),
 	)
 	var names [2]string
-	prove("INF-010", func(ctx context.Context, t spec.T, c *cloud) { c.proveBeside(ctx, t, names) },
-		spec.Swapped("two of one name", `two stacks are made at once`, &names, [2]string{"same", "same"}),
-		spec.Harmless(spec.Swapped("names that begin alike", "", &names, [2]string{"alike", "alikes"})),
+	prove("INF-010", func(ctx context.Context, t spec.T, c *look) { c.proveBeside(ctx, t, names) },
+		whatever(spec.Swapped("two of one name", `two stacks are made at once`, &names, [2]string{"same", "same"})),
+		whatever(spec.Harmless(spec.Swapped("names that begin alike", "", &names, [2]string{"alike", "alikes"}))),
 	)
-}
-
-// replanned has proofs look at another plan.
-func (c *cloud) replanned(name, kills string, w wanted) spec.Sabotage {
-	f := spec.Swapped(name, kills, &c.planned, w)
-	f.Harmless = kills == ""
-	return f
 }

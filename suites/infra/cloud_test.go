@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -29,8 +30,12 @@ import (
 const (
 	providerImage = "docker.io/provingground/terraform-provider-aws:6.34.0"
 	providerFile  = "terraform-provider-aws_v6.34.0"
-	providerPath  = "registry.terraform.io/hashicorp/aws/6.34.0/linux_amd64"
+	providerPath  = "hashicorp/aws/6.34.0/linux_amd64"
+	tofuImage     = "docker.io/provingground/opentofu:1.12.6"
 )
+
+// registries are where Terraform and OpenTofu would look for a provider.
+var registries = []string{"registry.terraform.io", "registry.opentofu.org"}
 
 // cloudRegions are taken in turn: the emulator's clusters of one region have one issuer of
 // tokens, and IAM has no two providers of one issuer.
@@ -46,14 +51,29 @@ type cloud struct {
 	t testing.TB
 
 	endpoint string // of the emulator, on this machine
+	binary   string // Terraform, or OpenTofu where it is not installed
 	provider string // folder of a mirror that has Terraform's provider
+	config   string // of Terraform: where the mirror is
 	stacks   string // folder of all stacks; each has one of its own
 	made     atomic.Int64
 
-	env     *environment.Environment
-	now     *stack // that proofs look at; a fault puts another one here
+	env  *environment.Environment
+	base *stack // as fixtures/terraform describes it
+	plan struct {
+		sync.Mutex
+		production *plan // likewise
+	}
+}
+
+// look is what one specification's proof goes by: others may look at the cloud meanwhile.
+type look struct {
+	*cloud
+	now     *stack // a fault puts another one here
 	planned wanted // how production is planned; likewise
 }
+
+// fault is one of a specification's, in what it looks at.
+type fault func(*look) spec.Sabotage
 
 // stack is what one application of Terraform made.
 type stack struct {
@@ -92,25 +112,30 @@ func newCloud(t *testing.T) *cloud {
 	return c
 }
 
-func (c *cloud) build(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+func (c *cloud) build(ctx context.Context, env *environment.Environment, scope *environment.Scope) (err error) {
 	c.env = env
-	if err := c.emulator(ctx, env, scope); err != nil {
-		return err
-	}
 	if err := c.mirror(ctx, env, scope); err != nil {
 		return err
 	}
-	made, err := c.apply(ctx, env, wanted{})
-	c.now = made
-	return err
-}
-
-// emulator is moto as the platform has it, with an account of this run's own.
-func (c *cloud) emulator(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+	if skipped(stageApply) || skipped(stageDestroy) {
+		return c.keep(ctx, env, scope)
+	}
 	ns, err := scope.Namespace(ctx, "infra-cloud", nil)
 	if err != nil {
 		return err
 	}
+	if err := c.emulator(ctx, env, ns, scope.Create); err != nil {
+		return err
+	}
+	if err := c.reach(ctx, env, scope, ns); err != nil {
+		return err
+	}
+	c.base, err = c.apply(ctx, env, wanted{})
+	return err
+}
+
+// emulator is moto as the platform has it, with an account of its own.
+func (c *cloud) emulator(ctx context.Context, env *environment.Environment, ns string, create func(context.Context, client.Object) error) error {
 	objects, err := platform.ReadObjects(filepath.Join(env.Root, "fixtures", "platform", "moto", "manifest.yaml"))
 	if err != nil {
 		return err
@@ -124,13 +149,15 @@ func (c *cloud) emulator(ctx context.Context, env *environment.Environment, scop
 				return err
 			}
 		}
-		if err := scope.Create(ctx, o); err != nil {
+		if err := create(ctx, o); err != nil {
 			return err
 		}
 	}
-	if err := rolledOut(ctx, env, "Deployment", ns, "moto"); err != nil {
-		return err
-	}
+	return rolledOut(ctx, env, "Deployment", ns, "moto")
+}
+
+// reach opens a port to the emulator.
+func (c *cloud) reach(ctx context.Context, env *environment.Environment, scope *environment.Scope, ns string) error {
 	var pods corev1.PodList
 	if err := env.Client().List(ctx, &pods, client.InNamespace(ns), client.MatchingLabels{"app": "moto"}); err != nil {
 		return err
@@ -146,8 +173,13 @@ func (c *cloud) emulator(ctx context.Context, env *environment.Environment, scop
 	return scope.Defer("port of moto", func(context.Context) error { stop(); return nil })
 }
 
-// mirror has the provider where Terraform finds it, and a folder for the stacks.
-func (c *cloud) mirror(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+// mirror has Terraform, the provider where it finds it, and a folder for the stacks.
+func (c *cloud) mirror(ctx context.Context, env *environment.Environment, scope *environment.Scope) (err error) {
+	if c.binary, err = exec.LookPath("terraform"); err != nil {
+		if c.binary, err = env.Tool(ctx, tofuImage, "/tofu"); err != nil {
+			return err
+		}
+	}
 	provider, err := env.Tool(ctx, providerImage, "/"+providerFile)
 	if err != nil {
 		return err
@@ -160,15 +192,18 @@ func (c *cloud) mirror(ctx context.Context, env *environment.Environment, scope 
 		return errors.Join(err, os.RemoveAll(dir))
 	}
 	c.provider, c.stacks = filepath.Join(dir, "mirror"), filepath.Join(dir, "stacks")
-	at := filepath.Join(c.provider, filepath.FromSlash(providerPath))
-	if err := os.MkdirAll(at, 0o755); err != nil {
-		return err
+	for _, registry := range registries {
+		at := filepath.Join(c.provider, registry, filepath.FromSlash(providerPath))
+		if err := os.MkdirAll(at, 0o755); err != nil {
+			return err
+		}
+		if err := os.Symlink(provider, filepath.Join(at, providerFile)); err != nil {
+			return err
+		}
 	}
-	if err := os.Symlink(provider, filepath.Join(at, providerFile)); err != nil {
-		return err
-	}
+	c.config = filepath.Join(dir, "terraform.rc")
 	config := fmt.Sprintf("provider_installation {\n  filesystem_mirror {\n    path = %q\n  }\n}\ndisable_checkpoint = true\n", c.provider)
-	return os.WriteFile(filepath.Join(dir, "terraform.rc"), []byte(config), 0o600)
+	return os.WriteFile(c.config, []byte(config), 0o600)
 }
 
 // wanted is how a stack differs from the one that fixtures/terraform describes.
@@ -180,10 +215,6 @@ type wanted struct {
 
 // terraform is a folder of its own with the modules as they are wanted, initialised.
 func (c *cloud) terraform(ctx context.Context, env *environment.Environment, w wanted) (*terraform.Options, error) {
-	binary, err := exec.LookPath("terraform")
-	if err != nil {
-		return nil, fmt.Errorf("%w; install Terraform, or OpenTofu under that name", err)
-	}
 	name := "pg" + utilrand.String(6)
 	dir := filepath.Join(c.stacks, name)
 	if err := os.CopyFS(dir, os.DirFS(filepath.Join(env.Root, "fixtures", "terraform"))); err != nil {
@@ -206,16 +237,22 @@ func (c *cloud) terraform(ctx context.Context, env *environment.Environment, w w
 	for k, v := range w.vars {
 		vars[k] = v
 	}
-	o := &terraform.Options{
-		TerraformBinary: binary, TerraformDir: dir, VarFiles: []string{filepath.Join("environments", "dev.tfvars")}, Vars: vars, Targets: w.targets,
+	o := c.options(dir, vars)
+	o.Targets = w.targets
+	_, err := terraform.InitContextE(c.t, ctx, o)
+	return o, err
+}
+
+// options are those of a folder with the modules. They lead to nobody's own account.
+func (c *cloud) options(dir string, vars map[string]any) *terraform.Options {
+	return &terraform.Options{
+		TerraformBinary: c.binary, TerraformDir: dir, VarFiles: []string{filepath.Join("environments", "dev.tfvars")}, Vars: vars,
 		NoColor: true, Logger: logger.Discard,
-		EnvVars: map[string]string{ // nobody's own account
-			"TF_CLI_CONFIG_FILE": filepath.Join(filepath.Dir(c.stacks), "terraform.rc"), "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1",
+		EnvVars: map[string]string{
+			"TF_CLI_CONFIG_FILE": c.config, "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1",
 			"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull, "AWS_PROFILE": "",
 		},
 	}
-	_, err = terraform.InitContextE(c.t, ctx, o)
-	return o, err
 }
 
 // apply makes a stack.
@@ -227,8 +264,12 @@ func (c *cloud) apply(ctx context.Context, env *environment.Environment, w wante
 	if _, err := terraform.ApplyContextE(c.t, ctx, o); err != nil {
 		return nil, err
 	}
+	return stackOf(ctx, c.t, o)
+}
+
+func stackOf(ctx context.Context, t testing.TB, o *terraform.Options) (*stack, error) {
 	s := &stack{options: o, prefix: fmt.Sprintf("%s-dev", o.Vars["name"]), region: fmt.Sprint(o.Vars["region"])}
-	return s, s.read(ctx, c.t)
+	return s, s.read(ctx, t)
 }
 
 // read takes the outputs that there are: of a part of the modules not all of them.
@@ -257,21 +298,34 @@ func (c *cloud) aws(s *stack) aws.Config {
 	return aws.Config{Region: s.region, BaseEndpoint: &c.endpoint, Credentials: credentials.NewStaticCredentialsProvider("emulator", "emulator", "")}
 }
 
-// changed has proofs look at another stack, which is made with a change.
-func (c *cloud) changed(name, kills string, w wanted) spec.Sabotage {
-	return spec.Sabotage{
-		Name: name, Kills: kills, Harmless: kills == "", Applied: spec.AtOnce, Restored: spec.AtOnce,
-		Apply: func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
-			meant := c.now
-			made, err := c.apply(ctx, env, w)
-			if err != nil {
-				return err
-			}
-			c.now = made
-			return scope.Defer("the stack that proofs look at", func(context.Context) error { c.now = meant; return nil })
-		},
+// changed has the proof look at another stack, which is made with a change.
+func changed(name, kills string, w wanted) fault {
+	return func(c *look) spec.Sabotage {
+		return spec.Sabotage{
+			Name: name, Kills: kills, Harmless: kills == "", Applied: spec.AtOnce, Restored: spec.AtOnce,
+			Apply: func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+				made, err := c.apply(ctx, env, w)
+				if err != nil {
+					return err
+				}
+				c.now = made
+				return scope.Defer("the stack that the proof looks at", func(context.Context) error { c.now = c.base; return nil })
+			},
+		}
 	}
 }
+
+// replanned has the proof look at another plan.
+func replanned(name, kills string, w wanted) fault {
+	return func(c *look) spec.Sabotage {
+		f := spec.Swapped(name, kills, &c.planned, w)
+		f.Harmless = kills == ""
+		return f
+	}
+}
+
+// whatever is a fault that has nothing to do with what the proof looks at.
+func whatever(f spec.Sabotage) fault { return func(*look) spec.Sabotage { return f } }
 
 // replaced is a change of one line of one file.
 func replaced(file, old, text string, targets ...string) wanted {
