@@ -142,9 +142,12 @@ func (c *cloud) emulator(ctx context.Context, env *environment.Environment, ns s
 	}
 	for _, o := range objects {
 		o.SetNamespace(ns)
-		if o.GetKind() == "Deployment" { // without it moto has none of AWS's own policies, which EKS' roles want
+		if o.GetKind() == "Deployment" {
 			containers, _, _ := unstructured.NestedSlice(o.Object, "spec", "template", "spec", "containers")
-			containers[0].(map[string]any)["env"] = []any{map[string]any{"name": "MOTO_IAM_LOAD_MANAGED_POLICIES", "value": "true"}, map[string]any{"name": "MOTO_ACM_VALIDATION_WAIT", "value": "1"}}
+			c := containers[0].(map[string]any)
+			// AWS's own policies, which EKS' roles want; and room for them and for several stacks.
+			c["env"] = []any{map[string]any{"name": "MOTO_IAM_LOAD_MANAGED_POLICIES", "value": "true"}, map[string]any{"name": "MOTO_ACM_VALIDATION_WAIT", "value": "1"}}
+			c["resources"] = map[string]any{"requests": map[string]any{"cpu": "100m", "memory": "256Mi"}, "limits": map[string]any{"cpu": "2", "memory": "1536Mi"}}
 			if err := unstructured.SetNestedSlice(o.Object, containers, "spec", "template", "spec", "containers"); err != nil {
 				return err
 			}
