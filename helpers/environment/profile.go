@@ -44,13 +44,18 @@ type Profile struct {
 // Load is what an environment can bear that is smaller than the platform's own. What a
 // proof leaves out for its sake, its observation says.
 type Load struct {
-	UsersMost int     `json:"usersMost,omitempty"` // at once, of a scenario; 0: as many as it has
-	RateLeast float64 `json:"rateLeast,omitempty"` // requests a second that must not break the platform; 0: the breakpoint scenario's last
+	UsersMost map[string]int `json:"usersMost,omitempty"` // at once, by scenario; the others have as many as they are of
+	RateLeast float64        `json:"rateLeast,omitempty"` // requests a second that must not break the platform; 0: the breakpoint scenario's last
 }
 
 func (l Load) validate() error {
-	if l.UsersMost < 0 || l.RateLeast < 0 {
-		return fmt.Errorf("usersMost is %d and rateLeast %g; want 1 or more, or neither", l.UsersMost, l.RateLeast)
+	for scenario, most := range l.UsersMost {
+		if most < 1 {
+			return fmt.Errorf("usersMost of %s is %d; want 1 or more, or none", scenario, most)
+		}
+	}
+	if l.RateLeast < 0 {
+		return fmt.Errorf("rateLeast is %g; want 1 or more, or none", l.RateLeast)
 	}
 	return nil
 }

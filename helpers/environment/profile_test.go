@@ -61,7 +61,7 @@ func TestBadProfiles(t *testing.T) {
 		"risk as a number":     {"name: a\nriskCeiling: 3\n", "a risk is a name"},
 		"undeclared risk":      {"name: a\nriskCeiling: undeclared\n", "is unknown"},
 		"no time scale":        {"name: a\nriskCeiling: read-only\nprovider: given\n", "timeScale is 0"},
-		"negative load":        {"name: a\nriskCeiling: read-only\nprovider: given\ntimeScale: 1\nload: {usersMost: -1}\n", "usersMost is -1"},
+		"negative load":        {"name: a\nriskCeiling: read-only\nprovider: given\ntimeScale: 1\nload: {usersMost: {soak: -1}}\n", "usersMost of soak is -1"},
 		"negative time scale":  {"name: a\nriskCeiling: read-only\nprovider: given\ntimeScale: -1\n", "timeScale is -1"},
 		"unknown provider":     {"name: a\nriskCeiling: read-only\ntimeScale: 1\nprovider: kin\n", `did you mean "kind"?`},
 		"kind without cluster": {"name: a\nriskCeiling: read-only\ntimeScale: 1\nprovider: kind\nkindConfig: k.yaml\n", "clusterName is"},

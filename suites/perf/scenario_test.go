@@ -111,7 +111,8 @@ func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, 
 	lasts := time.Duration(float64(sc.lasts) / scale)
 	variables := map[string]string{"TIME_SCALE": strconv.FormatFloat(scale, 'f', -1, 64)}
 	ceiling := ""
-	if most := env.Profile.Load.UsersMost; most > 0 && float64(most) < sc.users {
+	spec.Check(t, known(env.Profile))
+	if most := env.Profile.Load.UsersMost[sc.script]; most > 0 && float64(most) < sc.users {
 		variables["USERS_MOST"], ceiling = strconv.Itoa(most), fmt.Sprintf("; %d users in the place of %.0f, for the profile %s allows no more", most, sc.users, env.Profile.Name)
 		sc.users = float64(most)
 	}
@@ -143,6 +144,20 @@ func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, 
 	t.Observe(fmt.Sprintf("%s, %s in %s (times %g times faster): %d requests, up to %.0f a second; %s; k6 judges the same; %s%s",
 		sc.script, sc.lasts, to.Sub(from).Round(100*time.Millisecond), scale, len(requests), out.samples.MostRate("http_reqs"), strings.Join(figures, ", "), scarcest, ceiling),
 		journal.Plots{Plots: []journal.Plot{out.samples.Plot(sc.script + ": users of the ingress gateway"), processors}, Data: figures})
+}
+
+// known refuses a ceiling of what is no scenario: it would be none.
+func known(p *environment.Profile) error {
+	var names []string
+	for _, sc := range scenarios {
+		names = append(names, sc.script)
+	}
+	for name := range p.Load.UsersMost {
+		if !slices.Contains(names, name) {
+			return fmt.Errorf("profile %s: load.usersMost has %q, which is no scenario: %s", p.Name, name, strings.Join(names, ", "))
+		}
+	}
+	return nil
 }
 
 // judge holds the samples of a run against what is promised, and k6's own judgement
