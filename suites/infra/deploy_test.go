@@ -84,7 +84,8 @@ func frontend(version string, fault map[string]any) map[string]any {
 func privileged(o *unstructured.Unstructured) {
 	if o.GetKind() == "Deployment" {
 		containers, _, _ := unstructured.NestedSlice(o.Object, "spec", "template", "spec", "containers")
-		containers[0].(map[string]any)["securityContext"].(map[string]any)["privileged"] = true
+		// With allowPrivilegeEscalation: false as well the API server has it for a contradiction.
+		containers[0].(map[string]any)["securityContext"] = map[string]any{"privileged": true}
 		_ = unstructured.SetNestedSlice(o.Object, containers, "spec", "template", "spec", "containers")
 	}
 }

@@ -40,10 +40,10 @@ const (
 	mostPods = 50
 	dies     = 5 // workers that end in the middle of a job, without a word
 
-	// jobTakes is long enough for 50 workers to be there before the first five jobs are
-	// done, though the controller may have looked in the middle of the burst, and then
-	// looks again after 15 seconds only.
-	jobTakes  = 12 * time.Second
+	// jobTakes is as long as the application's fault lasts: 50 workers are to be there
+	// before many jobs are done. A controller that looked within the two seconds of the
+	// burst sees less of it 15 seconds later.
+	jobTakes  = 10 * time.Second
 	burstRate = 125 // jobs a second
 )
 

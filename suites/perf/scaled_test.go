@@ -11,6 +11,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/platform"
@@ -26,6 +27,9 @@ const (
 // scaledTimeout is for some rounds of the controller, which looks each 15 seconds, and
 // for the pods to start.
 var scaledTimeout = wait.Timeout{Name: "replicasFollow", D: 150 * time.Second}
+
+// unscaledTimeout is for KEDA's finalizers.
+var unscaledTimeout = wait.Timeout{Name: "scalerGone", D: 30 * time.Second}
 
 var hpaKind = autoscalingv2.SchemeGroupVersion.WithKind("HorizontalPodAutoscaler")
 
@@ -74,6 +78,15 @@ func scaling(ctx context.Context, env *environment.Environment, scope *environme
 		}
 	}
 	return nil
+}
+
+// unscaled waits until KEDA has let go of what was deleted: its objects have finalizers.
+func unscaled(ctx context.Context, env *environment.Environment, namespace string) error {
+	w, err := wait.On(env.Config)
+	if err != nil {
+		return err
+	}
+	return w.Gone(ctx, unscaledTimeout, wait.Target{Kind: schema.GroupVersionKind{Group: "keda.sh", Version: "v1alpha1", Kind: "ScaledObject"}, Namespace: namespace})
 }
 
 // looked waits for the autoscaler that is o, or that KEDA makes of o, to have been looked
