@@ -170,6 +170,7 @@ func (q *queued) prove(ctx context.Context, t spec.T, env *environment.Environme
 		Request: probe.Request{
 			Method: "POST", URL: "http://backend." + q.ns + ":8080/api/documents",
 			Headers: map[string]string{"Content-Type": "application/json"}, Body: `{"title":"document {n}","content":"what is to be analysed"}`,
+			Timeout: 3 * time.Second,
 		},
 		Rate: burstRate, For: time.Minute, Count: burst, KeepAlive: true,
 	})
