@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -160,27 +162,15 @@ func (q *queued) prove(ctx context.Context, t spec.T, env *environment.Environme
 	spec.Check(t, scaling(ctx, env, t.Scope(), "queue-scaler.yaml", q.ns,
 		trigger("queueURL", q.url()), trigger("awsEndpoint", "http://"+motoHost), edit))
 	scalesTo(ctx, t, env, worker, 1, "the workers without jobs")
+	spec.Check(t, q.emptied(ctx, env))
+	q.ask(ctx, t, "/api/documents", `{"title":"document {n}","content":"what is to be analysed"}`, http.StatusCreated)
 	before, err := q.counted(ctx, env)
 	spec.Check(t, err)
 
 	start := time.Now()
 	seen := q.watched(ctx, env, start)
 	defer seen.plot() // however the proof ends
-	traffic, err := q.pods["users"].Traffic(ctx, probe.Plan{
-		Request: probe.Request{
-			Method: "POST", URL: "http://backend." + q.ns + ":8080/api/documents",
-			Headers: map[string]string{"Content-Type": "application/json"}, Body: `{"title":"document {n}","content":"what is to be analysed"}`,
-			Timeout: 3 * time.Second,
-		},
-		Rate: burstRate, For: time.Minute, Count: burst, KeepAlive: true,
-	})
-	spec.Check(t, err)
-	spec.Check(t, traffic.Wait(ctx))
-	for _, one := range traffic.Outcomes().Sent {
-		if one.Status != 201 {
-			t.Inconclusive("the traffic is not known", "document %d was not taken: %d %s %s", one.N, one.Status, one.Result, one.Detail)
-		}
-	}
+	q.ask(ctx, t, "/api/documents/{n}/analyses", "", http.StatusAccepted)
 	w, err := wait.On(env.Config)
 	spec.Check(t, err)
 	_, err = w.Until(ctx, scaledTimeout, worker, haveReplicas(mostPods))
@@ -198,6 +188,33 @@ func (q *queued) prove(ctx context.Context, t spec.T, env *environment.Environme
 	down := scalesTo(ctx, t, env, worker, 1, "the workers when the jobs are done")
 	t.Observe(fmt.Sprintf("%d jobs: 50 workers after %s, all done after %s, though %d workers were killed; one worker again %s later; every document has one analysis (a job takes %s; workers ask for 2m of a core and 12 MiB)",
 		burst, up.Round(time.Second), took.Round(time.Second), killed, down.Round(time.Second), jobTakes), journal.Plots{Plots: []journal.Plot{seen.plot()}, Data: map[string]int{"analyses": now.analyses, "documents": now.documents}})
+}
+
+// ask has users make a request for each job, and all of them be taken.
+func (q *queued) ask(ctx context.Context, t spec.T, path, body string, want int) {
+	t.Helper()
+	traffic, err := q.pods["users"].Traffic(ctx, probe.Plan{
+		Request: probe.Request{
+			Method: http.MethodPost, URL: "http://backend." + q.ns + ":8080" + path,
+			Headers: map[string]string{"Content-Type": "application/json"}, Body: body,
+			Timeout: 3 * time.Second,
+		},
+		Rate: burstRate, For: time.Minute, Count: burst, KeepAlive: true,
+	})
+	spec.Check(t, err)
+	spec.Check(t, traffic.Wait(ctx))
+	for _, one := range traffic.Outcomes().Sent {
+		if one.Status != want {
+			t.Inconclusive("the traffic is not known", "%s of document %d was not taken: %d %s %s", path, one.N, one.Status, one.Result, one.Detail)
+		}
+	}
+}
+
+// emptied leaves no document of another proof: those of this one are numbered from 1, as
+// its users' requests are.
+func (q *queued) emptied(ctx context.Context, env *environment.Environment) error {
+	return env.Exec(ctx, q.ns, "postgresql-0", "postgresql", nil, io.Discard, "psql", "-U", "docuthinker", "-d", "docuthinker", "-v", "ON_ERROR_STOP=1", "-qc",
+		"TRUNCATE documents RESTART IDENTITY CASCADE")
 }
 
 // sight is the queue and its workers over time.
