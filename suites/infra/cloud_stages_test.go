@@ -69,7 +69,7 @@ func (c *cloud) keep(ctx context.Context, env *environment.Environment, scope *e
 	if err := c.emulator(ctx, env, keptNamespace, create); err != nil {
 		return err
 	}
-	if err := c.reach(ctx, env, scope, keptNamespace); err != nil {
+	if c.endpoint, err = reach(ctx, env, scope, keptNamespace); err != nil {
 		return err
 	}
 	if c.base, err = c.apply(ctx, env, wanted{}); err != nil {
@@ -98,7 +98,7 @@ func (c *cloud) resume(ctx context.Context, env *environment.Environment, scope 
 	if k.Cluster != cluster {
 		return fmt.Errorf("SKIP_%s: the stack that is kept is on a cluster that is gone; run once with SKIP_%s=1 alone", stageApply, stageDestroy)
 	}
-	if err := c.reach(ctx, env, scope, keptNamespace); err != nil {
+	if c.endpoint, err = reach(ctx, env, scope, keptNamespace); err != nil {
 		return err
 	}
 	k.Vars["endpoint"] = c.endpoint

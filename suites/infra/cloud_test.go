@@ -127,7 +127,7 @@ func (c *cloud) build(ctx context.Context, env *environment.Environment, scope *
 	if err := c.emulator(ctx, env, ns, scope.Create); err != nil {
 		return err
 	}
-	if err := c.reach(ctx, env, scope, ns); err != nil {
+	if c.endpoint, err = reach(ctx, env, scope, ns); err != nil {
 		return err
 	}
 	c.base, err = c.apply(ctx, env, wanted{})
@@ -159,21 +159,24 @@ func (c *cloud) emulator(ctx context.Context, env *environment.Environment, ns s
 	return rolledOut(ctx, env, "Deployment", ns, "moto")
 }
 
-// reach opens a port to the emulator.
-func (c *cloud) reach(ctx context.Context, env *environment.Environment, scope *environment.Scope, ns string) error {
+// reach opens a port to the emulator of a namespace, for as long as the scope lasts.
+func reach(ctx context.Context, env *environment.Environment, scope *environment.Scope, ns string) (endpoint string, err error) {
 	var pods corev1.PodList
 	if err := env.Client().List(ctx, &pods, client.InNamespace(ns), client.MatchingLabels{"app": "moto"}); err != nil {
-		return err
+		return "", err
 	}
 	if len(pods.Items) != 1 {
-		return fmt.Errorf("%d pods of moto in %s: want 1", len(pods.Items), ns)
+		return "", fmt.Errorf("%d pods of moto in %s: want 1", len(pods.Items), ns)
 	}
 	address, stop, err := env.Forward(ctx, ns, pods.Items[0].Name, "5000")
 	if err != nil {
-		return err
+		return "", err
 	}
-	c.endpoint = "http://" + address
-	return scope.Defer("port of moto", func(context.Context) error { stop(); return nil })
+	if err := scope.Defer("port of moto", func(context.Context) error { stop(); return nil }); err != nil {
+		stop()
+		return "", err
+	}
+	return "http://" + address, nil
 }
 
 // mirror has Terraform, the provider where it finds it, and a folder for the stacks.

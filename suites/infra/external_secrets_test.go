@@ -57,7 +57,6 @@ type external struct {
 	name  string // of the secrets, where they come from
 	cloud *secretsmanager.Client
 	role  string // of Vault's AppRole
-	stop  func() // the port of the emulator
 }
 
 // rotation is how secrets are followed; faults change it for their time.
@@ -108,22 +107,11 @@ func (s *external) build(ctx context.Context, env *environment.Environment, scop
 	if s.ns, err = scope.Namespace(ctx, "infra-secrets", nil); err != nil {
 		return err
 	}
-	var pods corev1.PodList
-	if err := env.Client().List(ctx, &pods, client.InNamespace("aws"), client.MatchingLabels{"app": "moto"}); err != nil {
-		return err
-	}
-	if len(pods.Items) != 1 {
-		return fmt.Errorf("%d pods of moto in aws: want 1", len(pods.Items))
-	}
-	address, stop, err := env.Forward(ctx, "aws", pods.Items[0].Name, "5000")
+	endpoint, err := reach(ctx, env, scope, "aws")
 	if err != nil {
 		return err
 	}
-	if err := scope.Defer("port of moto", func(context.Context) error { stop(); return nil }); err != nil {
-		stop()
-		return err
-	}
-	s.cloud = secretsmanager.NewFromConfig(aws.Config{Region: awsRegion, BaseEndpoint: aws.String("http://" + address), Credentials: credentials.NewStaticCredentialsProvider("emulator", "emulator", "")})
+	s.cloud = secretsmanager.NewFromConfig(aws.Config{Region: awsRegion, BaseEndpoint: &endpoint, Credentials: credentials.NewStaticCredentialsProvider("emulator", "emulator", "")})
 	if err := scope.Defer("secret "+s.name+" of AWS", func(ctx context.Context) error {
 		_, err := s.cloud.DeleteSecret(ctx, &secretsmanager.DeleteSecretInput{SecretId: &s.name, ForceDeleteWithoutRecovery: aws.Bool(true)})
 		return err
