@@ -23,7 +23,8 @@ func Answers(ctx context.Context, limit Timeout, what string, ask func(context.C
 	defer cancel()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	last := "nothing was seen"
+	const nothing = "nothing was seen"
+	last := nothing
 	for interval := firstInterval; ; interval = min(2*interval, lastInterval) {
 		select {
 		case <-timer.C:
@@ -37,7 +38,7 @@ func Answers(ctx context.Context, limit Timeout, what string, ask func(context.C
 			return fmt.Errorf("waiting for %s: %w", what, err)
 		case err == nil && missing == "":
 			return nil
-		case err == nil:
+		case err == nil && (ctx.Err() == nil || last == nothing): // a question that was cut short hides no answer before it
 			last = missing
 		}
 		timer.Reset(interval)

@@ -108,3 +108,18 @@ func TestAnswersTakesAnAnswerThatCameInTime(t *testing.T) {
 		require.NoError(t, err)
 	})
 }
+
+// TestAnswersKeepsWhatWasSeen has a last question that the end cuts short.
+func TestAnswersKeepsWhatWasSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		err := Answers(t.Context(), Timeout{"cut", 50 * time.Millisecond}, "an answer", func(ctx context.Context) (string, error) {
+			if asked++; asked == 1 {
+				return "EOF", nil
+			}
+			<-ctx.Done()
+			return "time is over", nil
+		})
+		require.ErrorContains(t, err, "an answer: EOF: ")
+	})
+}
