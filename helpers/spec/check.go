@@ -49,6 +49,13 @@ func Swapped[V any](name, kills string, at *V, value V) Sabotage {
 	}
 }
 
+// Edited is Swapped with a copy of the value, as it is now, that edit has changed.
+func Edited[V any](name, kills string, at *V, edit func(*V)) Sabotage {
+	value := *at
+	edit(&value)
+	return Swapped(name, kills, at, value)
+}
+
 // AtOnce is the Applied of a fault that is in force when Apply returns, and the
 // Restored of one that is gone with its scope.
 func AtOnce(context.Context, *environment.Environment) error { return nil }

@@ -39,7 +39,7 @@ func proveDatabase(ctx context.Context, t spec.T, c *look) {
 	protected, is := plan.attribute("module.database.aws_db_instance.this", "deletion_protection")
 	require.True(t, is, "the plan of production has a database")
 	require.Equal(t, true, protected, "production's database is protected from deletion")
-	c.lawful(ctx, t, plan, "INF-004")
+	plan.lawful(t, "INF-004")
 	t.Observe(fmt.Sprintf("%s %s: in several zones, encrypted, not public, backups kept %d days; in production it is protected from deletion (planned, not applied)",
 		aws.ToString(d.Engine), aws.ToString(d.EngineVersion), aws.ToInt32(d.BackupRetentionPeriod)), d.DBInstanceIdentifier)
 }
@@ -59,7 +59,7 @@ func proveCache(ctx context.Context, t spec.T, c *look) {
 	replicas, _ := plan.attribute(group, "replicas_per_node_group")
 	require.GreaterOrEqual(t, number(shards), 2., "shards of the cache: cluster mode has several")
 	require.GreaterOrEqual(t, number(replicas), 1., "replicas of each shard of the cache")
-	c.lawful(ctx, t, plan, "INF-005")
+	plan.lawful(t, "INF-005")
 	t.Observe(fmt.Sprintf("planned, not applied: %v shards with %v replicas each, automatic failover over several zones, encrypted at rest and on the way", shards, replicas), nil)
 }
 
@@ -91,7 +91,7 @@ func proveBuckets(ctx context.Context, t spec.T, c *look) {
 		require.True(t, aws.ToBool(b.BlockPublicAcls) && aws.ToBool(b.BlockPublicPolicy) && aws.ToBool(b.IgnorePublicAcls) && aws.ToBool(b.RestrictPublicBuckets),
 			"all public access to bucket %s is blocked", name)
 	}
-	c.lawful(ctx, t, c.production(ctx, t), "INF-006")
+	c.production(ctx, t).lawful(t, "INF-006")
 	t.Observe(fmt.Sprintf("%d buckets, each versioned, encrypted, with lifecycle rules, and closed to the public", len(buckets)), buckets)
 }
 

@@ -62,7 +62,7 @@ func proveEKS(ctx context.Context, t spec.T, c *look) {
 		where[all[i].zone] = true
 	}
 	require.Len(t, where, zones, "zones of the nodes: %v", where)
-	c.lawful(ctx, t, c.production(ctx, t), "INF-003")
+	c.production(ctx, t).lawful(t, "INF-003")
 	t.Observe(fmt.Sprintf("EKS %s is ACTIVE: nodes in private subnets of %d zones, its API not open to everyone, logs of %d kinds, secrets encrypted", aws.ToString(k.Version), len(where), len(logged)), nil)
 }
 
@@ -93,7 +93,7 @@ func proveEdge(ctx context.Context, t spec.T, c *look) {
 		}
 	}
 	require.Positive(t, rate, "requests of one address after which a rule of the ACL blocks it")
-	c.lawful(ctx, t, c.production(ctx, t), "INF-007")
+	c.production(ctx, t).lawful(t, "INF-007")
 	t.Observe(fmt.Sprintf("CloudFront takes HTTPS only, behind an ACL that blocks an address after %d requests in five minutes", rate), nil)
 }
 
@@ -134,7 +134,7 @@ func proveRoles(ctx context.Context, t spec.T, c *look) {
 			}
 		}
 	}
-	c.lawful(ctx, t, c.production(ctx, t), "INF-008")
+	c.production(ctx, t).lawful(t, "INF-008")
 	t.Observe(fmt.Sprintf("%d service accounts have a role each, whose policies have no * as action or resource", len(serviceAccounts)), c.now.out.Identity.Roles)
 }
 

@@ -2,9 +2,9 @@ package infra
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,7 +28,10 @@ import (
 )
 
 // plan is what Terraform would make.
-type plan struct{ *terraform.PlanStruct }
+type plan struct {
+	*terraform.PlanStruct
+	breaches []rules.Breach // of the rules on plans
+}
 
 // attribute is one of a resource, by its address.
 func (p plan) attribute(address, name string) (value any, is bool) {
@@ -55,28 +58,26 @@ func (c *look) production(ctx context.Context, t spec.T) plan {
 	spec.Check(t, err)
 	o.VarFiles, o.Vars["cache_enabled"] = []string{filepath.Join("environments", "production.tfvars")}, true
 	o.PlanFilePath = filepath.Join(o.TerraformDir, "production.plan")
-	made, err := terraform.InitAndPlanAndShowWithStructContextE(c.t, ctx, o)
+	_, err = terraform.PlanContextE(c.t, ctx, o)
+	spec.Check(t, err)
+	text, err := terraform.ShowContextE(c.t, ctx, o)
+	spec.Check(t, err)
+	var made plan
+	made.PlanStruct, err = terraform.ParsePlanJSON(text)
+	spec.Check(t, err)
+	made.breaches, err = rules.Judge(ctx, c.env.Root, []byte(text))
 	spec.Check(t, err)
 	if c.planned.edit == nil {
-		c.plan.production = &plan{made}
+		c.plan.production = &made
 	}
-	return plan{made}
+	return made
 }
 
-// lawful asserts that the plan of production breaks no rule of a clause.
-func (c *look) lawful(ctx context.Context, t spec.T, p plan, clause string) {
+// lawful asserts that a plan of production breaks no rule of a clause.
+func (p plan) lawful(t spec.T, clause string) {
 	t.Helper()
-	raw, err := json.Marshal(&p.RawPlan)
-	spec.Check(t, err)
-	all, err := rules.Judge(ctx, c.env.Root, raw)
-	spec.Check(t, err)
-	mine := []rules.Breach{}
-	for _, b := range all {
-		if b.Clause == clause {
-			mine = append(mine, b)
-		}
-	}
-	require.Empty(t, mine, "rules that the plan of production breaks")
+	others := func(b rules.Breach) bool { return b.Clause != clause }
+	require.Empty(t, slices.DeleteFunc(slices.Clone(p.breaches), others), "rules that the plan of production breaks")
 }
 
 // life is what becomes of a stack from its begin to its end.

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
@@ -45,17 +44,13 @@ func (c *cloud) keep(ctx context.Context, env *environment.Environment, scope *e
 		return err
 	}
 	c.stacks = filepath.Join(cache, "terraform")
-	var system corev1.Namespace
-	if err := env.Client().Get(ctx, client.ObjectKey{Name: "kube-system"}, &system); err != nil {
-		return err
-	}
 	if !skipped(stageDestroy) {
 		if err := scope.Defer("the stack that was kept", func(ctx context.Context) error { return c.forget(ctx, env) }); err != nil {
 			return err
 		}
 	}
 	if skipped(stageApply) {
-		return c.resume(ctx, env, scope, string(system.UID))
+		return c.resume(ctx, env, scope)
 	}
 	if err := c.forget(ctx, env); err != nil {
 		return err
@@ -75,7 +70,7 @@ func (c *cloud) keep(ctx context.Context, env *environment.Environment, scope *e
 	if c.base, err = c.apply(ctx, env, wanted{}); err != nil {
 		return err
 	}
-	data, err := json.Marshal(kept{Cluster: string(system.UID), Dir: c.base.options.TerraformDir, Vars: c.base.options.Vars})
+	data, err := json.Marshal(kept{Cluster: env.ClusterUID, Dir: c.base.options.TerraformDir, Vars: c.base.options.Vars})
 	if err != nil {
 		return err
 	}
@@ -83,7 +78,7 @@ func (c *cloud) keep(ctx context.Context, env *environment.Environment, scope *e
 }
 
 // resume takes the stack that was kept.
-func (c *cloud) resume(ctx context.Context, env *environment.Environment, scope *environment.Scope, cluster string) error {
+func (c *cloud) resume(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
 	var k kept
 	data, err := os.ReadFile(filepath.Join(c.stacks, keptFile))
 	switch {
@@ -95,7 +90,7 @@ func (c *cloud) resume(ctx context.Context, env *environment.Environment, scope 
 	if err := json.Unmarshal(data, &k); err != nil {
 		return fmt.Errorf("%s: %w", filepath.Join(c.stacks, keptFile), err)
 	}
-	if k.Cluster != cluster {
+	if k.Cluster != env.ClusterUID {
 		return fmt.Errorf("SKIP_%s: the stack that is kept is on a cluster that is gone; run once with SKIP_%s=1 alone", stageApply, stageDestroy)
 	}
 	if c.endpoint, err = reach(ctx, env, scope, keptNamespace); err != nil {
@@ -110,9 +105,5 @@ func (c *cloud) resume(ctx context.Context, env *environment.Environment, scope 
 func (c *cloud) forget(ctx context.Context, env *environment.Environment) error {
 	ns := &corev1.Namespace{}
 	ns.Name = keptNamespace
-	err := env.Client().Delete(ctx, ns)
-	if apierrors.IsNotFound(err) {
-		err = nil
-	}
-	return errors.Join(err, os.RemoveAll(c.stacks))
+	return errors.Join(client.IgnoreNotFound(env.Client().Delete(ctx, ns)), os.RemoveAll(c.stacks))
 }

@@ -52,7 +52,6 @@ type cloud struct {
 
 	endpoint string // of the emulator, on this machine
 	binary   string // Terraform, or OpenTofu where it is not installed
-	provider string // folder of a mirror that has Terraform's provider
 	config   string // of Terraform: where the mirror is
 	stacks   string // folder of all stacks; each has one of its own
 	made     atomic.Int64
@@ -197,9 +196,10 @@ func (c *cloud) mirror(ctx context.Context, env *environment.Environment, scope 
 	if err := scope.Defer("Terraform's folders", func(context.Context) error { return os.RemoveAll(dir) }); err != nil {
 		return errors.Join(err, os.RemoveAll(dir))
 	}
-	c.provider, c.stacks = filepath.Join(dir, "mirror"), filepath.Join(dir, "stacks")
+	mirror := filepath.Join(dir, "mirror")
+	c.stacks = filepath.Join(dir, "stacks")
 	for _, registry := range registries {
-		at := filepath.Join(c.provider, registry, filepath.FromSlash(providerPath))
+		at := filepath.Join(mirror, registry, filepath.FromSlash(providerPath))
 		if err := os.MkdirAll(at, 0o755); err != nil {
 			return err
 		}
@@ -208,7 +208,7 @@ func (c *cloud) mirror(ctx context.Context, env *environment.Environment, scope 
 		}
 	}
 	c.config = filepath.Join(dir, "terraform.rc")
-	config := fmt.Sprintf("provider_installation {\n  filesystem_mirror {\n    path = %q\n  }\n}\ndisable_checkpoint = true\n", c.provider)
+	config := fmt.Sprintf("provider_installation {\n  filesystem_mirror {\n    path = %q\n  }\n}\ndisable_checkpoint = true\n", mirror)
 	return os.WriteFile(c.config, []byte(config), 0o600)
 }
 

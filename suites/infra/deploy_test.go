@@ -51,9 +51,7 @@ func TestDeploy(t *testing.T) {
 		broken: frontend("1.2.0", map[string]any{"errorRate": 0.5}), rollback: 1, undo: true, seconds: 500,
 	}
 	with := func(name, kills string, change func(o *operated)) spec.Sabotage {
-		changed := as
-		change(&changed)
-		return spec.Swapped(name, kills, &as, changed)
+		return spec.Edited(name, kills, &as, change)
 	}
 	spec.Run(t, spec.Specification{
 		ID: "INF-017", Risk: spec.Namespaced, Needs: []spec.Need{policies}, Timeout: 8 * time.Minute,

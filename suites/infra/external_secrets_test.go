@@ -77,9 +77,7 @@ func TestExternalSecrets(t *testing.T) {
 	s.Stage = spec.NewStage(t, "stage secrets", s.build)
 	as := rotation{interval: refreshInterval.String(), rotate: true, revoke: true, mounted: secretKey, policy: `path "secret/data/*" { capabilities = ["read"] }`}
 	with := func(name, kills string, change func(*rotation)) spec.Sabotage {
-		changed := as
-		change(&changed)
-		return spec.Swapped(name, kills, &as, changed)
+		return spec.Edited(name, kills, &as, change)
 	}
 	unrotated := with("nothing is rotated", "", func(r *rotation) { r.rotate = false })
 	unrotated.Unsettles = "the fault did not happen"

@@ -53,8 +53,9 @@ type vault struct {
 // replica is one of them, by a port of this machine's.
 type replica struct {
 	*api.Client
-	uid   types.UID // of the pod: a port of its predecessor leads nowhere
-	close func()
+	uid    types.UID               // of the pod: a port of its predecessor leads nowhere
+	status *api.SealStatusResponse // when it was asked for
+	close  func()
 }
 
 func newVault(t *testing.T) *vault {
@@ -113,6 +114,7 @@ func (v *vault) begin(ctx context.Context) error {
 		return fmt.Errorf("initialising Vault: %w", err)
 	}
 	v.keys, v.root = made.KeysB64, made.RootToken
+	first.SetToken(v.root) // the others' clients are made with it
 	for i, name := range vaultReplicas {
 		r, err := v.replica(ctx, name)
 		if err != nil {
@@ -158,8 +160,9 @@ func (v *vault) replica(ctx context.Context, name string) (r replica, err error)
 			}
 			v.opened[name] = r
 		}
-		if _, err := r.Sys().SealStatusWithContext(ctx); err != nil {
-			return err.Error(), nil
+		var broken error
+		if r.status, broken = r.Sys().SealStatusWithContext(ctx); broken != nil {
+			return broken.Error(), nil
 		}
 		return "", nil
 	})
@@ -202,10 +205,8 @@ func (v *vault) unseal(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	r.SetToken(v.root)
-	status, err := r.Sys().SealStatusWithContext(ctx)
-	for i := 0; err == nil && status.Sealed && i < vaultThreshold; i++ {
-		status, err = r.Sys().UnsealWithContext(ctx, v.keys[i])
+	for i := 0; err == nil && r.status.Sealed && i < vaultThreshold; i++ {
+		r.status, err = r.Sys().UnsealWithContext(ctx, v.keys[i])
 	}
 	if err != nil {
 		return fmt.Errorf("unsealing %s: %w", name, err) // of which no key is a part

@@ -42,9 +42,7 @@ func TestVault(t *testing.T) {
 	v := newVault(t)
 	as := vaultTrial{victims: func(leader string) []string { return []string{leader} }, written: func(int) bool { return true }, size: 64}
 	with := func(name, kills string, change func(*vaultTrial)) spec.Sabotage {
-		changed := as
-		change(&changed)
-		return spec.Swapped(name, kills, &as, changed)
+		return spec.Edited(name, kills, &as, change)
 	}
 	nobody := with("nobody is killed", "", func(c *vaultTrial) { c.victims = func(string) []string { return nil } })
 	nobody.Unsettles = "the fault did not happen"
@@ -76,11 +74,7 @@ func (v *vault) sealed() spec.Sabotage {
 		},
 		Applied: func(ctx context.Context, _ *environment.Environment) error {
 			r, err := v.replica(ctx, vaultReplicas[2])
-			if err != nil {
-				return err
-			}
-			status, err := r.Sys().SealStatusWithContext(ctx)
-			if err == nil && !status.Sealed {
+			if err == nil && !r.status.Sealed {
 				err = errors.New("it is not sealed")
 			}
 			return err
@@ -94,9 +88,7 @@ func (v *vault) prove(ctx context.Context, t spec.T, as vaultTrial) {
 	for _, name := range vaultReplicas {
 		r, err := v.replica(ctx, name)
 		spec.Check(t, err)
-		status, err := r.Sys().SealStatusWithContext(ctx)
-		spec.Check(t, err)
-		if !status.Initialized || status.Sealed {
+		if !r.status.Initialized || r.status.Sealed {
 			sealed = append(sealed, name)
 		}
 	}
@@ -140,9 +132,7 @@ func (v *vault) prove(ctx context.Context, t spec.T, as vaultTrial) {
 	for name, uid := range killed {
 		r, err := v.replica(ctx, name)
 		spec.Check(t, err)
-		status, err := r.Sys().SealStatusWithContext(ctx)
-		spec.Check(t, err)
-		if r.uid == uid || !status.Sealed {
+		if r.uid == uid || !r.status.Sealed {
 			t.Inconclusive("the fault did not happen", "%s was to be killed, and answers unsealed", name)
 		}
 	}
