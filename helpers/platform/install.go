@@ -159,16 +159,18 @@ func (i *installation) carryOut(ctx context.Context, s step) ([]*unstructured.Un
 	if err != nil {
 		return nil, err
 	}
-	// Another component's webhook may refuse all until its pods are ready.
+	// Another component's webhook may refuse all until its pods are ready. That is what has a
+	// limit here: an installation that is under way ends by Helm's own.
 	var objects []*unstructured.Unstructured
-	err = wait.Answers(ctx, webhookTimeout, "release "+s.Chart.Release+" to be installed", func(ctx context.Context) (string, error) {
-		var err error
-		if objects, err = installChart(ctx, i.env, dir, s.Chart, values, p); err != nil && strings.Contains(err.Error(), failedWebhook) {
-			return err.Error(), nil
+	var failed error
+	err = wait.Answers(ctx, webhookTimeout, "release "+s.Chart.Release+" to be installed", func(context.Context) (string, error) {
+		objects, failed = installChart(ctx, i.env, dir, s.Chart, values, p)
+		if failed != nil && strings.Contains(failed.Error(), failedWebhook) {
+			return failed.Error(), nil
 		}
-		return "", err
+		return "", nil
 	})
-	return objects, err
+	return objects, cmp.Or(err, failed)
 }
 
 // plain are the objects of a step without a chart.
