@@ -130,7 +130,9 @@ func asUnstructured(obj client.Object, gvk schema.GroupVersionKind) *unstructure
 	return u
 }
 
-var webhookTimeout = wait.Timeout{Name: "webhookReached", D: time.Minute}
+// webhookTimeout is longer than a leader's lease, such as cert-manager's of a minute: the
+// one before may hold it, and the webhook's authority is put in by the leader.
+var webhookTimeout = wait.Timeout{Name: "webhookReached", D: 2 * time.Minute}
 
 // failedWebhook stands in what the API server answers when it reached no webhook
 // that must be asked.
