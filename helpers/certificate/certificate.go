@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/proving-ground/proving-ground/helpers/attestation"
 	"github.com/proving-ground/proving-ground/helpers/journal"
 )
 
@@ -22,15 +23,8 @@ var required = []string{"DR-001", "DR-002", "DR-003", "DR-004", "DR-005", "DR-00
 
 // Certificate is what is certified, and of what.
 type Certificate struct {
-	Subjects  []Subject
+	Subjects  []attestation.Subject // the backup, the file images.lock, and each image that the run recorded
 	Predicate Predicate
-}
-
-// Subject is a thing that the certificate is about, by its SHA-256: the backup,
-// the file images.lock, and each image that the run recorded.
-type Subject struct {
-	Name   string
-	SHA256 string // 64 hexadecimal digits
 }
 
 // backupSubject is the name of a backup among subjects.
@@ -50,7 +44,7 @@ type Predicate struct {
 	EndedAt      time.Time         `json:"endedAt"`   // of the run; what expires counts from here
 	IssuedAt     time.Time         `json:"issuedAt"`
 	ExpiresAt    time.Time         `json:"expiresAt"`
-	Key          Whose             `json:"key"`
+	Key          attestation.Whose `json:"key"`
 	Environments []Environment     `json:"environments"`
 	Backup       journal.Backup    `json:"backup"`
 	RTO          Figure            `json:"rto"`

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/proving-ground/proving-ground/helpers/attestation"
 	"github.com/proving-ground/proving-ground/helpers/journal"
 )
 
@@ -24,8 +25,8 @@ func (c *Certificate) faults() (reasons []string) {
 			add("%s is empty", field.name)
 		}
 	}
-	if p.Key != Given && p.Key != Ephemeral {
-		add("key is %q, want %s or %s", p.Key, Given, Ephemeral)
+	if p.Key != attestation.Given && p.Key != attestation.Ephemeral {
+		add("key is %q, want %s or %s", p.Key, attestation.Given, attestation.Ephemeral)
 	}
 	if !(p.TimeScale >= 1) {
 		add("timeScale is %g, want 1 or more", p.TimeScale)

@@ -7,7 +7,6 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -21,6 +20,8 @@ import (
 	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/proving-ground/proving-ground/helpers/attestation"
 )
 
 // keyPEM is a private key in PEM.
@@ -31,26 +32,26 @@ func keyPEM(t *testing.T, private crypto.PrivateKey) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
-func givenKeys(t *testing.T) map[string]*Key {
+func givenKeys(t *testing.T) map[string]*attestation.Key {
 	t.Helper()
-	keys := map[string]*Key{}
+	keys := map[string]*attestation.Key{}
 	_, ed, err := ed25519.GenerateKey(rand.Reader)
 	require.NoError(t, err)
 	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	for name, private := range map[string]crypto.PrivateKey{"ed25519": ed, "ECDSA P-256": ec} {
-		keys[name], err = ReadKey(keyPEM(t, private))
+		keys[name], err = attestation.ReadKey(keyPEM(t, private))
 		require.NoError(t, err)
 	}
 	return keys
 }
 
 // public is what a third party has of a key.
-func public(t *testing.T, key *Key) *Key {
+func public(t *testing.T, key *attestation.Key) *attestation.Key {
 	t.Helper()
 	data, err := key.PublicPEM()
 	require.NoError(t, err)
-	half, err := ReadKey(data)
+	half, err := attestation.ReadKey(data)
 	require.NoError(t, err)
 	assert.Equal(t, key.ID, half.ID)
 	return half
@@ -66,7 +67,7 @@ func TestSignAndVerify(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, c, got)
 			_, err = c.Sign(t.Context(), public(t, key))
-			require.ErrorIs(t, err, errPublic)
+			require.ErrorIs(t, err, attestation.ErrPublic)
 		})
 	}
 }
@@ -108,9 +109,9 @@ func TestVerifyRefuses(t *testing.T) {
 		var e dsse.Envelope
 		require.NoError(t, json.Unmarshal(envelope, &e))
 		change(&e)
-		data, err := marshal(&e)
+		data, err := json.Marshal(&e)
 		require.NoError(t, err)
-		return data
+		return append(data, '\n')
 	}
 	payload := func(change func(string) string) func(*dsse.Envelope) {
 		return func(e *dsse.Envelope) {
@@ -132,14 +133,14 @@ func TestVerifyRefuses(t *testing.T) {
 			require.NoError(t, err)
 			signer, err := dsse.NewEnvelopeSigner(key)
 			require.NoError(t, err)
-			again, err := signer.SignPayload(t.Context(), payloadType, body)
+			again, err := signer.SignPayload(t.Context(), attestation.PayloadType, body)
 			require.NoError(t, err)
 			*e = *again
 		})
 	}
 	for name, one := range map[string]struct {
 		data []byte
-		key  *Key
+		key  *attestation.Key
 		now  time.Time
 		says string
 	}{
@@ -149,7 +150,7 @@ func TestVerifyRefuses(t *testing.T) {
 		}), key, now, "the signature does not fit: statement or signature were changed"},
 		"a key's name that was changed": {edit(func(e *dsse.Envelope) { e.Signatures[0].KeyID = "" }), key, now, `it names the key "", and the key to verify with is "` + key.ID},
 		"another key":                   {envelope, other, now, `it names the key "` + key.ID + `", and the key to verify with is "` + other.ID + `": another key`},
-		"another key of the same name":  {envelope, &Key{ID: key.ID, Whose: Given, SignerVerifier: impostor{other, key.ID}}, now, "the signature does not fit"},
+		"another key of the same name":  {envelope, &attestation.Key{ID: key.ID, Whose: attestation.Given, SignerVerifier: impostor{other, key.ID}}, now, "the signature does not fit"},
 		"no signature":                  {edit(func(e *dsse.Envelope) { e.Signatures = nil }), key, now, "the envelope has 0 signatures, want one"},
 		"two signatures": {edit(func(e *dsse.Envelope) {
 			e.Signatures = append(e.Signatures, e.Signatures[0])
@@ -162,7 +163,7 @@ func TestVerifyRefuses(t *testing.T) {
 		"not issued yet":           {envelope, key, c.Predicate.IssuedAt.Add(-time.Second), "this machine's clock says"},
 		"no statement":             {signed(func(string) string { return "[]" }), key, now, "it is no in-toto statement"},
 		"an old statement":         {signed(swap("/Statement/v1", "/Statement/v0.1")), key, now, `the statement is of type "https://in-toto.io/Statement/v0.1"`},
-		"another predicate":        {signed(swap("disaster-recovery/v1", "disaster-recovery/v2")), key, now, "another certificate, or one of another version of ground"},
+		"another predicate":        {signed(swap("disaster-recovery/v1", "disaster-recovery/v2")), key, now, "another statement, or one of another version of ground"},
 		"an unknown field":         {signed(swap(`"issuedAt"`, `"issuedAtt":"","issuedAt"`)), key, now, `the predicate: unknown key "issuedAtt", did you mean "issuedAt"?`},
 		"an unknown field inside":  {signed(swap(`"killed"`, `"ignored":1,"killed"`)), key, now, `unknown key "clauses[0].ignored"`},
 		"an unknown field outside": {signed(swap(`"predicateType"`, `"revoked":true,"predicateType"`)), key, now, `it is no in-toto statement`},
@@ -196,39 +197,16 @@ func TestVerifyRefuses(t *testing.T) {
 
 // impostor is a key under another one's name.
 type impostor struct {
-	*Key
+	*attestation.Key
 	id string
 }
 
 func (i impostor) KeyID() (string, error) { return i.id, nil }
 
-func TestReadKeyRefuses(t *testing.T) {
-	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
-	require.NoError(t, err)
-	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
-	require.NoError(t, err)
-	for name, c := range map[string]struct {
-		data []byte
-		says string
-	}{
-		"nothing":       {nil, "failed to decode the data as PEM block"},
-		"no PEM":        {[]byte("ssh-ed25519 AAAA"), "failed to decode the data as PEM block"},
-		"no key in it":  {pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("x")}), "failed parsing the PEM block"},
-		"RSA":           {keyPEM(t, rsaKey), "the key is of type rsa"},
-		"another curve": {keyPEM(t, p384), "the key is of the curve P-384"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			_, err := ReadKey(c.data)
-			require.ErrorContains(t, err, c.says)
-			require.ErrorContains(t, err, "want a key of ed25519 or ECDSA P-256, in PEM and not encrypted")
-		})
-	}
-}
-
 func TestIssue(t *testing.T) {
 	c, now := gathered(t)
 	dir := filepath.Join(t.TempDir(), "new")
-	key, err := NewKey()
+	key, err := attestation.NewKey()
 	require.NoError(t, err)
 	require.NoError(t, c.Issue(t.Context(), key, dir))
 	read := func(name string) []byte {
@@ -236,12 +214,12 @@ func TestIssue(t *testing.T) {
 		require.NoError(t, err)
 		return data
 	}
-	beside, err := ReadKey(read(KeyFile))
+	beside, err := attestation.ReadKey(read(KeyFile))
 	require.NoError(t, err)
-	beside.Whose = Ephemeral
+	beside.Whose = attestation.Ephemeral
 	got, err := Verify(t.Context(), read(JSONFile), beside, now)
 	require.NoError(t, err)
-	assert.Equal(t, Ephemeral, got.Predicate.Key, "the statement says so")
+	assert.Equal(t, attestation.Ephemeral, got.Predicate.Key, "the statement says so")
 	assert.Contains(t, string(read(HTMLFile)), "The key is ephemeral")
 
 	given := givenKeys(t)["ed25519"]
@@ -251,12 +229,12 @@ func TestIssue(t *testing.T) {
 	half := public(t, given)
 	_, err = Verify(t.Context(), read(JSONFile), half, now)
 	require.NoError(t, err)
-	half.Whose = Ephemeral
+	half.Whose = attestation.Ephemeral
 	_, err = Verify(t.Context(), read(JSONFile), half, now)
 	require.ErrorContains(t, err, "not with one that lies beside it")
 
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	require.ErrorContains(t, c.Issue(t.Context(), given, file), "not a directory")
-	require.ErrorIs(t, c.Issue(t.Context(), half, dir), errPublic)
+	require.ErrorIs(t, c.Issue(t.Context(), half, dir), attestation.ErrPublic)
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/proving-ground/proving-ground/helpers/attestation"
 	"github.com/proving-ground/proving-ground/helpers/catalogue"
 	"github.com/proving-ground/proving-ground/helpers/journal"
 )
@@ -42,7 +43,7 @@ func Load(root, dir string, now time.Time) (*Certificate, error) {
 // Issue signs a certificate and writes it to dir, with its page, and the public
 // key when it is ephemeral: nobody else has it. That of an ephemeral key from
 // before is removed, for it would not fit.
-func (c *Certificate) Issue(ctx context.Context, key *Key, dir string) error {
+func (c *Certificate) Issue(ctx context.Context, key *attestation.Key, dir string) error {
 	envelope, err := c.Sign(ctx, key)
 	if err != nil {
 		return fmt.Errorf("certificate: %w", err)
@@ -52,7 +53,7 @@ func (c *Certificate) Issue(ctx context.Context, key *Key, dir string) error {
 		return fmt.Errorf("certificate: %s: %w", HTMLFile, err)
 	}
 	files := map[string][]byte{JSONFile: envelope, HTMLFile: page.Bytes()}
-	if key.Whose == Ephemeral {
+	if key.Whose == attestation.Ephemeral {
 		if files[KeyFile], err = key.PublicPEM(); err != nil {
 			return fmt.Errorf("certificate: %w", err)
 		}

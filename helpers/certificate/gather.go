@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/proving-ground/proving-ground/helpers/attestation"
 	"github.com/proving-ground/proving-ground/helpers/catalogue"
 	"github.com/proving-ground/proving-ground/helpers/journal"
 	"github.com/proving-ground/proving-ground/helpers/report"
@@ -38,12 +39,12 @@ func Gather(entries []journal.Entry, torn int, clauses []catalogue.Clause, lock 
 	g.start(&c.Predicate)
 	g.figures(&c.Predicate, entries)
 	images := g.environments(&c.Predicate)
-	c.Subjects = append(c.Subjects, Subject{backupSubject(c.Predicate.Backup.Name), strings.TrimPrefix(c.Predicate.Backup.Digest, "sha256:")})
+	c.Subjects = append(c.Subjects, attestation.Subject{Name: backupSubject(c.Predicate.Backup.Name), SHA256: strings.TrimPrefix(c.Predicate.Backup.Digest, "sha256:")})
 	g.subjects(c, images, lock)
 	if err := refuse(g.reasons...); err != nil {
 		return nil, err
 	}
-	c.Predicate.Key = Given // until it is signed; the key says
+	c.Predicate.Key = attestation.Given // until it is signed; the key says
 	if err := refuse(append(c.faults(), c.outdated(now)...)...); err != nil {
 		return nil, err
 	}
@@ -185,7 +186,7 @@ func (g *gatherer) subjects(c *Certificate, ran map[string]string, lock []byte) 
 		locked[l.Name] = l.Digest
 	}
 	sum := sha256.Sum256(lock)
-	c.Subjects = append(c.Subjects, Subject{lockSubject, hex.EncodeToString(sum[:])})
+	c.Subjects = append(c.Subjects, attestation.Subject{Name: lockSubject, SHA256: hex.EncodeToString(sum[:])})
 	for _, name := range slices.Sorted(maps.Keys(ran)) {
 		switch want, ok := locked[name]; {
 		case !ok:
@@ -194,6 +195,6 @@ func (g *gatherer) subjects(c *Certificate, ran map[string]string, lock []byte) 
 		case want != ran[name]:
 			g.refuse("the image %s ran as %s, and %s says %s", name, ran[name], lockSubject, want)
 		}
-		c.Subjects = append(c.Subjects, Subject{name, strings.TrimPrefix(ran[name], "sha256:")})
+		c.Subjects = append(c.Subjects, attestation.Subject{Name: name, SHA256: strings.TrimPrefix(ran[name], "sha256:")})
 	}
 }

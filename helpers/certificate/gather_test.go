@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/proving-ground/proving-ground/helpers/attestation"
 	"github.com/proving-ground/proving-ground/helpers/journal"
 )
 
@@ -19,7 +20,7 @@ func TestGather(t *testing.T) {
 	c, now := gathered(t)
 	p := c.Predicate
 	assert.Equal(t, "20261124-120000-4711", p.Run)
-	assert.Equal(t, []any{commit, "kind", 60.0, Given}, []any{p.Commit, p.Profile, p.TimeScale, p.Key})
+	assert.Equal(t, []any{commit, "kind", 60.0, attestation.Given}, []any{p.Commit, p.Profile, p.TimeScale, p.Key})
 	assert.Equal(t, []Environment{{"kind-proving-ground", "5c1f0a7d9e21", "v1.37.2", 3}}, p.Environments)
 	assert.Equal(t, journal.Backup{Name: "docuthinker-20261124-120000", Digest: backupDigest}, p.Backup)
 	assert.Equal(t, Figure{journal.Objective{Target: 120, Runs: []float64{48.2, 41.7, 63.4}, TimeScale: 1}, 48.2, 63.4}, p.RTO, "of the baseline, not of a fault")
@@ -34,11 +35,11 @@ func TestGather(t *testing.T) {
 	assert.Equal(t, now, p.IssuedAt)
 	assert.Equal(t, quarter(p.EndedAt), p.ExpiresAt, "of what was proved, however late it is issued")
 	sum := sha256.Sum256([]byte(lock))
-	assert.Equal(t, []Subject{
-		{"backup/docuthinker-20261124-120000", strings.TrimPrefix(backupDigest, "sha256:")},
-		{"images.lock", hex.EncodeToString(sum[:])},
-		{"docker.io/library/postgres:15", strings.Repeat("a", 64)},
-		{"docker.io/velero/velero:v1.18.0", strings.Repeat("b", 64)},
+	assert.Equal(t, []attestation.Subject{
+		{Name: "backup/docuthinker-20261124-120000", SHA256: strings.TrimPrefix(backupDigest, "sha256:")},
+		{Name: "images.lock", SHA256: hex.EncodeToString(sum[:])},
+		{Name: "docker.io/library/postgres:15", SHA256: strings.Repeat("a", 64)},
+		{Name: "docker.io/velero/velero:v1.18.0", SHA256: strings.Repeat("b", 64)},
 	}, c.Subjects, "what ran, and not what is only in the lock")
 }
 

@@ -10,6 +10,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"github.com/proving-ground/proving-ground/helpers/attestation"
 )
 
 //go:embed page.gohtml
@@ -59,7 +61,7 @@ func (c *Certificate) page(w io.Writer, envelope []byte, keyID string) error {
 			{"RTO", "recovery time: from the loss to the first verified read", c.Predicate.RTO},
 			{"RPO", "data at risk: from the last acknowledged write to the last recovered one", c.Predicate.RPO},
 		},
-		lock, len(c.Subjects) - 2, killed, faults, keyID, JSONFile, hex.EncodeToString(sum[:]), c.Predicate.Key == Ephemeral,
+		lock, len(c.Subjects) - 2, killed, faults, keyID, JSONFile, hex.EncodeToString(sum[:]), c.Predicate.Key == attestation.Ephemeral,
 	})
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/proving-ground/proving-ground/helpers/attestation"
 	"github.com/proving-ground/proving-ground/helpers/journal"
 )
 
@@ -25,7 +26,7 @@ func TestPage(t *testing.T) {
 	} else {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "images.lock"), []byte(lock), 0o600))
 	}
-	key, err := NewKey()
+	key, err := attestation.NewKey()
 	require.NoError(t, err)
 	require.NoError(t, c.Issue(t.Context(), key, dir))
 	page, err := os.ReadFile(filepath.Join(dir, HTMLFile))

@@ -23,6 +23,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/proving-ground/proving-ground/helpers/attestation"
 	"github.com/proving-ground/proving-ground/helpers/certificate"
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/journal"
@@ -31,7 +32,7 @@ import (
 
 // issue is how the certificate of a run comes to be; faults change it for their time.
 type issue struct {
-	key     func() (*certificate.Key, error)
+	key     func() (*attestation.Key, error)
 	before  func(*certificate.Certificate) // it is signed
 	after   func(envelope []byte)          // it was signed
 	expired bool                           // it is read when it holds no more
@@ -40,7 +41,7 @@ type issue struct {
 // TestCertificate proves that what this run showed of the other clauses can be
 // handed to somebody who has neither the platform nor our tools.
 func TestCertificate(t *testing.T) {
-	plan := issue{key: certificate.NewKey}
+	plan := issue{key: attestation.NewKey}
 	with := func(edit func(*issue)) issue {
 		other := plan
 		edit(&other)
@@ -69,7 +70,7 @@ func TestCertificate(t *testing.T) {
 			})),
 			spec.Swapped("an image of the platform left out", `images that run in the cluster and are not certified`, &plan, with(func(i *issue) {
 				i.before = func(c *certificate.Certificate) {
-					c.Subjects = slices.DeleteFunc(c.Subjects, func(s certificate.Subject) bool { return strings.Contains(s.Name, "velero/velero:") })
+					c.Subjects = slices.DeleteFunc(c.Subjects, func(s attestation.Subject) bool { return strings.Contains(s.Name, "velero/velero:") })
 				}
 			})),
 			spec.Swapped("another commit", `commit of the certificate`, &plan, with(func(i *issue) {
@@ -135,7 +136,7 @@ func proveCertificate(ctx context.Context, t spec.T, env *environment.Environmen
 
 // openssl has a tool that knows nothing of us check the signature, over what DSSE
 // says is signed (its PAE).
-func openssl(ctx context.Context, t spec.T, envelope []byte, key *certificate.Key) error {
+func openssl(ctx context.Context, t spec.T, envelope []byte, key *attestation.Key) error {
 	tool, err := exec.LookPath("openssl")
 	if err != nil {
 		t.Inconclusive("no openssl", "a tool that is not ours must verify it: install openssl")
@@ -161,7 +162,7 @@ func openssl(ctx context.Context, t spec.T, envelope []byte, key *certificate.Ke
 	}
 	signed := fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(e.PayloadType), e.PayloadType, len(payload), payload)
 	args := []string{"pkeyutl", "-verify", "-pubin", "-rawin", "-inkey", file("key", public), "-in", file("signed", signed), "-sigfile", file("signature", signature)}
-	if key.Whose == certificate.Ephemeral { // ECDSA signs a digest; ed25519 the whole
+	if key.Whose == attestation.Ephemeral { // ECDSA signs a digest; ed25519 the whole
 		args = append(args, "-digest", "sha256")
 	}
 	if said, err := exec.CommandContext(ctx, tool, args...).CombinedOutput(); err != nil {
@@ -171,7 +172,7 @@ func openssl(ctx context.Context, t spec.T, envelope []byte, key *certificate.Ke
 }
 
 // givenKey is one of ed25519, as an issuer has it.
-func givenKey() (*certificate.Key, error) {
+func givenKey() (*attestation.Key, error) {
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
@@ -180,7 +181,7 @@ func givenKey() (*certificate.Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	return certificate.ReadKey(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	return attestation.ReadKey(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
 // figuresOf are the runs of RTO and RPO as the journal has them.

@@ -38,10 +38,10 @@ const (
 var registries = []string{"registry.terraform.io", "registry.opentofu.org"}
 
 // cloudRegions are taken in turn: the emulator's clusters of one region have one issuer of
-// tokens, and IAM has no two providers of one issuer.
+// tokens, and IAM has no two providers of one issuer. Each has three zones or more.
 var cloudRegions = []string{
-	"us-east-1", "us-east-2", "us-west-1", "us-west-2", "eu-central-1", "eu-west-1", "eu-west-2", "eu-west-3", "eu-north-1",
-	"ca-central-1", "sa-east-1", "ap-south-1", "ap-northeast-1", "ap-northeast-2", "ap-southeast-1", "ap-southeast-2",
+	"us-east-1", "us-east-2", "us-west-2", "eu-central-1", "eu-west-1", "eu-west-2", "eu-west-3", "eu-north-1",
+	"ca-central-1", "sa-east-1", "ap-south-1", "ap-northeast-1", "ap-northeast-2", "ap-southeast-1", "ap-southeast-2", "ap-east-1",
 }
 
 // cloud is an account of the emulator's, in a namespace of the run's, and in it a stack

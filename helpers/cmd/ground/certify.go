@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/proving-ground/proving-ground/helpers/attestation"
 	"github.com/proving-ground/proving-ground/helpers/certificate"
 	"github.com/proving-ground/proving-ground/helpers/environment"
 )
@@ -29,9 +30,9 @@ func certifyCommand() *cobra.Command {
 		if err != nil {
 			return usageError{err}
 		}
-		var key *certificate.Key
+		var key *attestation.Key
 		if *keyFile == "" {
-			key, err = certificate.NewKey()
+			key, err = attestation.NewKey()
 		} else {
 			key, err = readKey(*keyFile)
 		}
@@ -67,9 +68,9 @@ func verifyCertificateCommand() *cobra.Command {
 		if err != nil {
 			return usageError{err}
 		}
-		file, whose := *keyFile, certificate.Given
+		file, whose := *keyFile, attestation.Given
 		if file == "" {
-			file, whose = filepath.Join(filepath.Dir(args[0]), certificate.KeyFile), certificate.Ephemeral
+			file, whose = filepath.Join(filepath.Dir(args[0]), certificate.KeyFile), attestation.Ephemeral
 			if _, err := os.Stat(file); err != nil {
 				return usageError{fmt.Errorf("%w: name the issuer's key with --key", err)}
 			}
@@ -90,12 +91,12 @@ func verifyCertificateCommand() *cobra.Command {
 	return c
 }
 
-func readKey(file string) (*certificate.Key, error) {
+func readKey(file string) (*attestation.Key, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, usageError{err}
 	}
-	key, err := certificate.ReadKey(data)
+	key, err := attestation.ReadKey(data)
 	if err != nil {
 		return nil, usageError{fmt.Errorf("%s: %w", file, err)}
 	}
@@ -103,7 +104,7 @@ func readKey(file string) (*certificate.Key, error) {
 }
 
 // tell prints what a certificate says, and who says it.
-func tell(c *certificate.Certificate, key *certificate.Key) {
+func tell(c *certificate.Certificate, key *attestation.Key) {
 	p := c.Predicate
 	fmt.Printf("backup   %s, %d of %d rows recovered, %d newer\n", p.Backup.Name, p.Rows.Recovered, p.Rows.Acknowledged, p.Rows.After)
 	fmt.Printf("RTO      median %g s, worst %g s, target %g s, time ×%g\n", p.RTO.Median, p.RTO.Worst, p.RTO.Target, p.RTO.TimeScale)
@@ -111,7 +112,7 @@ func tell(c *certificate.Certificate, key *certificate.Key) {
 	fmt.Printf("run      %s of commit %s, %d clauses proved\n", p.Run, p.Commit, len(p.Clauses))
 	fmt.Printf("valid    until %s\n", p.ExpiresAt.Format(time.RFC1123))
 	fmt.Printf("key      %s, %s\n", key.ID, p.Key)
-	if p.Key == certificate.Ephemeral {
+	if p.Key == attestation.Ephemeral {
 		fmt.Println("         it was made for this certificate: nothing was changed since, but who issued it is not shown")
 	}
 }

@@ -1,4 +1,4 @@
-package certificate
+package attestation
 
 import (
 	"crypto/ecdsa"
@@ -95,4 +95,5 @@ func (k *Key) PublicPEM() ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: signerverifier.PublicKeyPEM, Bytes: der}), nil
 }
 
-var errPublic = errors.New("it is a public key: signing wants the private one")
+// ErrPublic is said of a key that cannot sign.
+var ErrPublic = errors.New("it is a public key: signing wants the private one")
