@@ -1,10 +1,8 @@
 package certificate
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,6 +11,7 @@ import (
 
 	"github.com/proving-ground/proving-ground/helpers/attestation"
 	"github.com/proving-ground/proving-ground/helpers/catalogue"
+	"github.com/proving-ground/proving-ground/helpers/image"
 	"github.com/proving-ground/proving-ground/helpers/journal"
 	"github.com/proving-ground/proving-ground/helpers/report"
 	"github.com/proving-ground/proving-ground/helpers/strictyaml"
@@ -174,16 +173,10 @@ func (g *gatherer) environments(p *Predicate) map[string]string {
 
 // subjects holds what ran against images.lock.
 func (g *gatherer) subjects(c *Certificate, ran map[string]string, lock []byte) {
-	var lines []journal.Image
-	d := json.NewDecoder(bytes.NewReader(lock))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&lines); err != nil {
-		g.refuse("%s: %v", lockSubject, err)
+	locked, err := image.ReadLock(lock)
+	if err != nil {
+		g.refuse("%v", err)
 		return
-	}
-	locked := map[string]string{}
-	for _, l := range lines {
-		locked[l.Name] = l.Digest
 	}
 	sum := sha256.Sum256(lock)
 	c.Subjects = append(c.Subjects, attestation.Subject{Name: lockSubject, SHA256: hex.EncodeToString(sum[:])})

@@ -2,11 +2,13 @@ package environment
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -138,6 +140,21 @@ func labelSafe(s string) string {
 
 // RunDir is where a run leaves its journals and reports: root/reports/<run>.
 func RunDir(root, run string) string { return filepath.Join(root, "reports", run) }
+
+// commitTimeout is for git to say what is checked out.
+const commitTimeout = 5 * time.Second
+
+// Commit is what is checked out in root, with "-dirty" when it was changed since, or
+// empty outside a repository.
+func Commit(root string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*").Output()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(out))
+}
 
 // FindRun is the directory of a run by its name, or of the latest one. An
 // unknown name is an error with the nearest right one.

@@ -1,7 +1,9 @@
 package image
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 )
@@ -28,6 +30,22 @@ func WriteLock(file string, images []*Built) error {
 		return fmt.Errorf("%s: %w", LockFile, err)
 	}
 	return nil
+}
+
+// ReadLock reads the bill of materials, by name the digest. A line with a key that is not
+// known is an error.
+func ReadLock(data []byte) (map[string]string, error) {
+	var lines []locked
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&lines); err != nil {
+		return nil, fmt.Errorf("%s: %w", LockFile, err)
+	}
+	digests := map[string]string{}
+	for _, l := range lines {
+		digests[l.Name] = l.Digest
+	}
+	return digests, nil
 }
 
 // Known are all declared images; one that is not built has no digest. Nothing

@@ -7,13 +7,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -33,7 +31,6 @@ const (
 	cleanUpMargin = 3 * time.Minute
 
 	reapingTimeout = 5 * time.Minute // all that dead runs left
-	commitTimeout  = 5 * time.Second
 
 	exitFailed = 1
 	exitUsage  = 2 // nothing was touched
@@ -146,20 +143,8 @@ func parse(suite string) (*options, error) {
 func (o *options) describe() *journal.Run {
 	return &journal.Run{
 		Profile: o.profile.Name, RiskCeiling: o.profile.RiskCeiling.String(), TimeScale: o.profile.TimeScale,
-		CounterProofs: o.counterProofs, Commit: commit(o.root), Args: os.Args[1:], Go: runtime.Version(), PID: os.Getpid(),
+		CounterProofs: o.counterProofs, Commit: environment.Commit(o.root), Args: os.Args[1:], Go: runtime.Version(), PID: os.Getpid(),
 	}
-}
-
-// commit is what is checked out, with "-dirty" when it was changed since, or
-// empty outside a repository.
-func commit(root string) string {
-	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, "git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*").Output()
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(out))
 }
 
 // listen cuts the run short at the first signal, and ends the process at the

@@ -259,7 +259,8 @@ func proveOthers(prove func(string, func(context.Context, spec.T, *look), ...fau
 		replanned("another window", "", replaced(database, "00:30-01:30", "00:15-01:15")),
 	)
 	prove("INF-005", proveCache,
-		replanned("no failover", `automatic_failover_enabled of the cache`, replaced(cache, "automatic_failover_enabled = true", "automatic_failover_enabled = false")),
+		replanned("no failover", `automatic_failover_enabled of the cache`, replaced(cache, "automatic_failover_enabled = true\n  multi_az_enabled           = true", "automatic_failover_enabled = false\n  multi_az_enabled           = false")), // the provider refuses several zones without failover
+		replanned("in one zone", `multi_az_enabled of the cache`, replaced(cache, "multi_az_enabled           = true", "multi_az_enabled           = false")),
 		replanned("open on the way", `transit_encryption_enabled of the cache`, replaced(cache, "transit_encryption_enabled = true", "transit_encryption_enabled = false")),
 		replanned("a remark", "", replaced(cache, "resource \"aws_elasticache_replication_group\"", "# a remark\nresource \"aws_elasticache_replication_group\"")),
 	)

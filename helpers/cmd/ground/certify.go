@@ -30,12 +30,7 @@ func certifyCommand() *cobra.Command {
 		if err != nil {
 			return usageError{err}
 		}
-		var key *attestation.Key
-		if *keyFile == "" {
-			key, err = attestation.NewKey()
-		} else {
-			key, err = readKey(*keyFile)
-		}
+		key, err := signingKey(*keyFile)
 		if err != nil {
 			return err
 		}
@@ -68,18 +63,10 @@ func verifyCertificateCommand() *cobra.Command {
 		if err != nil {
 			return usageError{err}
 		}
-		file, whose := *keyFile, attestation.Given
-		if file == "" {
-			file, whose = filepath.Join(filepath.Dir(args[0]), certificate.KeyFile), attestation.Ephemeral
-			if _, err := os.Stat(file); err != nil {
-				return usageError{fmt.Errorf("%w: name the issuer's key with --key", err)}
-			}
-		}
-		key, err := readKey(file)
+		key, err := verifyingKey(*keyFile, filepath.Join(filepath.Dir(args[0]), certificate.KeyFile))
 		if err != nil {
 			return err
 		}
-		key.Whose = whose
 		held, err := certificate.Verify(c.Context(), data, key, time.Now())
 		if err != nil {
 			return fmt.Errorf("%s: %w", args[0], err)
@@ -89,18 +76,6 @@ func verifyCertificateCommand() *cobra.Command {
 		return nil
 	}
 	return c
-}
-
-func readKey(file string) (*attestation.Key, error) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil, usageError{err}
-	}
-	key, err := attestation.ReadKey(data)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("%s: %w", file, err)}
-	}
-	return key, nil
 }
 
 // tell prints what a certificate says, and who says it.

@@ -1,0 +1,179 @@
+// Package evidence makes of a run what others decide by: one bundle of its journals, its
+// report and the bill of materials, and a signed statement over it, chained to the
+// statement of the run before. It is made from files alone, and checked without the
+// platform or a network. docs/gate.md describes the form.
+package evidence
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/proving-ground/proving-ground/helpers/attestation"
+	"github.com/proving-ground/proving-ground/helpers/catalogue"
+	"github.com/proving-ground/proving-ground/helpers/image"
+	"github.com/proving-ground/proving-ground/helpers/journal"
+	"github.com/proving-ground/proving-ground/helpers/report"
+)
+
+// PredicateType is in-toto's for results of tests:
+// https://github.com/in-toto/attestation/blob/main/spec/predicates/test-result.md.
+const PredicateType = "https://in-toto.io/attestation/test-result/v0.1"
+
+// The files of a bundle beside the journals.
+const (
+	lockFile = image.LockFile
+	jsonFile = report.JSONFile
+)
+
+// Evidence is a run with the files that speak for it.
+type Evidence struct {
+	Run    Run
+	Report *report.Report
+	files  map[string][]byte // by name in the bundle
+	images []journal.Image   // that ran
+}
+
+// Run is what the statement says of the run, beyond what in-toto's predicate does.
+type Run struct {
+	ID            string          `json:"run"`
+	Commit        string          `json:"commit"`
+	Profile       string          `json:"profile"`
+	TimeScale     float64         `json:"timeScale"` // 1 = the platform's own times; 60 = sixty times faster
+	StartedAt     time.Time       `json:"startedAt"`
+	EndedAt       time.Time       `json:"endedAt"`
+	Verdict       journal.Outcome `json:"verdict"`
+	KillScore     *float64        `json:"killScore"` // nil where no fault was seeded
+	CounterProofs bool            `json:"counterProofs"`
+	Clusters      []Cluster       `json:"clusters"`
+	Previous      *Link           `json:"previous"` // nil for the first of a chain
+}
+
+// Cluster is one that the run stood on.
+type Cluster struct {
+	Name        string `json:"name"`
+	Fingerprint string `json:"fingerprint"` // of its configuration and images
+	Kubernetes  string `json:"kubernetes"`
+	Nodes       int    `json:"nodes"`
+}
+
+// Link is the statement of the run before, by the SHA-256 of its file.
+type Link struct {
+	Run    string `json:"run"`
+	SHA256 string `json:"sha256"`
+}
+
+// Gather makes the evidence of the run whose journals are in dir, with the catalogue and
+// images.lock of the project in root. Suites that were started in different ways, and a
+// journal of several runs, are errors: nobody could say what was proved.
+func Gather(root, dir string) (*Evidence, error) {
+	files := map[string][]byte{}
+	journals, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))
+	if err != nil {
+		return nil, fmt.Errorf("evidence: %w", err)
+	}
+	for _, name := range append(journals, filepath.Join(root, lockFile), filepath.Join(root, filepath.FromSlash(catalogue.File))) {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("evidence: %w", err)
+		}
+		files[filepath.Base(name)] = data
+	}
+	return read(files)
+}
+
+// read makes the evidence of a bundle's files: of those that count, the journals, the
+// catalogue and the lock. The report is made anew, and never believed.
+func read(files map[string][]byte) (*Evidence, error) {
+	dir, err := os.MkdirTemp("", "proving-ground-evidence-")
+	if err != nil {
+		return nil, fmt.Errorf("evidence: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	for name, data := range files {
+		if strings.HasSuffix(name, ".jsonl") {
+			if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+				return nil, fmt.Errorf("evidence: %w", err)
+			}
+		}
+	}
+	entries, torn, err := journal.Read(dir)
+	if err != nil {
+		return nil, fmt.Errorf("evidence: %w", err)
+	}
+	clauses, err := catalogue.ParseCatalogue(files[filepath.Base(catalogue.File)])
+	if err != nil {
+		return nil, fmt.Errorf("evidence: %w", err)
+	}
+	e := &Evidence{Report: report.Build(entries, torn, clauses), files: files}
+	if e.Run, err = runOf(entries, e.Report); err != nil {
+		return nil, fmt.Errorf("evidence: %w", err)
+	}
+	for _, environment := range e.Report.Environments {
+		e.Run.Clusters = append(e.Run.Clusters, Cluster{environment.Cluster, environment.Hash, environment.Kubernetes, len(environment.Nodes)})
+		for _, i := range environment.Images {
+			if !slices.Contains(e.images, i) {
+				e.images = append(e.images, i)
+			}
+		}
+	}
+	made, err := json.MarshalIndent(e.Report, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("evidence: %w", err)
+	}
+	files[jsonFile] = append(made, '\n')
+	return e, nil
+}
+
+// runOf is how the suites of a run were started; they must agree.
+func runOf(entries []journal.Entry, r *report.Report) (Run, error) {
+	made := Run{ID: r.Run, StartedAt: r.Started, EndedAt: r.Ended, Verdict: r.Verdict, KillScore: r.Totals.KillScore}
+	for _, e := range entries {
+		if e.Run != r.Run {
+			return made, fmt.Errorf("the journals are of two runs, %s and %s", r.Run, e.Run)
+		}
+	}
+	for i, s := range r.Suites {
+		if s.Start == nil {
+			return made, fmt.Errorf("the suite %s did not record how it was started", s.Name)
+		}
+		if i > 0 && (made.Commit != s.Start.Commit || made.Profile != s.Start.Profile || made.TimeScale != s.Start.TimeScale || made.CounterProofs != s.Start.CounterProofs) {
+			return made, fmt.Errorf("the suites %s and %s were started in different ways", r.Suites[0].Name, s.Name)
+		}
+		made.Commit, made.Profile, made.TimeScale, made.CounterProofs = s.Start.Commit, s.Start.Profile, s.Start.TimeScale, s.Start.CounterProofs
+	}
+	if len(r.Suites) == 0 {
+		return made, errors.New("no suite recorded anything")
+	}
+	return made, nil
+}
+
+// Images are those that the run recorded, by name the digest.
+func (e *Evidence) Images() map[string]string {
+	digests := map[string]string{}
+	for _, i := range e.images {
+		digests[i.Name] = i.Digest
+	}
+	return digests
+}
+
+// subjects are the things that were tested.
+func (e *Evidence) subjects() []attestation.Subject {
+	all := []attestation.Subject{{Name: lockFile, SHA256: sum(e.files[lockFile])}}
+	for _, i := range e.images {
+		all = append(all, attestation.Subject{Name: i.Name, SHA256: strings.TrimPrefix(i.Digest, "sha256:")})
+	}
+	return all
+}
+
+func sum(data []byte) string {
+	s := sha256.Sum256(data)
+	return hex.EncodeToString(s[:])
+}

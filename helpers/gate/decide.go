@@ -1,0 +1,188 @@
+package gate
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/proving-ground/proving-ground/helpers/evidence"
+	"github.com/proving-ground/proving-ground/helpers/journal"
+	"github.com/proving-ground/proving-ground/helpers/report"
+)
+
+// Verdict of the gate.
+type Verdict string
+
+// Release lets it go. Hold does not: something speaks against it. Inconclusive does not
+// either: what must be proved was not, as far as the evidence goes.
+const (
+	Release      Verdict = "release"
+	Hold         Verdict = "hold"
+	Inconclusive Verdict = "inconclusive"
+)
+
+// ExitCode is the verdict for a pipeline: 0 release, 1 hold, 2 inconclusive.
+func (v Verdict) ExitCode() int {
+	switch v {
+	case Release:
+		return 0
+	case Hold:
+		return 1
+	}
+	return 2
+}
+
+// Candidate is what is to be released.
+type Candidate struct {
+	Commit  string
+	Cluster string            // whose evidence counts; any when empty
+	Images  map[string]string // by name the digest: the images of images.lock
+}
+
+// Given is evidence as it came to the gate.
+type Given struct {
+	From     string // where it was read
+	Evidence *evidence.Evidence
+	Signed   bool
+}
+
+// Decision is the verdict with what led to it.
+type Decision struct {
+	Verdict   Verdict
+	Candidate Candidate
+	Policy    *Policy
+	Proved    int      // clauses that are
+	Waived    []string // clauses that are not, with the reason
+	Against   []string // what speaks against the release
+	Lacking   []string // what is not known
+	Counted   []string // evidence
+	Refused   []string // evidence that does not count, and why
+}
+
+// Decide weighs evidence at the time now. A clause is proved when a run that counts proved
+// it and killed a fault of it, and none refuted it: of several runs the worst counts, for a
+// clause that holds now and then does not hold.
+func Decide(p *Policy, c Candidate, given []Given, now time.Time) Decision {
+	d := Decision{Candidate: c, Policy: p}
+	found := map[string][]of{}
+	for _, g := range given {
+		if why := p.refuses(g, c, now); why != "" {
+			d.Refused = append(d.Refused, g.name()+": "+why)
+			continue
+		}
+		d.Counted = append(d.Counted, g.name())
+		if score := g.Evidence.Run.KillScore; score != nil && *score < p.KillScoreLeast {
+			d.Against = append(d.Against, fmt.Sprintf("%s: kill score %.2f, want %.2f: its proofs do not notice faults", g.name(), *score, p.KillScoreLeast))
+		}
+		for _, s := range g.Evidence.Report.Suites {
+			for _, clause := range s.Clauses {
+				found[clause.ID] = append(found[clause.ID], of{clause, g.name()})
+			}
+		}
+	}
+	waivers := map[string]Waiver{}
+	for _, w := range p.Waivers {
+		if end, err := w.end(); err != nil || !now.Before(end) {
+			d.Against = append(d.Against, fmt.Sprintf("%s: its waiver expired on %s; mend what it excuses, or renew it with a reason", w.ID, w.Expires))
+			continue
+		}
+		waivers[w.ID] = w
+	}
+	for _, id := range p.clauses {
+		against, lacking := weigh(found[id])
+		switch w, waived := waivers[id]; {
+		case against == "" && lacking == "":
+			d.Proved++
+		case waived:
+			d.Waived = append(d.Waived, fmt.Sprintf("%s until %s: %s (%s)", id, w.Expires, w.Reason, against+lacking))
+		case against != "":
+			d.Against = append(d.Against, id+": "+against)
+		default:
+			d.Lacking = append(d.Lacking, id+": "+lacking)
+		}
+	}
+	switch {
+	case len(d.Against) > 0:
+		d.Verdict = Hold
+	case len(d.Lacking) > 0 || d.Proved == 0:
+		d.Verdict = Inconclusive
+	default:
+		d.Verdict = Release
+	}
+	return d
+}
+
+// of is what one run says of a clause.
+type of struct {
+	report.Clause
+	run string
+}
+
+// weigh is what speaks against a clause, or else what is not known of it.
+func weigh(all []of) (against, lacking string) {
+	proved := false
+	for _, c := range all {
+		switch c.Outcome {
+		case journal.Refuted:
+			return fmt.Sprintf("refuted in %s: %s", c.run, c.Reason), ""
+		case journal.Proved:
+			proved = proved || !c.Unchallenged
+			if c.Unchallenged {
+				lacking = fmt.Sprintf("proved in %s, where no counter-proof was killed: its proof is not known to be able to fail", c.run)
+			}
+		default:
+			lacking = fmt.Sprintf("%s in %s: %s", c.Outcome, c.run, c.Reason)
+		}
+		for _, t := range c.Trials {
+			if t.Outcome == journal.Survived || t.Outcome == journal.FalseAlarm {
+				return fmt.Sprintf("its trial %q came out as %s in %s", t.Name, t.Outcome, c.run), ""
+			}
+		}
+	}
+	switch {
+	case proved:
+		return "", ""
+	case lacking == "":
+		return "", "no evidence that counts has a verdict of it"
+	}
+	return "", lacking
+}
+
+func (g Given) name() string { return "run " + g.Evidence.Run.ID + " (" + g.From + ")" }
+
+// refuses says why evidence does not count; empty when it does.
+func (p *Policy) refuses(g Given, c Candidate, now time.Time) string {
+	r := g.Evidence.Run
+	switch {
+	case p.Signed && !g.Signed:
+		return "it is not signed: make it by ground evidence, and give the key"
+	case r.Commit != c.Commit:
+		return fmt.Sprintf("it is of commit %s, and %s is to be released", cmp.Or(r.Commit, "(not known)"), c.Commit)
+	case !slices.Contains(p.Profiles, r.Profile):
+		return fmt.Sprintf("it is of profile %s, want %s", r.Profile, strings.Join(p.Profiles, " or "))
+	case r.EndedAt.After(now):
+		return fmt.Sprintf("it ended at %s, which is in the future: is this machine's clock right?", r.EndedAt.UTC().Format(time.RFC3339))
+	case now.Sub(r.EndedAt) > p.Freshest.Duration:
+		return fmt.Sprintf("it is %s old, want at most %s", now.Sub(r.EndedAt).Round(time.Minute), p.Freshest.Duration)
+	case len(r.Clusters) == 0:
+		return "it recorded no cluster"
+	}
+	for _, one := range r.Clusters {
+		if c.Cluster != "" && one.Name != c.Cluster {
+			return fmt.Sprintf("it is of cluster %s, and %s is to be released to", one.Name, c.Cluster)
+		}
+	}
+	ran := g.Evidence.Images()
+	if len(c.Images) > 0 && len(ran) == 0 {
+		return "it recorded no image: nobody knows what ran"
+	}
+	for _, name := range slices.Sorted(maps.Keys(ran)) {
+		if want, is := c.Images[name]; is && want != ran[name] {
+			return fmt.Sprintf("the image %s ran as %s, and %s is to be released", name, ran[name], want)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,111 @@
+// Package gate decides whether a release may go: a pure function of a policy, of what is to
+// be released, and of evidence. docs/gate.md describes the policy.
+package gate
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/proving-ground/proving-ground/helpers/catalogue"
+	"github.com/proving-ground/proving-ground/helpers/strictyaml"
+)
+
+// Policy says what a release must have proved.
+type Policy struct {
+	Name           string          `json:"name"`
+	Proved         []string        `json:"proved"`            // areas of the catalogue, such as mesh, or single clauses
+	Profiles       []string        `json:"profiles"`          // of the environments whose evidence counts
+	Freshest       metav1.Duration `json:"freshest"`          // how old evidence may be: since the end of its run
+	KillScoreLeast float64         `json:"killScoreLeast"`    // of every run that counts, between 0 and 1
+	Signed         bool            `json:"signed"`            // evidence without a verified signature does not count
+	Waivers        []Waiver        `json:"waivers,omitempty"` // of clauses that need not be proved for a while
+	clauses        []string        // Proved, clause by clause
+}
+
+// Waiver excuses one clause for a while.
+type Waiver struct {
+	ID      string `json:"id"` // catalogue ID
+	Reason  string `json:"reason"`
+	Expires string `json:"expires"` // 2006-01-02; the last day on which it holds, UTC
+}
+
+// LoadPolicy reads a policy strictly: an unknown key, area or clause is an error with the
+// nearest right name. All that is wrong is said at once.
+func LoadPolicy(file string, known catalogue.Catalogue) (*Policy, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("policy: %w", err)
+	}
+	var p Policy
+	if err := strictyaml.Unmarshal(data, &p); err != nil {
+		return nil, fmt.Errorf("policy %s: %w", file, err)
+	}
+	if err := p.validate(known); err != nil {
+		return nil, fmt.Errorf("policy %s: %w", file, err)
+	}
+	return &p, nil
+}
+
+func (p *Policy) validate(known catalogue.Catalogue) error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	areas := map[string][]string{}
+	for _, c := range known {
+		areas[c.Area] = append(areas[c.Area], c.ID)
+	}
+	for _, want := range p.Proved {
+		if ids := areas[want]; ids != nil {
+			p.clauses = append(p.clauses, ids...)
+		} else if _, err := known.Lookup(want); err == nil {
+			p.clauses = append(p.clauses, want)
+		} else if strings.Contains(want, "-") {
+			bad("proved: %w", err)
+		} else {
+			bad("proved: there is no area %q%s", want, strictyaml.DidYouMean(want, slices.Sorted(maps.Keys(areas))))
+		}
+	}
+	slices.Sort(p.clauses)
+	p.clauses = slices.Compact(p.clauses)
+	if len(p.Proved) == 0 {
+		bad("proved is empty: a gate that asks for nothing lets everything through")
+	}
+	if len(p.Profiles) == 0 {
+		bad("profiles is empty: no evidence would count")
+	}
+	if p.Freshest.Duration <= 0 {
+		bad("freshest is %s; want a time such as 36h", p.Freshest.Duration)
+	}
+	if !(p.KillScoreLeast >= 0 && p.KillScoreLeast <= 1) {
+		bad("killScoreLeast is %g; want 0 to 1", p.KillScoreLeast)
+	}
+	seen := map[string]bool{}
+	for _, w := range p.Waivers {
+		if !slices.Contains(p.clauses, w.ID) {
+			bad("waivers: %s is not asked for%s", w.ID, strictyaml.DidYouMean(w.ID, p.clauses))
+		}
+		if seen[w.ID] {
+			bad("waivers: %s is waived twice", w.ID)
+		}
+		seen[w.ID] = true
+		if strings.TrimSpace(w.Reason) == "" {
+			bad("waivers: %s has no reason", w.ID)
+		}
+		if _, err := w.end(); err != nil {
+			bad("waivers: %s: expires is %q; want a date such as 2027-01-31", w.ID, w.Expires)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// end is when a waiver holds no more.
+func (w Waiver) end() (time.Time, error) {
+	last, err := time.Parse(time.DateOnly, w.Expires)
+	return last.AddDate(0, 0, 1), err
+}
