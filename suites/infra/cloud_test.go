@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/gruntwork-io/terratest/modules/logger"
 	"github.com/gruntwork-io/terratest/modules/terraform"
+	"golang.org/x/sync/semaphore"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
@@ -37,6 +38,10 @@ const (
 // registries are where Terraform and OpenTofu would look for a provider.
 var registries = []string{"registry.terraform.io", "registry.opentofu.org"}
 
+// proofsAtOnce is how many proofs run Terraform: it takes half a core, and so does the
+// emulator's one process.
+const proofsAtOnce = 3
+
 // cloudRegions are taken in turn: the emulator's clusters of one region have one issuer of
 // tokens, and IAM has no two providers of one issuer. Each has three zones or more.
 var cloudRegions = []string{
@@ -54,7 +59,8 @@ type cloud struct {
 	binary   string // Terraform, or OpenTofu where it is not installed
 	config   string // of Terraform: where the mirror is
 	stacks   string // folder of all stacks; each has one of its own
-	made     atomic.Int64
+	count    atomic.Int64
+	turns    *semaphore.Weighted // of proofs: each runs Terraform, which takes half a core
 
 	env  *environment.Environment
 	base *stack // as fixtures/terraform describes it
@@ -67,7 +73,8 @@ type cloud struct {
 // look is what one specification's proof goes by: others may look at the cloud meanwhile.
 type look struct {
 	*cloud
-	now     *stack // a fault puts another one here
+	now     *stack
+	made    wanted // how now was made: a fault has another one made
 	planned wanted // how production is planned; likewise
 }
 
@@ -106,7 +113,7 @@ type outputs struct {
 
 func newCloud(t *testing.T) *cloud {
 	t.Helper()
-	c := &cloud{t: t}
+	c := &cloud{t: t, turns: semaphore.NewWeighted(proofsAtOnce)}
 	c.Stage = spec.NewStage(t, "the cloud", c.build)
 	return c
 }
@@ -239,7 +246,7 @@ func (c *cloud) terraform(ctx context.Context, env *environment.Environment, w w
 			return nil, err
 		}
 	}
-	vars := map[string]any{"name": name, "endpoint": c.endpoint, "region": cloudRegions[int(c.made.Add(1)-1)%len(cloudRegions)], "cache_enabled": false}
+	vars := map[string]any{"name": name, "endpoint": c.endpoint, "region": cloudRegions[int(c.count.Add(1)-1)%len(cloudRegions)], "cache_enabled": false}
 	for k, v := range w.vars {
 		vars[k] = v
 	}
@@ -304,30 +311,35 @@ func (c *cloud) aws(s *stack) aws.Config {
 	return aws.Config{Region: s.region, BaseEndpoint: &c.endpoint, Credentials: credentials.NewStaticCredentialsProvider("emulator", "emulator", "")}
 }
 
-// changed has the proof look at another stack, which is made with a change.
+// changed has the proof look at another stack, which it makes with a change first.
 func changed(name, kills string, w wanted) fault {
-	return func(c *look) spec.Sabotage {
-		return spec.Sabotage{
-			Name: name, Kills: kills, Harmless: kills == "", Applied: spec.AtOnce, Restored: spec.AtOnce,
-			Apply: func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
-				made, err := c.apply(ctx, env, w)
-				if err != nil {
-					return err
-				}
-				c.now = made
-				return scope.Defer("the stack that the proof looks at", func(context.Context) error { c.now = c.base; return nil })
-			},
-		}
-	}
+	return func(c *look) spec.Sabotage { return swapped(name, kills, &c.made, w) }
 }
 
 // replanned has the proof look at another plan.
 func replanned(name, kills string, w wanted) fault {
-	return func(c *look) spec.Sabotage {
-		f := spec.Swapped(name, kills, &c.planned, w)
-		f.Harmless = kills == ""
-		return f
+	return func(c *look) spec.Sabotage { return swapped(name, kills, &c.planned, w) }
+}
+
+func swapped(name, kills string, what *wanted, w wanted) spec.Sabotage {
+	f := spec.Swapped(name, kills, what, w)
+	f.Harmless = kills == ""
+	return f
+}
+
+// begin has the proof's stack ready, and waits for its turn with Terraform.
+func (c *look) begin(ctx context.Context, t spec.T) (done func()) {
+	t.Helper()
+	spec.Check(t, c.turns.Acquire(ctx, 1))
+	c.now = c.base
+	if c.made.edit != nil {
+		var err error
+		if c.now, err = c.apply(ctx, c.env, c.made); err != nil {
+			c.turns.Release(1)
+			spec.Check(t, err)
+		}
 	}
+	return func() { c.turns.Release(1) }
 }
 
 // whatever is a fault that has nothing to do with what the proof looks at.

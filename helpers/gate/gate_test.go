@@ -1,0 +1,242 @@
+package gate
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/proving-ground/proving-ground/helpers/catalogue"
+	"github.com/proving-ground/proving-ground/helpers/evidence"
+	"github.com/proving-ground/proving-ground/helpers/journal"
+)
+
+const (
+	commit  = "30477d6bdbf7db9764bdaa89af84549320f9eb1c"
+	cluster = "staging"
+	image   = "docker.io/library/postgres:15"
+	digest  = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+	listed  = "# c\n## policy (suites/policy)\n| ID | Clause |\n|---|---|\n| POL-001 | no root |\n| POL-002 | no latest |\n## mesh (suites/mesh)\n| ID | Clause |\n|---|---|\n| MSH-001 | mTLS |\n"
+)
+
+func known(t *testing.T) catalogue.Catalogue {
+	t.Helper()
+	clauses, err := catalogue.ParseCatalogue([]byte(listed))
+	require.NoError(t, err)
+	return clauses
+}
+
+func policy(t *testing.T, text string) (*Policy, error) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "p.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	return LoadPolicy(file, known(t))
+}
+
+const sound = "name: production\nproved: [policy, MSH-001]\nprofiles: [staging]\nfreshest: 36h\nkillScoreLeast: 1\nsigned: true\n"
+
+func TestLoadPolicy(t *testing.T) {
+	p, err := policy(t, sound)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"MSH-001", "POL-001", "POL-002"}, p.clauses)
+	root, err := filepath.Abs("../..")
+	require.NoError(t, err)
+	clauses, err := catalogue.Find(root)
+	require.NoError(t, err)
+	_, err = LoadPolicy(filepath.Join(root, "fixtures", "gate", "production.yaml"), clauses)
+	require.NoError(t, err)
+
+	for name, c := range map[string]struct{ old, with, says string }{
+		"unknown key":       {"signed", "signd", `unknown key "signd", did you mean "signed"?`},
+		"unknown area":      {"policy,", "polici,", `there is no area "polici", did you mean "policy"?`},
+		"unknown clause":    {"MSH-001", "MSH-002", "MSH-002"},
+		"nothing":           {"proved: [policy, MSH-001]", "proved: []", "lets everything through"},
+		"no profile":        {"profiles: [staging]", "profiles: []", "no evidence would count"},
+		"no age":            {"36h", "0s", "want a time such as 36h"},
+		"no score":          {"killScoreLeast: 1", "killScoreLeast: 2", "want 0 to 1"},
+		"waiver of none":    {"signed: true", "signed: true\nwaivers: [{id: POL-009, reason: r, expires: 2027-01-31}]", `POL-009 is not asked for, did you mean "POL-00`},
+		"waiver unreasoned": {"signed: true", "signed: true\nwaivers: [{id: POL-001, reason: ' ', expires: 2027-01-31}]", "POL-001 has no reason"},
+		"waiver for ever":   {"signed: true", "signed: true\nwaivers: [{id: POL-001, reason: r}]", "want a date such as"},
+		"waived twice":      {"signed: true", "signed: true\nwaivers: [{id: POL-001, reason: r, expires: 2027-01-31}, {id: POL-001, reason: r, expires: 2027-01-31}]", "waived twice"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.Contains(t, sound, c.old)
+			_, err := policy(t, strings.Replace(sound, c.old, c.with, 1))
+			require.ErrorContains(t, err, c.says)
+		})
+	}
+	_, err = LoadPolicy("none.yaml", known(t))
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// run is evidence of a run on staging that proved all that is asked for, but for what a
+// change makes of its entries.
+func run(t *testing.T, id string, change func([]journal.Entry) []journal.Entry) Given {
+	t.Helper()
+	root := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(root, "docs"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(root, "docs", "specifications.md"), []byte(listed), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(root, "images.lock"), []byte("[]"), 0o600))
+	entries := []journal.Entry{
+		{Kind: journal.RunStart, Start: &journal.Run{Profile: "staging", TimeScale: 1, CounterProofs: true, Commit: commit}},
+		{Kind: journal.Environment, Platform: &journal.Platform{Cluster: cluster, Hash: "5c1f", Images: []journal.Image{{Name: image, Digest: digest}}}},
+	}
+	for _, clause := range []string{"MSH-001", "POL-001", "POL-002"} {
+		entries = append(entries,
+			journal.Entry{Kind: journal.Planned, ID: clause, Plan: &journal.Plan{Test: "T", CounterProofs: []string{"gone"}}},
+			journal.Entry{Kind: journal.CounterProof, ID: clause, Trial: &journal.Trial{Name: "gone", Outcome: journal.Killed}},
+			journal.Entry{Kind: journal.Verdict, ID: clause, Result: &journal.Result{Outcome: journal.Proved}})
+	}
+	entries = append(entries, journal.Entry{Kind: journal.RunEnd})
+	if change != nil {
+		entries = change(entries)
+	}
+	w, err := journal.Create(filepath.Join(root, "run"), id, "policy", nil)
+	require.NoError(t, err)
+	for _, e := range entries {
+		require.NoError(t, w.Append(e))
+	}
+	require.NoError(t, w.Close())
+	e, err := evidence.Gather(root, filepath.Join(root, "run"))
+	require.NoError(t, err)
+	return Given{From: id + ".json", Evidence: e, Signed: true}
+}
+
+// with changes each entry.
+func with(change func(*journal.Entry)) func([]journal.Entry) []journal.Entry {
+	return func(all []journal.Entry) []journal.Entry {
+		for i := range all {
+			change(&all[i])
+		}
+		return all
+	}
+}
+
+func verdictOf(id string, outcome journal.Outcome, reason string) func([]journal.Entry) []journal.Entry {
+	return with(func(e *journal.Entry) {
+		if e.Kind == journal.Verdict && e.ID == id {
+			e.Result = &journal.Result{Outcome: outcome, Reason: reason}
+		}
+	})
+}
+
+func trialOf(id string, outcome journal.TrialOutcome) func([]journal.Entry) []journal.Entry {
+	return with(func(e *journal.Entry) {
+		if e.Kind == journal.CounterProof && e.ID == id {
+			e.Trial = &journal.Trial{Name: "gone", Outcome: outcome}
+		}
+	})
+}
+
+func start(change func(*journal.Run)) func([]journal.Entry) []journal.Entry {
+	return with(func(e *journal.Entry) {
+		if e.Start != nil {
+			change(e.Start)
+		}
+	})
+}
+
+func TestDecide(t *testing.T) {
+	waived := "waivers: [{id: POL-002, reason: the tag moves next week, expires: 2099-01-31}]\n"
+	refuted := verdictOf("POL-002", journal.Refuted, "a pod with :latest was admitted")
+	for name, c := range map[string]struct {
+		policy  string
+		changes []func([]journal.Entry) []journal.Entry // one run each; nil for a sound one
+		given   func(*Given)
+		want    Verdict
+		says    string
+	}{
+		"all is proved":        {"", []func([]journal.Entry) []journal.Entry{nil}, nil, Release, "3 of 3 clauses proved"},
+		"nothing is given":     {"", nil, nil, Inconclusive, "no evidence that counts"},
+		"refuted":              {"", []func([]journal.Entry) []journal.Entry{refuted}, nil, Hold, "POL-002: refuted in run a (a.json): a pod with :latest was admitted"},
+		"refuted, then proved": {"", []func([]journal.Entry) []journal.Entry{refuted, nil}, nil, Hold, "POL-002: refuted in run a"},
+		"refuted but waived":   {waived, []func([]journal.Entry) []journal.Entry{refuted}, nil, Release, "POL-002 until 2099-01-31: the tag moves next week (refuted"},
+		"waiver expired": {
+			strings.Replace(waived, "2099", "2020", 1),
+			[]func([]journal.Entry) []journal.Entry{nil},
+			nil, Hold,
+			"POL-002: its waiver expired on 2020-01-31",
+		},
+		"not settled":         {"", []func([]journal.Entry) []journal.Entry{verdictOf("MSH-001", journal.Inconclusive, "no samples")}, nil, Inconclusive, "MSH-001: inconclusive in run a (a.json): no samples"},
+		"settled by another":  {"", []func([]journal.Entry) []journal.Entry{verdictOf("MSH-001", journal.Inconclusive, "no samples"), nil}, nil, Release, "run a (a.json), run b (b.json)"},
+		"a fault survived":    {"", []func([]journal.Entry) []journal.Entry{trialOf("POL-001", journal.Survived)}, nil, Hold, `POL-001: its trial "gone" came out as survived`},
+		"a low kill score":    {"", []func([]journal.Entry) []journal.Entry{trialOf("POL-001", journal.VoidTrial)}, nil, Hold, "kill score 0.67, want 1.00"},
+		"no fault was seeded": {"", []func([]journal.Entry) []journal.Entry{withoutTrials}, nil, Inconclusive, "its proof is not known to be able to fail"},
+		"not signed":          {"", []func([]journal.Entry) []journal.Entry{nil}, func(g *Given) { g.Signed = false }, Inconclusive, "it is not signed"},
+		"unsigned may do":     {"signed: false\n", []func([]journal.Entry) []journal.Entry{nil}, func(g *Given) { g.Signed = false }, Release, "RELEASE"},
+		"another commit":      {"", []func([]journal.Entry) []journal.Entry{start(func(r *journal.Run) { r.Commit = "f00" })}, nil, Inconclusive, "it is of commit f00, and " + commit + " is to be released"},
+		"changed files":       {"", []func([]journal.Entry) []journal.Entry{start(func(r *journal.Run) { r.Commit += "-dirty" })}, nil, Inconclusive, "-dirty, and"},
+		"another profile":     {"", []func([]journal.Entry) []journal.Entry{start(func(r *journal.Run) { r.Profile = "kind" })}, nil, Inconclusive, "it is of profile kind, want staging"},
+		"another cluster":     {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.Cluster = "old" })}, nil, Inconclusive, "it is of cluster old, and staging is to be released to"},
+		"another image":       {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.Images[0].Digest = "sha256:bb" })}, nil, Inconclusive, "the image " + image + " ran as sha256:bb, and " + digest + " is to be released"},
+		"no image":            {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.Images = nil })}, nil, Inconclusive, "it recorded no image"},
+		"no cluster":          {"", []func([]journal.Entry) []journal.Entry{with(func(e *journal.Entry) { e.Platform = nil })}, nil, Inconclusive, "it recorded no cluster"},
+		"old":                 {"", []func([]journal.Entry) []journal.Entry{nil}, func(g *Given) { g.Evidence.Run.EndedAt = time.Now().Add(-37 * time.Hour) }, Inconclusive, "it is 37h0m0s old, want at most 36h0m0s"},
+		"of the future":       {"", []func([]journal.Entry) []journal.Entry{nil}, func(g *Given) { g.Evidence.Run.EndedAt = time.Now().Add(time.Hour) }, Inconclusive, "is this machine's clock right?"},
+		"old, beside fresh": {"", []func([]journal.Entry) []journal.Entry{nil, nil}, func(g *Given) {
+			g.Evidence.Run.EndedAt = g.Evidence.Run.EndedAt.Add(map[string]time.Duration{"a.json": -99 * time.Hour}[g.From])
+		}, Release, "refused  run a (a.json): it is 99h0m0s old"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text := sound
+			if strings.HasPrefix(c.policy, "signed") {
+				text = strings.Replace(text, "signed: true\n", c.policy, 1)
+			} else {
+				text += c.policy
+			}
+			p, err := policy(t, text)
+			require.NoError(t, err)
+			var given []Given
+			for i, change := range c.changes {
+				g := run(t, string(rune('a'+i)), change)
+				if c.given != nil {
+					c.given(&g)
+				}
+				given = append(given, g)
+			}
+			d := Decide(p, Candidate{Commit: commit, Cluster: cluster, Images: map[string]string{image: digest}}, given, time.Now())
+			said := d.Explain()
+			assert.Equal(t, c.want, d.Verdict, said)
+			assert.Contains(t, said, c.says)
+			assert.LessOrEqual(t, strings.Count(said, "\n"), linesMost)
+		})
+	}
+	assert.Equal(t, []int{0, 1, 2}, []int{Release.ExitCode(), Hold.ExitCode(), Inconclusive.ExitCode()})
+}
+
+func platform(change func(*journal.Platform)) func([]journal.Entry) []journal.Entry {
+	return with(func(e *journal.Entry) {
+		if e.Platform != nil {
+			var own journal.Platform
+			data, _ := json.Marshal(e.Platform)
+			_ = json.Unmarshal(data, &own)
+			change(&own)
+			e.Platform = &own
+		}
+	})
+}
+
+func withoutTrials(all []journal.Entry) (kept []journal.Entry) {
+	for _, e := range all {
+		if e.Start != nil {
+			e.Start.CounterProofs = false
+		}
+		if e.Kind != journal.CounterProof {
+			kept = append(kept, e)
+		}
+	}
+	return kept
+}
+
+// However much is wrong, whoever is woken by it reads ten lines.
+func TestExplainIsShort(t *testing.T) {
+	d := Decision{Verdict: Hold, Candidate: Candidate{Commit: commit}, Policy: &Policy{Name: "p"}, Against: make([]string, 30), Lacking: make([]string, 30)}
+	said := d.Explain()
+	assert.Equal(t, linesMost, strings.Count(said, "\n"))
+	assert.Contains(t, said, "and 53 more")
+}
