@@ -1,0 +1,86 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// TestGate goes the whole way: a run, its signed evidence, the next one chained to it, and
+// the decision by it, which flips when one clause is broken.
+func TestGate(t *testing.T) {
+	root := certifiable(t)
+	require.NoError(t, os.MkdirAll(filepath.Join(root, "fixtures", "gate"), 0o755))
+	policy := func(text string) {
+		require.NoError(t, os.WriteFile(filepath.Join(root, "fixtures", "gate", "production.yaml"), []byte(text), 0o600))
+	}
+	const asks = "name: production\nproved: [DR-001, DR-008]\nprofiles: [kind]\nfreshest: 1h\nkillScoreLeast: 1\nsigned: true\n"
+	policy(asks)
+	private, public := keyFiles(t)
+	first, second := filepath.Join(t.TempDir(), "first"), filepath.Join(t.TempDir(), "second")
+	bad, good := filepath.Join(first, "evidence.json"), filepath.Join(second, "evidence.json")
+	for _, step := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"evidence", "--key", private, "--out", first, "bad"}, "chain    the first one"},
+		{[]string{"evidence", "--key", private, "--out", second, "--previous", bad, "good"}, "chain    after run bad"},
+		{[]string{"verify-evidence", "--key", public, "--previous", bad, good}, "verified " + good},
+		{[]string{"evidence", "good"}, "ephemeral"},
+		{[]string{"verify-evidence", filepath.Join(root, "reports", "good", "evidence.json")}, "kill score 1.00"},
+		{[]string{"gate", "--commit", "30477d6", "--cluster", "x", "--key", public, good}, "RELEASE  30477d6 by policy production: 2 of 2 clauses proved"},
+	} {
+		code, stdout, stderr := ground(t, t.Context(), step.args...)
+		require.Zero(t, code, "%v: %s%s", step.args, stdout, stderr)
+		assert.Contains(t, stdout, step.says)
+	}
+	whole, err := os.ReadFile(good)
+	require.NoError(t, err)
+	changed := filepath.Join(first, "changed.json")
+	require.NoError(t, os.WriteFile(changed, []byte(strings.Replace(string(whole), `"payload":"eyJ`, `"payload":"eyK`, 1)), 0o600))
+	for name, c := range map[string]struct {
+		args []string
+		code int
+		says string
+	}{
+		"one clause is broken":         {[]string{"gate", "--commit", "30477d6", "--key", public, bad, good}, 1, "against  DR-001: refuted in run bad"},
+		"another commit":               {[]string{"gate", "--commit", "f00", "--key", public, good}, 2, "it is of commit 30477d6, and f00 is to be released"},
+		"another cluster":              {[]string{"gate", "--commit", "30477d6", "--cluster", "y", "--key", public, good}, 2, "it is of cluster x, and y is to be released to"},
+		"a journal that nobody signed": {[]string{"gate", "--commit", "30477d6", "good"}, 2, "it is not signed"},
+		"a key of nobody":              {[]string{"gate", "--commit", "30477d6", filepath.Join(root, "reports", "good", "evidence.json")}, 2, "it is not signed"},
+		"a changed statement":          {[]string{"gate", "--commit", "30477d6", "--key", public, changed}, exitFailed, "evidence refused: the signature does not fit"},
+		"another bundle beside":        {[]string{"verify-evidence", "--key", public, copied(t, whole, first)}, exitFailed, "evidence refused: "},
+		"not the one before":           {[]string{"verify-evidence", "--key", public, "--previous", good, good}, exitFailed, "follows the statement"},
+		"chained to itself":            {[]string{"evidence", "--key", private, "--previous", good, "good"}, exitUsage, "it cannot be the one before"},
+		"an unknown policy":            {[]string{"gate", "--policy", "produktion", "--commit", "x"}, exitUsage, `there is no policy "produktion" in fixtures/gate, did you mean "production"?`},
+		"an unknown run":               {[]string{"gate", "--commit", "x", "goood"}, exitUsage, `did you mean "good"?`},
+		"no commit":                    {[]string{"gate", "good"}, exitUsage, "name the commit with --commit"},
+		"no key":                       {[]string{"gate", "--commit", "x", bad}, exitUsage, "name the issuer's key with --key"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, stdout, stderr := ground(t, t.Context(), c.args...)
+			assert.Equal(t, c.code, code)
+			assert.Contains(t, stdout+stderr, c.says)
+		})
+	}
+	policy(asks + "waivers: [{id: DR-01, reason: r, expires: 2027-01-31}]\n")
+	code, _, stderr := ground(t, t.Context(), "gate", "--commit", "x", "good")
+	assert.Equal(t, exitUsage, code)
+	assert.Contains(t, stderr, `DR-01 is not asked for, did you mean "DR-001"?`)
+}
+
+// copied is a statement beside the bundle of another one.
+func copied(t *testing.T, statement []byte, from string) (file string) {
+	t.Helper()
+	dir := t.TempDir()
+	bundle, err := os.ReadFile(filepath.Join(from, "evidence.tar.gz"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "evidence.tar.gz"), bundle, 0o600))
+	file = filepath.Join(dir, "evidence.json")
+	require.NoError(t, os.WriteFile(file, statement, 0o600))
+	return file
+}
