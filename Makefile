@@ -2,7 +2,7 @@
 
 GROUND = go run ./helpers/cmd/ground
 
-.PHONY: verify test unit lint bench down
+.PHONY: verify test unit lint bench down build check-files scan vulnerabilities package deploy prove nightly certify gate release
 
 verify: ## bring the environment up, prove the platform, report
 	$(GROUND) verify
@@ -27,3 +27,48 @@ bench: ## the figures of docs/performance.md; wants the environment up
 
 down: ## delete the environment; images and the container engine stay
 	$(GROUND) down
+
+# What .gitlab-ci.yml calls, each job one target, to be tried at one's own machine.
+PROFILE ?= staging
+TRIVY = github.com/aquasecurity/trivy/cmd/trivy@v0.73.0
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.1.4
+
+build: ## all of it compiles, suites included
+	go build ./...
+	go vet ./...
+
+check-files: ## pipeline and pins' bot by their published schemas, which the pinned wheel brings
+	@test -x .cache/check/bin/check-jsonschema || { python3 -m venv .cache/check && .cache/check/bin/pip install -q --require-hashes -r .ci/requirements.txt; }
+	.cache/check/bin/check-jsonschema --builtin-schema vendor.gitlab-ci .gitlab-ci.yml
+	.cache/check/bin/check-jsonschema --builtin-schema vendor.renovate renovate.json
+
+scan: ## Trivy's checks of configuration, those that it brings: nothing is asked for
+	@mkdir -p reports
+	go run $(TRIVY) config --skip-check-update --exit-code 1 --severity HIGH,CRITICAL --ignorefile .trivyignore.yaml --format table fixtures
+
+vulnerabilities: ## of what our module calls; asks Go's database of vulnerabilities
+	go run $(GOVULNCHECK) ./...
+
+package: ## all images from their pins, and nothing else than images.lock says
+	$(GROUND) images --build
+	git diff --exit-code images.lock
+
+deploy: ## ENVIRONMENT=dev|staging|production, on the cluster that KUBECONFIG leads to
+	$(GROUND) deploy $(ENVIRONMENT) -p $(PROFILE)
+
+prove: ## SUITES on the cluster that KUBECONFIG leads to, by PROFILE
+	$(GROUND) verify -p $(PROFILE) $(SUITES)
+
+nightly: ## all that the profile's ceiling allows, at full length, and the evidence of it
+	$(GROUND) verify -p $(PROFILE) --counterproof
+	$(GROUND) evidence $(if $(SIGNING_KEY),--key $(SIGNING_KEY))
+
+certify: ## each quarter: disaster recovery with counter-proofs, and its certificate
+	$(GROUND) verify -p $(PROFILE) --counterproof dr
+	$(GROUND) certify $(if $(SIGNING_KEY),--key $(SIGNING_KEY))
+
+gate: ## may this commit be released? EVIDENCE are statements; VERIFYING_KEY who signed them
+	$(GROUND) gate $(if $(VERIFYING_KEY),--key $(VERIFYING_KEY)) $(EVIDENCE)
+
+release: gate ## what the gate lets through
+	$(GROUND) deploy production -p release

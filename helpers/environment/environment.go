@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -64,7 +65,8 @@ type Environment struct {
 // Open connects to the cluster of a kubeconfig. That file must be named: neither
 // $KUBECONFIG nor ~/.kube/config nor a pod's own account is ever used, so no run
 // meets a cluster that nobody meant. An API that does not answer within ten
-// seconds, or refuses the credentials, is an error. Nothing is changed.
+// seconds, or refuses the credentials, is an error. Nothing is changed; with a profile
+// whose ceiling is read-only nothing can be, by any client that is made of Config.
 func Open(profile *Profile, cluster, kubeconfig, hash string) (*Environment, error) {
 	if profile == nil {
 		return nil, errors.New("environment: no profile; load one with LoadProfile")
@@ -91,6 +93,9 @@ func Open(profile *Profile, cluster, kubeconfig, hash string) (*Environment, err
 	}
 	if e.Config, err = loadConfig(kubeconfig); err != nil {
 		return nil, err
+	}
+	if profile.RiskCeiling == ReadOnly {
+		e.Config.Wrap(func(next http.RoundTripper) http.RoundTripper { return readOnly{next} })
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*answerTimeout)
 	defer cancel()

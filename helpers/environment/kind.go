@@ -2,6 +2,7 @@ package environment
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -36,7 +37,7 @@ type kindCluster struct {
 	options  UpOptions
 	cache    string
 	dir      string // state and kubeconfig
-	raw      []byte // kind-config.yaml
+	raw      []byte // kind-config.yaml, and the files that it mounts
 	config   v1alpha4.Cluster
 	engine   *engine.Engine
 	provider *cluster.Provider
@@ -75,6 +76,9 @@ func newKindCluster(ctx context.Context, p *Profile, o UpOptions) (*kindCluster,
 	if len(k.config.Nodes) == 0 || k.config.Nodes[0].Image == "" {
 		return nil, fmt.Errorf("%s: its nodes name no image", file)
 	}
+	if err := k.bring(root); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
 	if k.builder, err = newBuilder(root, k.cache, o); err != nil {
 		return nil, err
 	}
@@ -86,6 +90,33 @@ func newKindCluster(ctx context.Context, p *Profile, o UpOptions) (*kindCluster,
 	}
 	k.provider = cluster.NewProvider(cluster.ProviderWithDocker(), cluster.ProviderWithLogger(kindLog{o.Progress}))
 	return k, nil
+}
+
+// bring keeps the files of the project that nodes mount beside the cluster's state: a node
+// may be started again when the checkout that made it is gone. They count as the
+// configuration does.
+func (k *kindCluster) bring(root string) error {
+	for i := range k.config.Nodes {
+		for j := range k.config.Nodes[i].ExtraMounts {
+			m := &k.config.Nodes[i].ExtraMounts[j]
+			if filepath.IsAbs(m.HostPath) {
+				continue
+			}
+			data, err := os.ReadFile(filepath.Join(root, m.HostPath))
+			if err != nil {
+				return err
+			}
+			k.raw = append(k.raw, data...)
+			m.HostPath = filepath.Join(k.dir+".files", fmt.Sprintf("%x-%s", sha256.Sum256(data), filepath.Base(m.HostPath)))
+			if err := os.MkdirAll(filepath.Dir(m.HostPath), 0o700); err != nil {
+				return err
+			}
+			if err := os.WriteFile(m.HostPath, data, 0o600); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Builder makes the images of a project, apart from any environment.
@@ -220,7 +251,7 @@ func (k *kindCluster) make(ctx context.Context, hash string, built map[string]*i
 	}
 	done := make(chan error, 1)
 	go func() { // kind's library takes no context
-		done <- k.provider.Create(k.profile.ClusterName, cluster.CreateWithRawConfig(k.raw), cluster.CreateWithKubeconfigPath(k.kubeconfig()),
+		done <- k.provider.Create(k.profile.ClusterName, cluster.CreateWithV1Alpha4Config(&k.config), cluster.CreateWithKubeconfigPath(k.kubeconfig()),
 			cluster.CreateWithDisplayUsage(false), cluster.CreateWithDisplaySalutation(false))
 	}()
 	select {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -251,7 +252,9 @@ func (c *cloud) terraform(ctx context.Context, env *environment.Environment, w w
 		vars[k] = v
 	}
 	o := c.options(dir, vars)
-	o.Targets = w.targets
+	if o.Targets = w.targets; len(w.targets) > 0 { // else Terraform makes those keys that they use at first, and wants all of them the next time
+		o.Targets = append(slices.Clone(w.targets), "aws_kms_key.this")
+	}
 	_, err := terraform.InitContextE(c.t, ctx, o)
 	return o, err
 }
