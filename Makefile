@@ -2,7 +2,7 @@
 
 GROUND = go run ./helpers/cmd/ground
 
-.PHONY: verify test unit lint bench down build check-files scan vulnerabilities package deploy prove nightly certify gate release
+.PHONY: verify test unit lint bench down build checker check-files sonar scan vulnerabilities package deploy prove nightly certify gate release
 
 verify: ## bring the environment up, prove the platform, report
 	$(GROUND) verify
@@ -37,14 +37,19 @@ build: ## all of it compiles, suites included
 	go build ./...
 	go vet ./...
 
-check-files: ## pipeline and pins' bot by their published schemas, which the pinned wheel brings
+checker: ## the pinned wheel that checks files, and brings the schemas that are published
 	@test -x .cache/check/bin/check-jsonschema || { python3 -m venv .cache/check && .cache/check/bin/pip install -q --require-hashes -r .ci/requirements.txt; }
+
+check-files: checker ## the pipeline, and the bot that renews pins
 	.cache/check/bin/check-jsonschema --builtin-schema vendor.gitlab-ci .gitlab-ci.yml
 	.cache/check/bin/check-jsonschema --builtin-schema vendor.renovate renovate.json
 
 scan: ## Trivy's checks of configuration, those that it brings: nothing is asked for
 	@mkdir -p reports
 	go run $(TRIVY) config --skip-check-update --exit-code 1 --severity HIGH,CRITICAL --ignorefile .trivyignore.yaml --format table fixtures
+
+sonar: ## SonarQube's scanner, by sonar-project.properties; wants SONAR_HOST_URL and SONAR_TOKEN
+	sonar-scanner
 
 vulnerabilities: ## of what our module calls; asks Go's database of vulnerabilities
 	go run $(GOVULNCHECK) ./...

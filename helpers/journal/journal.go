@@ -114,7 +114,8 @@ type Node struct {
 	Zone    string `json:"zone,omitempty"`
 }
 
-// Image is one image of the platform; Source is "built" or "pulled".
+// Image is one image of the platform; Source is "built", "pulled", or
+// "observed" on a cluster that others made.
 type Image struct {
 	Name   string `json:"name"`
 	Digest string `json:"digest"`

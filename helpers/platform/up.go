@@ -1,10 +1,13 @@
 package platform
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -117,6 +120,10 @@ func describe(ctx context.Context, env *environment.Environment, components []st
 	for _, n := range nodes.Items {
 		p.Nodes = append(p.Nodes, journal.Node{Name: n.Name, Version: n.Status.NodeInfo.KubeletVersion, Zone: n.Labels[corev1.LabelTopologyZone]})
 	}
+	if !env.Made() {
+		err := observe(ctx, env, &p)
+		return p, err
+	}
 	images, err := env.Images(ctx, components...)
 	if err != nil {
 		return p, err
@@ -125,4 +132,25 @@ func describe(ctx context.Context, env *environment.Environment, components []st
 		p.Images = append(p.Images, journal.Image{Name: b.Name, Digest: b.Digest, Source: b.Source, Pin: b.Pin})
 	}
 	return p, nil
+}
+
+// observe tells of a cluster that others made what its kubelets run, and a fingerprint of
+// that: evidence must be of the images that are to be released.
+func observe(ctx context.Context, env *environment.Environment, p *journal.Platform) error {
+	var pods corev1.PodList
+	if err := env.Client().List(ctx, &pods); err != nil {
+		return fmt.Errorf("pods: %w", err)
+	}
+	for _, pod := range pods.Items {
+		for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+			_, digest, known := strings.Cut(s.ImageID, "@")
+			i := journal.Image{Name: s.Image, Digest: digest, Source: "observed"}
+			if known && !slices.Contains(p.Images, i) {
+				p.Images = append(p.Images, i)
+			}
+		}
+	}
+	slices.SortFunc(p.Images, func(a, b journal.Image) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Digest, b.Digest)) })
+	p.Hash = fmt.Sprintf("%x", sha256.Sum256(fmt.Append(nil, p.Kubernetes, p.Nodes, p.Images)))[:12]
+	return nil
 }

@@ -263,7 +263,9 @@ func proveOthers(prove func(string, func(context.Context, spec.T, *look), ...fau
 		anything = `policy = jsonencode({ Version = "2012-10-17", Statement = [{ Effect = "Allow", Action = ["s3:GetObject"], Resource = "*" }] })`
 	)
 	prove("INF-003", proveEKS,
-		changed("open to everyone", `open to everyone`, replaced(cluster, "length(var.api_public_cidrs) > 0 ? var.api_public_cidrs : null", `["0.0.0.0/0"]`, "module.network", "module.cluster")),
+		changed("open to everyone", `open to everyone`, replaced(cluster, `endpoint_public_access  = length(var.api_public_cidrs) > 0
+    public_access_cidrs     = length(var.api_public_cidrs) > 0 ? var.api_public_cidrs : null`, `endpoint_public_access  = true
+    public_access_cidrs     = ["0.0.0.0/0"]`, "module.network", "module.cluster")),
 		changed("no audit log", `logs of the control plane: audit`, replaced(cluster, `"audit", `, "", "module.network", "module.cluster")),
 		replanned("planned without audit log", `rules that the plan of production breaks`, replaced(cluster, `"audit", `, "")),
 		changed("another description", "", replaced(cluster, "# Service accounts", "# The service accounts", "module.network", "module.cluster")),
