@@ -150,7 +150,9 @@ func observe(ctx context.Context, env *environment.Environment, p *journal.Platf
 			}
 		}
 	}
-	slices.SortFunc(p.Images, func(a, b journal.Image) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Digest, b.Digest)) })
+	slices.SortFunc(p.Images, func(a, b journal.Image) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Digest, b.Digest))
+	})
 	p.Hash = fmt.Sprintf("%x", sha256.Sum256(fmt.Append(nil, p.Kubernetes, p.Nodes, p.Images)))[:12]
 	return nil
 }
