@@ -1,0 +1,89 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// canaries are those that failed, or do not get on: Flagger says why in its events.
+func (p *patient) canaries(ctx context.Context) (found []Finding, err error) {
+	all, err := p.list(ctx, "flagger.app", "v1beta1", "Canary", p.namespace)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range all {
+		phase, _, _ := unstructured.NestedString(c.Object, "status", "phase")
+		failed, _, _ := unstructured.NestedInt64(c.Object, "status", "failedChecks")
+		said := p.said("Canary", c.GetName())
+		stuck := slices.Contains([]string{"Initializing", "Progressing", "Waiting", "WaitingPromotion"}, phase) && (failed > 0 || said != "")
+		if phase != "Failed" && !stuck {
+			continue
+		}
+		found = append(found, Finding{
+			Object: p.object("Canary", c.GetName()), Cause: fmt.Sprintf("it is %s after %d failed checks: %s", phase, failed, short(said, "Flagger left no event")),
+			Next: p.kubectl("describe canary %s", c.GetName()),
+		})
+	}
+	return found, nil
+}
+
+// errorsMost is the share of answers that may be errors before a workload is told of.
+const errorsMost = 0.01
+
+// flags are Envoy's words for why it answered itself:
+// https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage#response-flags.
+var flags = map[string]struct{ cause, next string }{
+	"UH":  {"it has no healthy pod to send to: none is ready, or all were ejected as outliers", "get endpointslices"},
+	"UO":  {"its circuit breaker is open: more connections or requests at once than its DestinationRule allows", "get destinationrules -o yaml"},
+	"UF":  {"connections to its pods fail: nothing listens there, or the two do not agree on mTLS", "get destinationrules,peerauthentications -A -o yaml"},
+	"URX": {"it was tried again as often as may be, and failed each time", "get virtualservices -o yaml"},
+	"UT":  {"its pods do not answer in time", "get virtualservices -o yaml"},
+	"NR":  {"no route leads there", "get virtualservices,gateways -o yaml"},
+	"FI":  {"a fault that was put in on purpose answers", "get virtualservices -o yaml"},
+}
+
+// errors are the workloads that answer with errors, by why.
+func (p *patient) errors(ctx context.Context) (found []Finding, err error) {
+	if p.query == nil {
+		return nil, nil
+	}
+	const series = `istio_requests_total{destination_workload_namespace=%q,reporter="source"%s}[5m]`
+	by := func(labels, more string) string {
+		return fmt.Sprintf("sum by ("+labels+") (rate("+series+"))", p.namespace, more)
+	}
+	whole, err := p.query(ctx, by("destination_workload", ""))
+	if err != nil {
+		return nil, err
+	}
+	wrong, err := p.query(ctx, by("destination_workload, response_code, response_flags", `,response_code=~"5.."`))
+	if err != nil {
+		return nil, err
+	}
+	of := map[string]float64{}
+	for _, s := range whole {
+		of[s.Labels["destination_workload"]] = s.Value
+	}
+	slices.SortFunc(wrong, func(a, b Sample) int { return strings.Compare(key(a), key(b)) })
+	for _, s := range wrong {
+		workload, code, flag := s.Labels["destination_workload"], s.Labels["response_code"], s.Labels["response_flags"]
+		if of[workload] == 0 || s.Value/of[workload] <= errorsMost {
+			continue
+		}
+		cause, next := "it answers so itself", p.kubectl("logs deployment/%s | grep -i error", workload)
+		if known, is := flags[flag]; is {
+			cause, next = known.cause, p.kubectl("%s", known.next)
+		}
+		found = append(found, Finding{
+			Object: p.object("Deployment", workload), Cause: fmt.Sprintf("%.1f %% of its answers in five minutes were %s: %s", 100*s.Value/of[workload], code, cause), Next: next,
+		})
+	}
+	return found, nil
+}
+
+func key(s Sample) string {
+	return s.Labels["destination_workload"] + s.Labels["response_code"] + s.Labels["response_flags"]
+}
