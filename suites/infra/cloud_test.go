@@ -39,12 +39,13 @@ const (
 // registries are where Terraform and OpenTofu would look for a provider.
 var registries = []string{"registry.terraform.io", "registry.opentofu.org"}
 
-// proofsAtOnce is how many proofs run Terraform: it takes half a core, and so does the
-// emulator's one process.
-const proofsAtOnce = 3
+// proofsAtOnce is how many proofs run Terraform: it waits for the most part, and else takes
+// half a core, as the emulator's one process does.
+const proofsAtOnce = 5
 
-// cloudRegions are taken in turn: the emulator's clusters of one region have one issuer of
-// tokens, and IAM has no two providers of one issuer. Each has three zones or more.
+// cloudRegions are taken in turn by stacks with a cluster: the emulator's clusters of one
+// region have one issuer of tokens, and IAM has no two providers of one issuer. Each has
+// three zones or more.
 var cloudRegions = []string{
 	"us-east-1", "us-east-2", "us-west-2", "eu-central-1", "eu-west-1", "eu-west-2", "eu-west-3", "eu-north-1",
 	"ca-central-1", "sa-east-1", "ap-south-1", "ap-northeast-1", "ap-northeast-2", "ap-southeast-1", "ap-southeast-2", "ap-east-1",
@@ -247,7 +248,7 @@ func (c *cloud) terraform(ctx context.Context, env *environment.Environment, w w
 			return nil, err
 		}
 	}
-	vars := map[string]any{"name": name, "endpoint": c.endpoint, "region": cloudRegions[int(c.count.Add(1)-1)%len(cloudRegions)], "cache_enabled": false}
+	vars := map[string]any{"name": name, "endpoint": c.endpoint, "region": cloudRegions[0], "cache_enabled": false}
 	for k, v := range w.vars {
 		vars[k] = v
 	}
@@ -276,6 +277,13 @@ func (c *cloud) apply(ctx context.Context, env *environment.Environment, w wante
 	o, err := c.terraform(ctx, env, w)
 	if err != nil {
 		return nil, err
+	}
+	if len(w.targets) == 0 || slices.Contains(w.targets, "module.cluster") || slices.Contains(w.targets, "module.identity") {
+		n := int(c.count.Add(1)) - 1
+		if n >= len(cloudRegions) {
+			return nil, fmt.Errorf("the emulator has %d regions, and each has a cluster already", len(cloudRegions))
+		}
+		o.Vars["region"] = cloudRegions[n]
 	}
 	if _, err := terraform.ApplyContextE(c.t, ctx, o); err != nil {
 		return nil, err
