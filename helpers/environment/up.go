@@ -42,11 +42,7 @@ type UpOptions struct {
 // so that the first one makes it and the others find it.
 func Up(ctx context.Context, p *Profile, o UpOptions) (*Environment, error) {
 	if p.Provider == ProviderGiven {
-		file := os.Getenv(KubeconfigVariable)
-		if file == "" {
-			return nil, fmt.Errorf("profile %s: its cluster is given by a kubeconfig: set $%s to the file; neither $KUBECONFIG nor ~/.kube/config is ever used", p.Name, KubeconfigVariable)
-		}
-		e, err := Open(p, p.Name, file, "")
+		e, err := openGiven(p)
 		if err != nil {
 			return nil, err
 		}
@@ -332,6 +328,35 @@ type Status struct {
 	Hash   string
 	Nodes  []string
 	Err    error // why an existing cluster cannot be used
+}
+
+// Standing opens the cluster of a profile that stands, as a look at it wants; nothing is
+// made. None is an error.
+func Standing(p *Profile) (*Environment, error) {
+	if p.Provider == ProviderGiven {
+		return openGiven(p)
+	}
+	cache, err := CacheDir()
+	if err != nil {
+		return nil, err
+	}
+	k := &kindCluster{profile: p, cache: cache, dir: clusterDir(cache, p)}
+	st, err := k.readState()
+	if err != nil {
+		return nil, err
+	}
+	if st == nil {
+		return nil, fmt.Errorf("there is no cluster %s; ground up makes it", p.ClusterName)
+	}
+	return Open(p, p.ClusterName, k.kubeconfig(), st.Hash)
+}
+
+func openGiven(p *Profile) (*Environment, error) {
+	file := os.Getenv(KubeconfigVariable)
+	if file == "" {
+		return nil, fmt.Errorf("profile %s: its cluster is given by a kubeconfig: set $%s to the file; neither $KUBECONFIG nor ~/.kube/config is ever used", p.Name, KubeconfigVariable)
+	}
+	return Open(p, p.Name, file, "")
 }
 
 // Look says what stands, and changes nothing: neither an engine is started nor

@@ -75,7 +75,7 @@ func rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{nearestFlag(c, err)} })
 	root.AddCommand(upCommand(), downCommand(), statusCommand(), verifyCommand(), reportCommand(), certifyCommand(), verifyCertificateCommand(),
 		evidenceCommand(), verifyEvidenceCommand(), gateCommand(),
-		imagesCommand(), engineCommand(), deployCommand(), rollbackCommand())
+		imagesCommand(), engineCommand(), deployCommand(), rollbackCommand(), doctorCommand())
 	return root
 }
 

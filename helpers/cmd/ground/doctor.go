@@ -1,0 +1,54 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/proving-ground/proving-ground/helpers/doctor"
+	"github.com/proving-ground/proving-ground/helpers/environment"
+)
+
+func doctorCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "doctor NAMESPACE", Short: "Name what is wrong in a namespace, and the next command", Args: cobra.ExactArgs(1),
+		Long: "Go through the runbook's cases in a namespace: pods that do not start, objects that a policy refuses, traffic of the mesh\n" +
+			"that arrives nowhere, canaries that do not get on, and errors. Nothing is changed. Exit code: 0 nothing is found, 1 something is.",
+	}
+	load := profileFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) (err error) {
+		_, p, err := load()
+		if err != nil {
+			return err
+		}
+		env, err := environment.Standing(p)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, env.Close()) }()
+		clients, err := kubernetes.NewForConfig(env.Config)
+		if err != nil {
+			return err
+		}
+		found, err := doctor.Examine(c.Context(), env.Client(), args[0], doctor.Prometheus(clients))
+		for _, f := range found {
+			fmt.Printf("%-7s %s\n        %s\n        next: %s\n", f.Case, f.Object, f.Cause, f.Next)
+		}
+		if errors.Is(err, environment.ErrReadOnly) {
+			fmt.Fprintln(os.Stderr, "ground: Prometheus is asked through the API server's proxy, which this profile does not allow: its errors are not known")
+			err = nil
+		}
+		switch {
+		case err != nil:
+			return err
+		case len(found) > 0:
+			return exitCode(exitFailed)
+		}
+		fmt.Println("nothing that the runbook knows is wrong in", args[0])
+		return nil
+	}
+	return c
+}
