@@ -22,8 +22,10 @@ func on(t *testing.T, documents ...string) client.Client {
 	t.Helper()
 	mapper := meta.NewDefaultRESTMapper(nil)
 	for _, gvk := range []schema.GroupVersionKind{
-		{Group: istioNetworking, Version: "v1", Kind: "VirtualService"}, {Group: istioNetworking, Version: "v1", Kind: "DestinationRule"},
-		{Group: istioNetworking, Version: "v1", Kind: "ServiceEntry"}, {Group: istioSecurity, Version: "v1", Kind: "PeerAuthentication"},
+		{Group: istioNetworking, Version: "v1", Kind: "VirtualService"},
+		{Group: istioNetworking, Version: "v1", Kind: "DestinationRule"},
+		{Group: istioNetworking, Version: "v1", Kind: "ServiceEntry"},
+		{Group: istioSecurity, Version: "v1", Kind: "PeerAuthentication"},
 		{Group: "flagger.app", Version: "v1beta1", Kind: "Canary"},
 	} {
 		mapper.Add(gvk, meta.RESTScopeNamespace)
@@ -81,10 +83,14 @@ func TestExamine(t *testing.T) {
 		"it ends":            {[]string{pod("{phase: Running, containerStatuses: [{name: app, restartCount: 3, state: {waiting: {reason: CrashLoopBackOff}}, lastState: {terminated: {exitCode: 2}}}]}")}, "pod", "container app ends with code 2, 3 times by now"},
 		"no volume":          {[]string{pod("{phase: Pending}"), event("Pod", "backend-1", "FailedMount", "configmap c not found")}, "pod", "it cannot be set up: configmap c not found"},
 		"not ready":          {[]string{pod("{phase: Running}"), event("Pod", "backend-1", "Unhealthy", "Readiness probe failed: 503")}, "pod", "it runs, and is not ready: Readiness probe failed: 503"},
-		"a constraint": {[]string{"{apiVersion: apps/v1, kind: ReplicaSet, metadata: {name: r}, status: {conditions: [{type: ReplicaFailure, status: 'True', reason: FailedCreate, message: 'admission webhook \"validation.gatekeeper.sh\" denied the request: [no-latest] image a:latest'}]}}"},
-			"policy", "the constraint no-latest refuses its pods: image a:latest"},
-		"another webhook": {[]string{"{apiVersion: apps/v1, kind: ReplicaSet, metadata: {name: r}, status: {conditions: [{type: ReplicaFailure, status: 'True', reason: FailedCreate, message: 'admission webhook \"w.example\" denied the request: no'}]}}"},
-			"policy", "the webhook w.example refuses its pods: no"},
+		"a constraint": {
+			[]string{"{apiVersion: apps/v1, kind: ReplicaSet, metadata: {name: r}, status: {conditions: [{type: ReplicaFailure, status: 'True', reason: FailedCreate, message: 'admission webhook \"validation.gatekeeper.sh\" denied the request: [no-latest] image a:latest'}]}}"},
+			"policy", "the constraint no-latest refuses its pods: image a:latest",
+		},
+		"another webhook": {
+			[]string{"{apiVersion: apps/v1, kind: ReplicaSet, metadata: {name: r}, status: {conditions: [{type: ReplicaFailure, status: 'True', reason: FailedCreate, message: 'admission webhook \"w.example\" denied the request: no'}]}}"},
+			"policy", "the webhook w.example refuses its pods: no",
+		},
 		"a quota":                    {[]string{event("StatefulSet", "s", "FailedCreate", "exceeded quota: q")}, "policy", "its pods are refused: exceeded quota: q"},
 		"a route to nowhere":         {[]string{service, ready, route("bakcend", "")}, "mesh", "it sends to bakcend, and there is no such service"},
 		"a route that leads":         {[]string{service, ready, route("backend", "")}, "", ""},

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -19,12 +20,12 @@ func (p *patient) canaries(ctx context.Context) (found []Finding, err error) {
 		phase, _, _ := unstructured.NestedString(c.Object, "status", "phase")
 		failed, _, _ := unstructured.NestedInt64(c.Object, "status", "failedChecks")
 		said := p.said("Canary", c.GetName())
-		stuck := slices.Contains([]string{"Initializing", "Progressing", "Waiting", "WaitingPromotion"}, phase) && (failed > 0 || said != "")
+		stuck := slices.Contains([]string{"", "Initializing", "Progressing", "Waiting", "WaitingPromotion"}, phase) && (failed > 0 || said != "")
 		if phase != "Failed" && !stuck {
 			continue
 		}
 		found = append(found, Finding{
-			Object: p.object("Canary", c.GetName()), Cause: fmt.Sprintf("it is %s after %d failed checks: %s", phase, failed, short(said, "Flagger left no event")),
+			Object: p.object("Canary", c.GetName()), Cause: fmt.Sprintf("it is %s after %d failed checks: %s", cmp.Or(phase, "not begun"), failed, short(said, "Flagger left no event")),
 			Next: p.kubectl("describe canary %s", c.GetName()),
 		})
 	}

@@ -15,4 +15,6 @@ const (
 	docuthinker platform.Component = "docuthinker"
 )
 
-func TestMain(m *testing.M) { spec.Main(m, "pipeline", platform.For(access, policies, docuthinker)) }
+func TestMain(m *testing.M) {
+	spec.Main(m, "pipeline", platform.For(access, policies, docuthinker, istio, flagger))
+}
