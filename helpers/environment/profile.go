@@ -1,6 +1,7 @@
 package environment
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,6 +36,7 @@ type Profile struct {
 	Provider    Provider `json:"provider"`
 	KindConfig  string   `json:"kindConfig,omitempty"` // file, relative to the project's root; kind only
 	ClusterName string   `json:"clusterName,omitempty"`
+	Values      string   `json:"values,omitempty"` // of which profile components have their values; its own when empty
 	Waivers     []Waiver `json:"waivers,omitempty"`
 	Recovery    Recovery `json:"recovery,omitzero"`
 	BlastRadius Radius   `json:"blastRadius,omitzero"`
@@ -79,6 +81,9 @@ var (
 	catalogueID = regexp.MustCompile(`^(INF|POL|MSH|CHS|DR|PRF|PIP)-[0-9]{3}$`)
 	profileName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
 )
+
+// ValuesOf is the profile whose values components have.
+func (p *Profile) ValuesOf() string { return cmp.Or(p.Values, p.Name) }
 
 // Allows says whether a specification of risk r may run under this profile. An
 // undeclared risk never may.
@@ -161,6 +166,9 @@ func (p *Profile) validate(now time.Time) error {
 	}
 	switch p.Provider {
 	case ProviderKind:
+		if p.Values != "" {
+			bad("values has no meaning with provider kind; remove it")
+		}
 		if !profileName.MatchString(p.ClusterName) {
 			bad("clusterName is %q; want lower-case letters, digits and dashes", p.ClusterName)
 		}

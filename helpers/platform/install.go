@@ -151,11 +151,11 @@ func (i *installation) carryOut(ctx context.Context, s step) ([]*unstructured.Un
 	if err != nil {
 		return nil, err
 	}
-	values, err := i.values(s.Chart.Values, i.env.Profile.Name)
+	values, err := i.values(s.Chart.Values, i.env.Profile.ValuesOf())
 	if err != nil {
 		return nil, err
 	}
-	p, err := i.patchesOf(s.Chart.Patches, i.env.Profile.Name)
+	p, err := i.patchesOf(s.Chart.Patches, i.env.Profile.ValuesOf())
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +202,7 @@ func (i *installation) rendered(ctx context.Context) ([]reference, error) {
 			if err != nil {
 				return nil, err
 			}
-			values, err := i.values(s.Chart.Values, i.env.Profile.Name)
+			values, err := i.values(s.Chart.Values, i.env.Profile.ValuesOf())
 			if err != nil {
 				return nil, err
 			}
@@ -222,17 +222,17 @@ func (i *installation) rendered(ctx context.Context) ([]reference, error) {
 // is of a module is told by the component's go.sum.
 func (i *installation) hash() (string, error) {
 	h := sha256.New()
-	fmt.Fprintln(h, i.env.Profile.Name)
+	fmt.Fprintln(h, i.env.Profile.ValuesOf())
 	var paths []string
 	for _, s := range i.Steps {
 		if c := s.Chart; c != nil {
-			paths = append(paths, i.ofProfile(slices.Concat(c.Values, c.Patches), i.env.Profile.Name)...)
+			paths = append(paths, i.ofProfile(slices.Concat(c.Values, c.Patches), i.env.Profile.ValuesOf())...)
 			if c.Module == "" {
 				paths = append(paths, filepath.Join(i.dir, c.Path))
 			}
 		}
 		if k := s.Kustomization; k != nil {
-			paths = append(paths, i.ofProfile(k.Patches, i.env.Profile.Name)...)
+			paths = append(paths, i.ofProfile(k.Patches, i.env.Profile.ValuesOf())...)
 		}
 		files, err := i.files(s.Manifests)
 		if err != nil {

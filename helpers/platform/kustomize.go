@@ -25,7 +25,7 @@ func (i *installation) kustomized(ctx context.Context, k *kustomizationRef) ([]*
 	if err != nil {
 		return nil, err
 	}
-	p, err := i.patchesOf(k.Patches, i.env.Profile.Name)
+	p, err := i.patchesOf(k.Patches, i.env.Profile.ValuesOf())
 	if err != nil {
 		return nil, err
 	}

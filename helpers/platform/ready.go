@@ -61,6 +61,8 @@ func (i *installation) ready(ctx context.Context, refs []reference) error {
 		case ok:
 		case i.env.Made():
 			continue // it was looked for, or made, a moment ago
+		case r.kind().GroupKind() == schema.GroupKind{Kind: "Secret"}:
+			continue // whoever only looks at a given cluster may not read them; what mounts one that lacks does not roll out
 		default:
 			c.limit, c.condition = givenTimeout, wait.Exists()
 		}

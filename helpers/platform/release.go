@@ -89,7 +89,7 @@ func ReleaseValues(env *environment.Environment, c Component, of string) (map[st
 	if !slices.Contains(known, of) {
 		return nil, fmt.Errorf("%s has no values for an environment %q%s; there are %s", c, of, strictyaml.DidYouMean(of, known), strings.Join(known, ", "))
 	}
-	return i.values([]string{filepath.Join(chart.Path, "values-"+of+".yaml")}, env.Profile.Name)
+	return i.values([]string{filepath.Join(chart.Path, "values-"+of+".yaml")}, env.Profile.ValuesOf())
 }
 
 // Deploy makes the next revision of values, waits until its workloads have rolled out, and

@@ -43,8 +43,9 @@ var registries = []string{"registry.terraform.io", "registry.opentofu.org"}
 // half a core, as the emulator's one process does.
 const proofsAtOnce = 5
 
-// cloudRegions are taken in turn by stacks with a cluster: the emulator's clusters of one
-// region have one issuer of tokens, and IAM has no two providers of one issuer. Each has
+// cloudRegions are taken in turn by stacks with a cluster or a database: the emulator's
+// clusters of one region have one issuer of tokens, and IAM has no two providers of one
+// issuer; its databases have one resource ID, by which the provider finds two. Each has
 // three zones or more.
 var cloudRegions = []string{
 	"us-east-1", "us-east-2", "us-west-2", "eu-central-1", "eu-west-1", "eu-west-2", "eu-west-3", "eu-north-1",
@@ -278,10 +279,13 @@ func (c *cloud) apply(ctx context.Context, env *environment.Environment, w wante
 	if err != nil {
 		return nil, err
 	}
-	if len(w.targets) == 0 || slices.Contains(w.targets, "module.cluster") || slices.Contains(w.targets, "module.identity") {
+	own := func(module string) bool {
+		return slices.Contains([]string{"module.cluster", "module.identity", "module.database"}, module)
+	}
+	if len(w.targets) == 0 || slices.ContainsFunc(w.targets, own) {
 		n := int(c.count.Add(1)) - 1
 		if n >= len(cloudRegions) {
-			return nil, fmt.Errorf("the emulator has %d regions, and each has a cluster already", len(cloudRegions))
+			return nil, fmt.Errorf("the emulator has %d regions, and each has a stack already", len(cloudRegions))
 		}
 		o.Vars["region"] = cloudRegions[n]
 	}

@@ -39,6 +39,7 @@ import (
 const (
 	accessNamespace = "ground-access"
 	account         = "production"
+	lookProfile     = "kind-look" // production's ceiling, for the cluster that is here
 	accountUser     = "system:serviceaccount:" + accessNamespace + ":" + account
 )
 
@@ -84,10 +85,10 @@ func proveReadOnly(ctx context.Context, t spec.T, env *environment.Environment, 
 	kubeconfig, err := accountConfig(ctx, env)
 	spec.Check(t, err)
 	defer os.RemoveAll(filepath.Dir(kubeconfig))
-	profile, err := environment.LoadProfile(env.Root, "production")
+	profile, err := environment.LoadProfile(env.Root, lookProfile)
 	spec.Check(t, err)
 	profile.RiskCeiling = how.ceiling
-	seen, err := environment.Open(profile, "production", kubeconfig, "")
+	seen, err := environment.Open(profile, lookProfile, kubeconfig, "")
 	spec.Check(t, err)
 
 	var namespaces corev1.NamespaceList
@@ -155,7 +156,7 @@ func lookThrough(ctx context.Context, t spec.T, root, kubeconfig string) string 
 	run := "look-" + utilrand.String(6)
 	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-run", "^(TestInventory|TestRBAC)$", "./suites/policy")
 	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "GROUND_PROFILE=production", environment.KubeconfigVariable+"="+kubeconfig, "GROUND_RUN_ID="+run, "GROUND_COUNTERPROOF=false")
+	cmd.Env = append(os.Environ(), "GROUND_PROFILE="+lookProfile, environment.KubeconfigVariable+"="+kubeconfig, "GROUND_RUN_ID="+run, "GROUND_COUNTERPROOF=false")
 	out, err := cmd.CombinedOutput()
 	dir := environment.RunDir(root, run)
 	defer os.RemoveAll(dir)
