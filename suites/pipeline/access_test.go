@@ -56,7 +56,7 @@ type looking struct {
 func TestReadOnly(t *testing.T) {
 	how := looking{ceiling: environment.ReadOnly}
 	spec.Run(t, spec.Specification{
-		ID: "PIP-003", Risk: spec.Namespaced, Needs: []spec.Need{access, policies, docuthinker}, Keys: []string{"access"}, Timeout: 8 * time.Minute,
+		ID: "PIP-003", Risk: spec.Namespaced, Needs: []spec.Need{access, policies, docuthinker}, Timeout: 8 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveReadOnly(ctx, t, env, how) },
 		CounterProofs: []spec.Sabotage{
 			spec.Swapped("a ceiling above looking", `refused before it leaves the process`, &how, looking{ceiling: environment.Namespaced}),
