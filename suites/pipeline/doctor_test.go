@@ -31,7 +31,7 @@ const (
 )
 
 var (
-	toldTimeout  = wait.Timeout{Name: "causeNamed", D: 90 * time.Second}
+	toldTimeout  = wait.Timeout{Name: "causeNamed", D: 45 * time.Second}
 	readyTimeout = wait.Timeout{Name: "deploymentReady", D: 90 * time.Second}
 )
 
