@@ -222,8 +222,10 @@ func becomes(ctx context.Context, t spec.T, limit wait.Timeout, what string, ask
 	t.Helper()
 	var broken error
 	err := wait.Answers(ctx, limit, what, func(ctx context.Context) (missing string, err error) {
-		missing, broken = ask(ctx)
-		return missing, broken
+		if missing, err = ask(ctx); ctx.Err() == nil {
+			broken = err // and not the question that the end of the time cut short
+		}
+		return missing, err
 	})
 	if broken != nil || ctx.Err() != nil {
 		spec.Check(t, err)

@@ -89,11 +89,13 @@ func privileged(o *unstructured.Unstructured) {
 }
 
 func proveDeploy(ctx context.Context, t spec.T, env *environment.Environment, as operated) {
-	labels := map[string]string{"docuthinker.dev/defaults": "enabled"}
-	ns, err := t.Scope().Namespace(ctx, "infra-deploy", labels)
+	ns, err := t.Scope().Namespace(ctx, "infra-deploy", map[string]string{"docuthinker.dev/defaults": "enabled"})
 	spec.Check(t, err)
 	for _, of := range []string{"dev", "staging", "production"} {
-		proveValues(ctx, t, env, ns, of, as)
+		// The policies look at namespaces that bear this label only.
+		asked, err := t.Scope().Namespace(ctx, "infra-values", map[string]string{"docuthinker.dev/defaults": "enabled", "docuthinker.dev/environment": of})
+		spec.Check(t, err)
+		proveValues(ctx, t, env, asked, of, as)
 	}
 	r, err := platform.OpenRelease(env, docuthinker, ns)
 	spec.Check(t, err)
