@@ -106,3 +106,17 @@ func TestReadOnlyClients(t *testing.T) {
 
 	assert.Equal(t, "GET /api/v1/namespaces/a/pods/b", strings.Join(seen, ", "))
 }
+
+// Whatever is asked for, it is either refused or a look.
+func FuzzLooksOnly(f *testing.F) {
+	f.Add("GET", "/api/v1/namespaces/a/pods/b/exec", "")
+	f.Add("POST", "/api", "")
+	f.Add("GET", "//apis///x", "websocket")
+	f.Fuzz(func(t *testing.T, method, path, upgrade string) {
+		q := &http.Request{Method: method, URL: &url.URL{Path: path}, Header: http.Header{"Upgrade": {upgrade}}}
+		if looksOnly(q) == nil {
+			require.Contains(t, []string{"GET", "HEAD", "OPTIONS"}, method)
+			require.Empty(t, upgrade)
+		}
+	})
+}

@@ -240,3 +240,18 @@ func TestExplainIsShort(t *testing.T) {
 	assert.Equal(t, linesMost, strings.Count(said, "\n"))
 	assert.Contains(t, said, "and 53 more")
 }
+
+func FuzzPolicy(f *testing.F) {
+	f.Add([]byte(sound))
+	f.Add([]byte("a: &a [*a]"))
+	f.Add([]byte("proved: [policy]\nfreshest: -1h"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		file := filepath.Join(t.TempDir(), "p.yaml")
+		require.NoError(t, os.WriteFile(file, data, 0o600))
+		p, err := LoadPolicy(file, known(t))
+		if err != nil {
+			return
+		}
+		require.NotEqual(t, Release, Decide(p, Candidate{Commit: commit}, nil, time.Now()).Verdict, "without evidence nothing is released")
+	})
+}

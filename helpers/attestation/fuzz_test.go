@@ -1,0 +1,28 @@
+package attestation
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Nothing but what was signed is ever opened, byte for byte.
+func FuzzOpen(f *testing.F) {
+	key, err := NewKey()
+	require.NoError(f, err)
+	signed, err := Sign(f.Context(), Statement{
+		Subjects: []Subject{{Name: "a", SHA256: strings.Repeat("a", 64)}}, PredicateType: "https://x.example/v1", Predicate: json.RawMessage(`{"n":1}`),
+	}, key)
+	require.NoError(f, err)
+	f.Add(signed)
+	f.Add(append([]byte(" "), signed...))
+	f.Add([]byte(`{"payloadType":"","payload":"","signatures":[{}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if _, err := Open(t.Context(), data, key, "https://x.example/v1"); err == nil {
+			require.True(t, bytes.Equal(signed, data))
+		}
+	})
+}
