@@ -62,7 +62,7 @@ func TestRegression(t *testing.T) {
 			if err := scope.Defer("the backend's latency", func(ctx context.Context) error { return s.deploy(ctx, env, nil) }); err != nil {
 				return err
 			}
-			latency := time.Duration(slowDown * was.Reading * float64(time.Millisecond))
+			latency := time.Duration(slowDown * was.Reading * float64(time.Millisecond)).Round(time.Microsecond)
 			return s.deploy(ctx, env, map[string]any{"backend": map[string]any{"fault": map[string]any{"latency": latency.String()}}})
 		},
 	}
