@@ -53,7 +53,8 @@ var scenarios = []scenario{
 
 // load is how a scenario is run; faults change it for their time.
 type load struct {
-	edit func(script string) string
+	edit   func(script string) string
+	longer float64 // times as long; 0 as 1
 }
 
 // TestScenarios proves the six scenarios against the ingress gateway: what k6 judges
@@ -100,14 +101,29 @@ func (s *stage) faults(sc scenario, l *load) []spec.Sabotage {
 			return strings.Replace(script, "export default visit;", "export default function () {}", 1)
 		}})),
 		s.knob("the backend 600 ms later", `http_req_duration`, "backend", "latency", "600ms"),
-		s.knob("two errors in a hundred", `http_req_failed`, "frontend", "errorRate", 0.02),
+		longer(s.knob("two errors in a hundred", `http_req_failed`, "frontend", "errorRate", 0.02), l),
 		s.errorBody(),
 		s.knob("a backend of another version", "", "backend", "", nil),
 	)
 }
 
+// longer is a fault under which the scenario lasts four times as long: of few requests, two
+// in a hundred may be none.
+func longer(f spec.Sabotage, l *load) spec.Sabotage {
+	apply := f.Apply
+	f.Apply = func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+		meant := *l
+		l.longer = 4
+		if err := scope.Defer("the scenario's length", func(context.Context) error { *l = meant; return nil }); err != nil {
+			return err
+		}
+		return apply(ctx, env, scope)
+	}
+	return f
+}
+
 func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, s *stage, sc scenario, l load) {
-	scale := env.Profile.TimeScale
+	scale := env.Profile.TimeScale / cmp.Or(l.longer, 1)
 	lasts := time.Duration(float64(sc.lasts) / scale)
 	variables := map[string]string{"TIME_SCALE": strconv.FormatFloat(scale, 'f', -1, 64)}
 	ceiling := ""
