@@ -32,11 +32,12 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
+const moto platform.Component = "moto"
+
 const (
-	moto        platform.Component = "moto"
-	motoHost                       = "moto.aws:5000"
-	motoAccount                    = "123456789012"
-	motoRegion                     = "us-east-1"
+	motoHost    = "moto.aws:5000"
+	motoAccount = "123456789012"
+	motoRegion  = "us-east-1"
 
 	burst    = 250 // jobs: five for each of 50 workers
 	mostPods = 50
