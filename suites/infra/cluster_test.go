@@ -57,7 +57,7 @@ func TestCluster(t *testing.T) {
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveCluster(ctx, t, env, edit) },
 		CounterProofs: []spec.Sabotage{
 			configured("a worker more is stated", `nodes by their role`, "nodes:\n", "nodes:\n- {role: worker, image: 'docker.io/provingground/node:v1.37.2'}\n"),
-			configured("another version is stated", `Kubernetes of node`, ":v1.37.2", ":v1.36.2"),
+			configured("another version is stated", `Kubernetes of the API server`, ":v1.37.2", ":v1.36.2"),
 			configured("another zone is stated", `labels of the nodes`, "zone-c", "zone-b"),
 			spec.Harmless(configured("a remark in the file", "", "nodes:\n", "# a remark\nnodes:\n")),
 			nodeNeverReady(),
