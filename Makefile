@@ -45,8 +45,7 @@ check-files: checker ## the pipeline, and the bot that renews pins
 	.cache/check/bin/check-jsonschema --builtin-schema vendor.renovate renovate.json
 
 scan: ## Trivy's checks of configuration, those that it brings: nothing is asked for
-	@mkdir -p reports
-	go run $(TRIVY) config --skip-check-update --exit-code 1 --severity HIGH,CRITICAL --ignorefile .trivyignore.yaml --format table fixtures
+	GOEXPERIMENT=jsonv2 go run $(TRIVY) config --skip-check-update --exit-code 1 --severity HIGH,CRITICAL fixtures
 
 sonar: ## SonarQube's scanner, by sonar-project.properties; wants SONAR_HOST_URL and SONAR_TOKEN
 	sonar-scanner
@@ -58,10 +57,10 @@ package: ## all images from their pins, and nothing else than images.lock says
 	$(GROUND) images --build
 	git diff --exit-code images.lock
 
-deploy: ## ENVIRONMENT=dev|staging|production, on the cluster that KUBECONFIG leads to
+deploy: ## ENVIRONMENT=dev|staging|production, on the cluster that GROUND_KUBECONFIG leads to
 	$(GROUND) deploy $(ENVIRONMENT) -p $(PROFILE)
 
-prove: ## SUITES on the cluster that KUBECONFIG leads to, by PROFILE
+prove: ## SUITES on the cluster that GROUND_KUBECONFIG leads to, by PROFILE
 	$(GROUND) verify -p $(PROFILE) $(SUITES)
 
 nightly: ## all that the profile's ceiling allows, at full length, and the evidence of it
@@ -76,4 +75,4 @@ gate: ## may this commit be released? EVIDENCE are statements; VERIFYING_KEY who
 	$(GROUND) gate $(if $(VERIFYING_KEY),--key $(VERIFYING_KEY)) $(EVIDENCE)
 
 release: gate ## what the gate lets through
-	$(GROUND) deploy production -p release
+	$(GROUND) deploy production -p $(PROFILE)

@@ -27,12 +27,6 @@ import (
 // https://github.com/in-toto/attestation/blob/main/spec/predicates/test-result.md.
 const PredicateType = "https://in-toto.io/attestation/test-result/v0.1"
 
-// The files of a bundle beside the journals.
-const (
-	lockFile = image.LockFile
-	jsonFile = report.JSONFile
-)
-
 // Evidence is a run with the files that speak for it.
 type Evidence struct {
 	Run    Run
@@ -79,7 +73,7 @@ func Gather(root, dir string) (*Evidence, error) {
 	if err != nil {
 		return nil, fmt.Errorf("evidence: %w", err)
 	}
-	for _, name := range append(journals, filepath.Join(root, lockFile), filepath.Join(root, filepath.FromSlash(catalogue.File))) {
+	for _, name := range append(journals, filepath.Join(root, image.LockFile), filepath.Join(root, filepath.FromSlash(catalogue.File))) {
 		data, err := os.ReadFile(name)
 		if err != nil {
 			return nil, fmt.Errorf("evidence: %w", err)
@@ -128,7 +122,7 @@ func read(files map[string][]byte) (*Evidence, error) {
 	if err != nil {
 		return nil, fmt.Errorf("evidence: %w", err)
 	}
-	files[jsonFile] = append(made, '\n')
+	files[report.JSONFile] = append(made, '\n')
 	return e, nil
 }
 
@@ -166,7 +160,7 @@ func (e *Evidence) Images() map[string]string {
 
 // subjects are the things that were tested.
 func (e *Evidence) subjects() []attestation.Subject {
-	all := []attestation.Subject{{Name: lockFile, SHA256: sum(e.files[lockFile])}}
+	all := []attestation.Subject{{Name: image.LockFile, SHA256: sum(e.files[image.LockFile])}}
 	for _, i := range e.images {
 		all = append(all, attestation.Subject{Name: i.Name, SHA256: strings.TrimPrefix(i.Digest, "sha256:")})
 	}

@@ -194,11 +194,12 @@ func judge(t spec.T, sc scenario, out *ran, scarcest string) (figures []string) 
 	reached := out.samples.MostRate("http_reqs")
 	var broken []string // all of them are told: one cause breaks several
 	for _, v := range all {
-		if !v.kept && sc.rate > 0 { // this one is to break it
+		switch {
+		case v.kept:
+		case sc.rate > 0: // this one is to break it
 			require.GreaterOrEqual(t, reached, sc.rate, "requests a second at which the platform broke (%s: it is %.4g); %s", v.name(), v.value, scarcest)
 			figures = append(figures, fmt.Sprintf("it broke at %.0f requests a second", reached))
-		}
-		if !v.kept && sc.rate == 0 {
+		default:
 			broken = append(broken, fmt.Sprintf("%s: it is %.4g", v.name(), v.value))
 		}
 		figures = append(figures, fmt.Sprintf("%s: %.4g", v.name(), v.value))
