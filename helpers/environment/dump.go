@@ -18,6 +18,8 @@ import (
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
+
+	"github.com/proving-ground/proving-ground/helpers/redact"
 )
 
 // Bounds of one dump, so that diagnosis neither fills the disk nor takes longer
@@ -37,7 +39,7 @@ type logSource func(ctx context.Context, namespace, pod string, options *corev1.
 // each namespace its events, pods and the last 200 lines of every container's
 // log, of its previous life too. Without namespaces it takes those that this run
 // made. Secrets are never read; values in a pod's environment whose name looks
-// secret are left out. Best effort: it goes on after errors and returns them
+// secret are left out, and what looks like a secret in a text is blanked. Best effort: it goes on after errors and returns them
 // all. It takes two minutes at most.
 func (e *Environment) Dump(ctx context.Context, dir string, namespaces ...string) error {
 	core, err := typedcorev1.NewForConfig(e.Config)
@@ -178,7 +180,7 @@ func (d *dumper) put(name string, data []byte) {
 	path := filepath.Join(d.dir, name)
 	err := os.MkdirAll(filepath.Dir(path), 0o755)
 	if err == nil {
-		err = os.WriteFile(path, data, 0o644)
+		err = os.WriteFile(path, []byte(redact.Text(string(data))), 0o644)
 	}
 	d.failed(name, err)
 }

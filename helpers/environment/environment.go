@@ -29,6 +29,7 @@ import (
 
 	"github.com/proving-ground/proving-ground/helpers/filelock"
 	"github.com/proving-ground/proving-ground/helpers/image"
+	"github.com/proving-ground/proving-ground/helpers/redact"
 )
 
 const (
@@ -161,6 +162,7 @@ func loadConfig(kubeconfig string) (*rest.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("environment: kubeconfig %s is not usable: %w", kubeconfig, err)
 	}
+	redact.Remember(config.BearerToken, config.Password)
 	config.QPS, config.Burst = clientQPS, clientBurst
 	config.UserAgent = "proving-ground"
 	return config, nil

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -13,6 +15,8 @@ import (
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+
+	"github.com/proving-ground/proving-ground/helpers/redact"
 )
 
 func get(ctx context.Context, c client.Client, gvk schema.GroupVersionKind, namespace, name string) (*unstructured.Unstructured, error) {
@@ -77,4 +81,22 @@ func refused(err error) bool {
 	}
 	code := status.Status().Code
 	return code >= 400 && code < 500 && code != 408
+}
+
+// rememberSecret has the values of a Secret that a run makes blanked in all that
+// it writes down.
+func rememberSecret(obj client.Object) {
+	var secret corev1.Secret
+	switch o := obj.(type) {
+	case *corev1.Secret:
+		secret = *o
+	case *unstructured.Unstructured:
+		if o.GetKind() != "Secret" || runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &secret) != nil {
+			return
+		}
+	}
+	for _, value := range secret.Data {
+		redact.Remember(string(value))
+	}
+	redact.Remember(slices.Collect(maps.Values(secret.StringData))...)
 }

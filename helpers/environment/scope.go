@@ -93,6 +93,7 @@ func (s *Scope) Create(ctx context.Context, obj client.Object) error {
 
 // create writes the intent, makes the object and notes what came of it.
 func (s *Scope) create(obj client.Object, put func() error) error {
+	rememberSecret(obj)
 	e, l, err := s.entry(opCreate, obj)
 	if err != nil {
 		return err
@@ -117,6 +118,7 @@ func (s *Scope) create(obj client.Object, put func() error) error {
 // deleted by Close; a foreign one is restored by Close. Somebody else creating it
 // in the same instant is not seen.
 func (s *Scope) Apply(ctx context.Context, obj client.Object) error {
+	rememberSecret(obj)
 	return s.do("apply", func() error {
 		live, err := s.live(ctx, obj)
 		switch {
@@ -168,6 +170,7 @@ func (s *Scope) Update(ctx context.Context, obj client.Object, mutate func() err
 			if err := mutate(); err != nil {
 				return err
 			}
+			rememberSecret(obj)
 			e, l, err := s.entry(opUpdate, live)
 			if err != nil {
 				return err

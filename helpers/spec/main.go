@@ -20,6 +20,7 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/catalogue"
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/journal"
+	"github.com/proving-ground/proving-ground/helpers/redact"
 )
 
 const (
@@ -63,7 +64,7 @@ func runSuite(m *testing.M, suite string, up Up) int {
 	}
 	run := environment.RunID()
 	dir := environment.RunDir(o.root, run)
-	w, err := journal.Create(dir, run, suite, redact)
+	w, err := journal.Create(dir, run, suite, redact.JSON)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "spec:", err)
 		return exitFailed

@@ -1,4 +1,7 @@
-package spec
+// Package redact blanks secrets in what is written down: journals, and what is
+// dumped of a cluster. It knows them by their looks, and by their values where it
+// was told of them.
+package redact
 
 import (
 	"bytes"
@@ -10,7 +13,7 @@ const blank = "[redacted]"
 
 // secretKey is the name of a member whose value is a secret; a reference to one,
 // such as secretName, is not.
-var secretKey = regexp.MustCompile(`(?i)(?:passwd|password|passphrase|token|secret|private[-_]?key|api[-_]?key|^authorization|cookie)$`)
+var secretKey = regexp.MustCompile(`(?i)(?:passwd|password|passphrase|token|secret|private[-_]?key|api[-_]?key|secret[-_]?access[-_]?key|^authorization|cookie)$`)
 
 // secretTexts are what secrets look like inside a text.
 var secretTexts = []struct {
@@ -23,12 +26,12 @@ var secretTexts = []struct {
 	{regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*`), blank},
 	{regexp.MustCompile(`(://[^/\s:@]*:)[^/\s@]+@`), "${1}" + blank + "@"},
 	{regexp.MustCompile(`(://)[^/\s:@]+@`), "${1}" + blank + "@"},
-	{regexp.MustCompile(`(?i)((?:passwd|password|passphrase|token|secret|private[-_]?key|api[-_]?key)\\*["']?\s*[:=]\s*)(?:\\*"[^"\\]*|'[^']*|[^\s"',;&\\]+)`), "${1}" + blank},
+	{regexp.MustCompile(`(?i)((?:passwd|password|passphrase|token|secret|private[-_]?key|api[-_]?key|secret[-_]?access[-_]?key)\\*["']?\s*[:=]\s*)(?:\\*"[^"\\]*|'[^']*|[^\s"',;&\\]+)`), "${1}" + blank},
 }
 
-// redact blanks what looks like a secret in a line of the journal: compact JSON
-// that stays JSON, its members in the same order.
-func redact(line []byte) []byte {
+// JSON blanks secrets in a line of compact JSON, which stays JSON with its
+// members in the same order.
+func JSON(line []byte) []byte {
 	var out bytes.Buffer
 	ofSecret := bytes.Contains(line, []byte(`"kind":"Secret"`))
 	named := "" // of the member before: {"name":"DB_PASSWORD","value":"…"}
@@ -98,16 +101,22 @@ func redactString(literal []byte) []byte {
 	if json.Unmarshal(literal, &text) != nil {
 		return []byte(`"` + blank + `"`)
 	}
-	was := text
-	for _, s := range secretTexts {
-		text = s.pattern.ReplaceAllString(text, s.with)
-	}
-	if text == was {
+	redacted := Text(text)
+	if redacted == text {
 		return literal
 	}
-	clean, err := json.Marshal(text)
+	clean, err := json.Marshal(redacted)
 	if err != nil {
 		return []byte(`"` + blank + `"`)
 	}
 	return clean
+}
+
+// Text blanks secrets in a text of any form, such as a log.
+func Text(text string) string {
+	text = known.blank(text)
+	for _, s := range secretTexts {
+		text = s.pattern.ReplaceAllString(text, s.with)
+	}
+	return text
 }

@@ -1,4 +1,4 @@
-package spec
+package redact
 
 import (
 	"bytes"
@@ -35,7 +35,7 @@ func TestRedactKeys(t *testing.T) {
 		`{"Authorization":["Basic x"],"Set-Cookie":["y"]}`: `{"Authorization":"[redacted]","Set-Cookie":"[redacted]"}`,
 		`{"secret":{"secretName":"tls","optional":true}}`:  `{"secret":{"secretName":"tls","optional":true}}`,
 	} {
-		t.Run(in, func(t *testing.T) { require.Equal(t, want, string(redact([]byte(in)))) })
+		t.Run(in, func(t *testing.T) { require.Equal(t, want, string(JSON([]byte(in)))) })
 	}
 }
 
@@ -51,6 +51,7 @@ func TestRedactTexts(t *testing.T) {
 		"postgres://doc:hunter2@db:5432/doc?sslmode=off":    "postgres://doc:[redacted]@db:5432/doc?sslmode=off",
 		"https://ghp_x@host/path":                           "https://[redacted]@host/path",
 		"redis://:hunter2@redis:6379":                       "redis://:[redacted]@redis:6379",
+		"aws_access_key_id=AKIA1 aws_secret_access_key=x/y": "aws_access_key_id=AKIA1 aws_secret_access_key=[redacted]",
 		"password=hunter2 user=jo":                          "password=[redacted] user=jo",
 		"PGPASSWORD='hun ter2' psql":                        "PGPASSWORD=[redacted]' psql",
 		"DB_PASSWORD: hunter2\nDB_USER: jo":                 "DB_PASSWORD: [redacted]\nDB_USER: jo",
@@ -73,7 +74,7 @@ func roundTrip(t *testing.T, text string) string {
 		Before int
 		Text   string
 	}
-	require.NoError(t, json.Unmarshal(redact(line), &out))
+	require.NoError(t, json.Unmarshal(JSON(line), &out))
 	require.Equal(t, "kept", out.After)
 	require.Equal(t, 1, out.Before)
 	return out.Text
@@ -99,11 +100,11 @@ func TestNothingHarmlessIsBlanked(t *testing.T) {
 		`{"text":"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----"}`,
 		`{"text":"eyJ is how it begins"}`,
 	} {
-		t.Run(line, func(t *testing.T) { require.Equal(t, line, string(redact([]byte(line)))) })
+		t.Run(line, func(t *testing.T) { require.Equal(t, line, string(JSON([]byte(line)))) })
 	}
 }
 
-func FuzzRedact(f *testing.F) {
+func FuzzJSON(f *testing.F) {
 	for _, seed := range []string{
 		`{"password":"x","b":[1,{"token":{"c":null}}],"d":"Bearer abc"}`,
 		`{"a":"` + strings.ReplaceAll(pem, "\n", `\n`) + `"}`, `["` + jwt + `","http://u:p@h"]`,
@@ -114,11 +115,11 @@ func FuzzRedact(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte) {
 		var compact bytes.Buffer
 		if json.Compact(&compact, in) != nil {
-			redact(in) // it only must not panic
+			JSON(in) // it only must not panic
 			return
 		}
 		line := compact.Bytes()
-		out := redact(bytes.Clone(line))
+		out := JSON(bytes.Clone(line))
 		if !json.Valid(out) {
 			t.Fatalf("no JSON any more:\n%s\n%s", line, out)
 		}
