@@ -50,7 +50,7 @@ func TestBadProfiles(t *testing.T) {
 	waived := func(w string) string { return given + "waivers: [" + w + "]\n" }
 	for name, c := range map[string]struct{ yaml, want string }{
 		"empty":                {"", "riskCeiling is missing"},
-		"not a map":            {"- a\n", "cannot unmarshal"},
+		"not a map":            {"- a\n", "want keys with values"},
 		"not YAML":             {"a: [", "did not find"},
 		"unknown key":          {given + "riskCeilling: read-only\n", `unknown key "riskCeilling", did you mean "riskCeiling"?`},
 		"wrong case":           {"name: a\nriskceiling: read-only\n", `did you mean "riskCeiling"?`},
@@ -75,7 +75,7 @@ func TestBadProfiles(t *testing.T) {
 		"waiver expired":       {waived("{id: MSH-001, reason: r, expires: 2026-12-30}"), "expired on 2026-12-30"},
 		"waived twice":         {waived("{id: MSH-001, reason: r, expires: 2027-01-01}, {id: MSH-001, reason: s, expires: 2027-01-01}"), "waived twice"},
 		"half a recovery":      {given + "recovery: {rto: 1h}\n", "recovery is rto 1h0m0s, rpo 0s, repeats 0; want"},
-		"odd time of recovery": {"name: a\nriskCeiling: read-only\ntimeScale: 1\nprovider: given\nrecovery: {rto: 90, rpo: 1h, repeats: 3}\n", "cannot unmarshal number"},
+		"odd time of recovery": {"name: a\nriskCeiling: read-only\ntimeScale: 1\nprovider: given\nrecovery: {rto: 90, rpo: 1h, repeats: 3}\n", "recovery.rto is a number; want a text"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := parseProfile([]byte(c.yaml), profileDay)

@@ -73,6 +73,9 @@ func Gather(root, dir string) (*Evidence, error) {
 	if err != nil {
 		return nil, fmt.Errorf("evidence: %w", err)
 	}
+	if len(journals) == 0 {
+		return nil, fmt.Errorf("evidence: no *.jsonl in %s: is it the directory of a run?", dir)
+	}
 	for _, name := range append(journals, filepath.Join(root, image.LockFile), filepath.Join(root, filepath.FromSlash(catalogue.File))) {
 		data, err := os.ReadFile(name)
 		if err != nil {

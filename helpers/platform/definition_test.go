@@ -48,7 +48,7 @@ func TestLoadRefuses(t *testing.T) {
 		"a chart that is half said":        {"steps: [{manifests: [x.yaml]}, {chart: {path: p, namespace: n}}]", []string{"steps[1].chart wants path, release and namespace"}},
 		"a need that there is not":         {"needs: [bb]\n" + plain, []string{"component a: ", `there is no component "bb", did you mean "b"?`, "there are a, b"}},
 		"a need of itself":                 {"needs: [a]\n" + plain, []string{"a needs itself: a -> a"}},
-		"a namespace's labels as a string": {"namespaces: {x: y}\n" + plain, []string{"cannot unmarshal"}},
+		"a namespace's labels as a string": {"namespaces: {x: y}\n" + plain, []string{"want keys with values"}},
 		"a manifest that there is not":     {"steps: [{manifests: [x.yaml, y.yaml]}]", []string{`steps[0]: manifests "y.yaml": there is no such file`}},
 		"a pattern that finds nothing":     {"steps: [{manifests: [x.yaml]}, {manifests: ['more/*.yaml']}]", []string{`steps[1]: manifests "more/*.yaml": there is no such file`}},
 		"a pattern that is none":           {"steps: [{manifests: ['[.yaml']}]", []string{"steps[0]: manifests", "syntax error in pattern"}},

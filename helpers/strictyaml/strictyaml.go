@@ -4,6 +4,7 @@
 package strictyaml
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,12 +27,46 @@ func Unmarshal(data []byte, v any) error {
 	}
 	var tree any
 	if err := yaml.UnmarshalStrict(data, &tree); err != nil {
-		return err
+		return plain(err)
 	}
 	if err := knownKeys("", tree, reflect.TypeOf(v)); err != nil {
 		return err
 	}
-	return yaml.UnmarshalStrict(data, v)
+	return plain(yaml.UnmarshalStrict(data, v))
+}
+
+// wrappers are what the library says before what is wrong: how it goes about it.
+var wrappers = []string{"error converting YAML to JSON: ", "yaml: unmarshal errors:\n  ", "yaml: ", "error unmarshaling JSON: while decoding JSON: "}
+
+// plain says what is wrong in words of YAML, where the decoder speaks of Go's types.
+func plain(err error) error {
+	if err == nil {
+		return nil
+	}
+	if wrong, is := errors.AsType[*json.UnmarshalTypeError](err); is {
+		is := strings.NewReplacer("array", "a list", "object", "keys with values", "string", "a text", "number", "a number", "bool", "true or false").Replace(wrong.Value)
+		return fmt.Errorf("%s is %s; want %s", cmp.Or(wrong.Field, "the document"), is, kindOf(wrong.Type))
+	}
+	text := err.Error()
+	for _, w := range wrappers {
+		text = strings.TrimPrefix(text, w)
+	}
+	return errors.New(text)
+}
+
+func kindOf(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Struct, reflect.Map:
+		return "keys with values"
+	case reflect.Slice, reflect.Array:
+		return "a list"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.String:
+		return "a text"
+	default:
+		return "a number"
+	}
 }
 
 // oneDocument refuses a second document, which the decoder would drop without a

@@ -31,9 +31,9 @@ func TestUnmarshal(t *testing.T) {
 		"not for people":     {"Hidden: x\n", `unknown key "Hidden"`},
 		"a key twice":        {"riskCeiling: 1\nriskCeiling: 2\n", `key "riskCeiling" already set`},
 		"a second document":  {"riskCeiling: 1\n---\nriskCeiling: 2\n", "more than one YAML document"},
-		"a wrong type":       {"riskCeiling: much\n", "cannot unmarshal string"},
-		"not YAML":           {"a: [", "yaml"},
-		"a list for a value": {"pointer: [1]\n", "cannot unmarshal array"},
+		"a wrong type":       {"riskCeiling: much\n", "riskCeiling is a text; want a number"},
+		"not YAML":           {"a: [", "line 1: did not find expected"},
+		"a list for a value": {"pointer: [1]\n", "pointer is a list; want keys with values"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var v outer

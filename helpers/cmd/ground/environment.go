@@ -3,12 +3,14 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/proving-ground/proving-ground/helpers/engine"
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/platform"
+	"github.com/proving-ground/proving-ground/helpers/strictyaml"
 )
 
 func upCommand() *cobra.Command {
@@ -97,6 +99,10 @@ func statusCommand() *cobra.Command {
 
 func engineCommand() *cobra.Command {
 	c := &cobra.Command{Use: "engine", Short: "The private container engine"}
+	c.RunE = func(_ *cobra.Command, args []string) error { // else it would show its help, and end well
+		name := strings.Join(args, " ")
+		return usageError{fmt.Errorf("engine %s: there is no such command%s; there is stop", name, strictyaml.DidYouMean(name, []string{"stop"}))}
+	}
 	c.AddCommand(&cobra.Command{
 		Use: "stop", Short: "End the private container engine and every container in it", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {

@@ -30,7 +30,7 @@ func imagesCommand() *cobra.Command {
 		}
 		b, err := environment.Builder(root, *pull, teller())
 		if err != nil {
-			return err
+			return usageError{err}
 		}
 		var images []*image.Built
 		if *build {

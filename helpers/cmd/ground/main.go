@@ -39,7 +39,7 @@ func run(ctx context.Context, args []string) int {
 	root := rootCommand()
 	root.PersistentPreRun = func(*cobra.Command, []string) { begun = true }
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	named, err := root.ExecuteContextC(ctx)
 	var code exitCode
 	switch {
 	case err == nil:
@@ -51,6 +51,9 @@ func run(ctx context.Context, args []string) int {
 		return exitSignal
 	}
 	fmt.Fprintln(os.Stderr, "ground:", err)
+	if !begun && named != root {
+		fmt.Fprintln(os.Stderr, "usage:", named.UseLine())
+	}
 	var u usageError
 	if errors.As(err, &u) || !begun {
 		return exitUsage
