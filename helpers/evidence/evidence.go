@@ -89,19 +89,16 @@ func Gather(root, dir string) (*Evidence, error) {
 // read makes the evidence of a bundle's files: of those that count, the journals, the
 // catalogue and the lock. The report is made anew, and never believed.
 func read(files map[string][]byte) (*Evidence, error) {
-	dir, err := os.MkdirTemp("", "proving-ground-evidence-")
-	if err != nil {
-		return nil, fmt.Errorf("evidence: %w", err)
-	}
-	defer os.RemoveAll(dir)
+	journals := map[string][]byte{}
 	for name, data := range files {
 		if strings.HasSuffix(name, ".jsonl") {
-			if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
-				return nil, fmt.Errorf("evidence: %w", err)
-			}
+			journals[name] = data
 		}
 	}
-	entries, torn, err := journal.Read(dir)
+	if len(journals) == 0 {
+		return nil, errors.New("evidence: the bundle has no journal")
+	}
+	entries, torn, err := journal.Parse(journals)
 	if err != nil {
 		return nil, fmt.Errorf("evidence: %w", err)
 	}

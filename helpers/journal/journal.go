@@ -5,14 +5,13 @@
 package journal
 
 import (
-	"bufio"
+	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
+	"maps"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"sync"
 	"time"
 )
@@ -196,46 +195,39 @@ func (w *Writer) Close() error { return w.file.Close() }
 // line cut short by a kill is left out and counted in torn; any other line
 // that does not parse is an error.
 func Read(dir string) (entries []Entry, torn int, err error) {
-	files, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))
+	names, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))
 	if err != nil {
 		return nil, 0, fmt.Errorf("journal: %w", err)
 	}
-	if len(files) == 0 {
+	if len(names) == 0 {
 		return nil, 0, fmt.Errorf("journal: no *.jsonl in %s: is it the directory of a run?", dir)
 	}
-	for _, name := range files {
-		got, cut, err := readFile(name)
-		if err != nil {
-			return nil, 0, err
+	files := map[string][]byte{}
+	for _, name := range names {
+		if files[name], err = os.ReadFile(name); err != nil {
+			return nil, 0, fmt.Errorf("journal: %w", err)
 		}
-		entries, torn = append(entries, got...), torn+cut
 	}
-	sort.SliceStable(entries, func(i, j int) bool { return entries[i].Time.Before(entries[j].Time) })
-	return entries, torn, nil
+	return Parse(files)
 }
 
-func readFile(name string) (entries []Entry, torn int, err error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, 0, fmt.Errorf("journal: %w", err)
-	}
-	defer f.Close()
-	r := bufio.NewReader(f)
-	for number := 1; ; number++ {
-		line, err := r.ReadBytes('\n')
-		if errors.Is(err, io.EOF) {
-			if len(line) > 0 {
+// Parse is Read of files that are not on a disk, by name.
+func Parse(files map[string][]byte) (entries []Entry, torn int, err error) {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		number := 0
+		for line := range bytes.Lines(files[name]) {
+			number++
+			if !bytes.HasSuffix(line, []byte("\n")) {
 				torn++
+				continue
 			}
-			return entries, torn, nil
+			var e Entry
+			if err := json.Unmarshal(line, &e); err != nil {
+				return nil, 0, fmt.Errorf("journal: %s line %d: %w", name, number, err)
+			}
+			entries = append(entries, e)
 		}
-		if err != nil {
-			return nil, 0, fmt.Errorf("journal: %s: %w", name, err)
-		}
-		var e Entry
-		if err := json.Unmarshal(line, &e); err != nil {
-			return nil, 0, fmt.Errorf("journal: %s line %d: %w", name, number, err)
-		}
-		entries = append(entries, e)
 	}
+	slices.SortStableFunc(entries, func(a, b Entry) int { return a.Time.Compare(b.Time) })
+	return entries, torn, nil
 }

@@ -2,6 +2,7 @@ package report
 
 import (
 	"bytes"
+	"cmp"
 	_ "embed"
 	"encoding/json"
 	"fmt"
@@ -194,8 +195,14 @@ func pretty(data json.RawMessage) string {
 	if json.Indent(&b, data, "", "  ") != nil {
 		return shorten(string(data))
 	}
-	return shorten(b.String())
+	return shorten(escapes.ReplaceAllStringFunc(b.String(), func(e string) string { return cmp.Or(readable[e], e) }))
 }
+
+// Go's encoder escapes what would be markup in a page; the page does that by itself.
+var (
+	escapes  = regexp.MustCompile(`\\(u00[0-9a-f]{2}|.)`)
+	readable = map[string]string{`\u003c`: "<", `\u003e`: ">", `\u0026`: "&"}
+)
 
 func shorten(text string) string {
 	letters := []rune(text)

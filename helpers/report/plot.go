@@ -15,7 +15,7 @@ import (
 const (
 	plotWidth   = 920.
 	plotLeft    = 64.  // for the values of the axis
-	plotRight   = 130. // for the curves' names, at their ends
+	plotRight   = 160. // for the curves' names, at their ends
 	panelHeight = 130.
 	panelGap    = 34. // with the unit above the panel
 	plotFoot    = 22. // for the times
@@ -151,7 +151,7 @@ func (n *panel) draw(curves []journal.Curve, x func(float64) float64) {
 			fmt.Fprintf(&b, "%.1f,%.1f ", x(p[0]), y(p[1]))
 		}
 		last := c.Points[len(c.Points)-1]
-		n.Curves = append(n.Curves, curve{c.Name, len(n.Curves) % 4, strings.TrimSpace(b.String()), x(last[0]), y(last[1])})
+		n.Curves = append(n.Curves, curve{c.Name, len(n.Curves) % 6, strings.TrimSpace(b.String()), x(last[0]), y(last[1])})
 	}
 	n.spread()
 }

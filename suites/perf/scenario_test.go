@@ -19,6 +19,7 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/journal"
 	"github.com/proving-ground/proving-ground/helpers/loadtest"
+	"github.com/proving-ground/proving-ground/helpers/probe"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 )
 
@@ -132,6 +133,9 @@ func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, 
 		variables["USERS_MOST"], ceiling = strconv.Itoa(most), fmt.Sprintf("; %d users in the place of %.0f, for the profile %s allows no more", most, sc.users, env.Profile.Name)
 		sc.users = float64(most)
 	}
+	if scale > 1 { // a minute's first second would be the whole of it
+		spec.Check(t, s.warmUp(ctx, env, t.Scope()))
+	}
 	taken, err := s.watchUsage(ctx, env)
 	spec.Check(t, err)
 	defer taken.stop()
@@ -157,9 +161,34 @@ func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, 
 			t.Inconclusive("less load than planned", "at most %.0f users were there, %.0f were to be", most, sc.users)
 		}
 	}
-	t.Observe(fmt.Sprintf("%s, %s in %s (times %g times faster): %d requests, up to %.0f a second; %s; k6 judges the same; %s%s",
-		sc.script, sc.lasts, to.Sub(from).Round(100*time.Millisecond), scale, len(requests), out.samples.MostRate("http_reqs"), strings.Join(figures, ", "), scarcest, ceiling),
+	t.Observe(fmt.Sprintf("%s, %s in %s (%s): %d requests, up to %.0f a second; %s; k6 judges the same; %s%s",
+		sc.script, sc.lasts, to.Sub(from).Round(100*time.Millisecond), pace(scale), len(requests), out.samples.MostRate("http_reqs"), strings.Join(figures, ", "), scarcest, ceiling),
 		journal.Plots{Plots: []journal.Plot{out.samples.Plot(sc.script + ": users of the ingress gateway"), processors}, Data: figures})
+}
+
+// pace is a time scale in words.
+func pace(scale float64) string {
+	if scale == 1 {
+		return "the platform's own times"
+	}
+	return fmt.Sprintf("%g times faster than the platform's own times", scale)
+}
+
+// warmUp asks for some pages that nobody counts: what stood still answers its first
+// requests late, which full times hide and short ones do not.
+func (s *stage) warmUp(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+	pods, err := probe.Start(ctx, env, scope, probe.Spec{Namespace: s.outside, Name: "warm-up"})
+	if err != nil {
+		return err
+	}
+	asked, err := pods[0].Traffic(ctx, probe.Plan{
+		Request: probe.Request{URL: "https://" + s.host() + "/api/documents?limit=1", Connect: s.gateway, Insecure: true},
+		Rate:    20, For: 3 * time.Second,
+	})
+	if err != nil {
+		return err
+	}
+	return asked.Wait(ctx)
 }
 
 // known refuses a ceiling of what is no scenario: it would be none.

@@ -192,5 +192,5 @@ func (u *usage) end() (scarcest string, plot journal.Plot, err error) {
 	if first.of() < exhausted {
 		return fmt.Sprintf("no resource was exhausted; the nearest was %s: %.0f %%", names[0], 100*first.of()), plot, nil
 	}
-	return fmt.Sprintf("%s gave in: %.0f %% were taken", names[0], 100*first.of()), plot, nil
+	return fmt.Sprintf("%s was exhausted: %.0f %% were taken at the peak", names[0], 100*first.of()), plot, nil
 }
