@@ -67,12 +67,6 @@ func (b *board) stands(built *Built) {
 	b.say(fmt.Sprintf("images: %d of %d: %s %s, %s", b.standed, b.images, built.Name, built.Digest[:19], Bytes(built.Size)))
 }
 
-func (b *board) idle() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return len(b.began) == 0
-}
-
 // watch speaks now and then until stop is called.
 func (b *board) watch(m *meter) (stop func()) {
 	ticker := time.NewTicker(sayEvery)

@@ -29,12 +29,10 @@ func TestBoard(t *testing.T) {
 		}
 		b.sayWhere()
 		require.Empty(t, said, "nothing goes on")
-		require.True(t, b.idle())
 
 		stop := b.watch(&meter{store: store})
 		b.begin(long)
 		b.begin(unknown)
-		require.False(t, b.idle())
 		require.Equal(t, "images: building long, about 1m0s", next())
 		require.Equal(t, "images: building unknown", next())
 

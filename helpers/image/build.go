@@ -120,6 +120,9 @@ type building struct {
 	binaryKeys map[string]string
 	board      *board
 
+	// cache is held shared by who compiles, and alone by who empties the build cache.
+	cache sync.RWMutex
+
 	mu    sync.Mutex
 	built map[string]*Built
 	done  map[string]chan struct{} // closed when the image stands
@@ -191,16 +194,39 @@ func (r *building) carryOut(ctx context.Context, j *job) error {
 		return err
 	}
 	defer log.Close()
+	if err := r.bound(filepath.Join(r.gotool.dir, "gocache"), maxBuildCache); err != nil {
+		return err
+	}
+	defer r.cache.RUnlock()
 	r.board.begin(j)
 	if err := j.run(ctx, log); err != nil {
 		return fmt.Errorf("%s: %w\nthe log is %s", j.label, err, file)
 	}
 	r.board.end(j)
 	close(j.done)
-	if r.board.idle() && size(filepath.Join(r.gotool.dir, "gocache")) > maxBuildCache {
-		return os.RemoveAll(filepath.Join(r.gotool.dir, "gocache"))
-	}
 	return nil
+}
+
+// bound returns with the cache held shared, and no larger than most. One that is larger is
+// emptied when nobody compiles: until then the next job waits, for the disk is worth more
+// than what both compile twice.
+func (r *building) bound(dir string, most int64) error {
+	for {
+		r.cache.RLock()
+		if size(dir) <= most {
+			return nil
+		}
+		r.cache.RUnlock()
+		r.cache.Lock()
+		var err error
+		if size(dir) > most { // another may have been here
+			err = os.RemoveAll(dir)
+		}
+		r.cache.Unlock()
+		if err != nil {
+			return err
+		}
+	}
 }
 
 // finish assembles an image when its jobs and the images it needs are done.

@@ -235,6 +235,29 @@ func TestBuildersTakeTurns(t *testing.T) {
 	require.ErrorContains(t, err, w.Store.lock())
 }
 
+// The build cache is emptied between compilations, and never under one.
+func TestBuildCacheIsBounded(t *testing.T) {
+	dir := t.TempDir()
+	object := filepath.Join(dir, "cache", "object")
+	fill := func() {
+		require.NoError(t, os.MkdirAll(filepath.Dir(object), 0o755))
+		require.NoError(t, os.WriteFile(object, make([]byte, 10), 0o600))
+	}
+	var r building
+	fill()
+	require.NoError(t, r.bound(filepath.Dir(object), 10))
+	require.FileExists(t, object, "it is small enough, and a compilation begins")
+
+	next := make(chan error, 1)
+	go func() { next <- r.bound(filepath.Dir(object), 9) }()
+	require.FileExists(t, object, "somebody compiles")
+	r.cache.RUnlock()
+	require.NoError(t, <-next)
+	require.NoFileExists(t, object)
+	require.False(t, r.cache.TryLock(), "it is held by who compiles next")
+	r.cache.RUnlock()
+}
+
 func TestBuildWithoutSpace(t *testing.T) {
 	w := newWorkshop(t, ownSource)
 	w.CacheDir = "/proc" // a file system without free space
