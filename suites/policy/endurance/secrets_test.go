@@ -62,8 +62,10 @@ func TestLeak(t *testing.T) {
 		ID: "POL-001", Risk: spec.Namespaced, Needs: []spec.Need{platform.Component("policies")},
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { leak(ctx, t, env, canary, named) },
 		CounterProofs: []spec.Sabotage{{
-			Name:    "none",
-			Apply:   func(context.Context, *environment.Environment, *environment.Scope) error { return errors.New("not tried") },
+			Name: "none",
+			Apply: func(context.Context, *environment.Environment, *environment.Scope) error {
+				return errors.New("not tried")
+			},
 			Applied: func(context.Context, *environment.Environment) error { return nil },
 		}},
 	})
@@ -98,8 +100,10 @@ func leak(ctx context.Context, t spec.T, env *environment.Environment, canary, n
 	if _, err := w.Until(ctx, podEnds, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: ns, Name: "leak"}, wait.Field("status.phase", "Succeeded")); err != nil {
 		t.Broken(err)
 	}
-	t.Observe("the key is "+canary+", password: "+named, map[string]any{"said": canary, "password": named, "pod": pod,
-		"encoded": base64.StdEncoding.EncodeToString([]byte(canary)), "credentials": env.Config.KeyData})
+	t.Observe("the key is "+canary+", password: "+named, map[string]any{
+		"said": canary, "password": named, "pod": pod,
+		"encoded": base64.StdEncoding.EncodeToString([]byte(canary)), "credentials": env.Config.KeyData,
+	})
 	t.Errorf("a secret was said: %s, and password=%s, and %s", canary, named, env.Config.KeyData)
 }
 
