@@ -90,12 +90,24 @@ func (s *Store) findLayer(key string) *storedLayer {
 	return l
 }
 
-// putLayer writes the record of a layer whose image is in the store already.
+// putLayer keeps a layer, and the record of it: the image that it is for may come later.
 func (s *Store) putLayer(key, pin string, l v1.Layer) error {
 	digest, err1 := l.Digest()
 	diff, err2 := l.DiffID()
 	size, err3 := l.Size()
 	if err := errors.Join(err1, err2, err3); err != nil {
+		return fmt.Errorf("image store: %w", err)
+	}
+	if info, err := os.Stat(s.blobOf(digest)); err == nil && info.Size() != size {
+		if err := os.Remove(s.blobOf(digest)); err != nil { // cut short by a kill: it would be taken as it is
+			return fmt.Errorf("image store: %w", err)
+		}
+	}
+	blob, err := l.Compressed()
+	if err != nil {
+		return fmt.Errorf("image store: %w", err)
+	}
+	if err := s.layout.WriteBlob(digest, blob); err != nil {
 		return fmt.Errorf("image store: %w", err)
 	}
 	return writeJSON(s.layerRecord(key), &storedLayer{DigestOf: digest, DiffOf: diff, Bytes: size, Pin: pin})

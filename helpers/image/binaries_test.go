@@ -1,6 +1,7 @@
 package image
 
 import (
+	"context"
 	"maps"
 	"os"
 	"path/filepath"
@@ -152,6 +153,31 @@ func TestBinariesAreCompiledOnce(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, string(data), "go build -trimpath", "what is not whole is compiled again")
 	require.NotNil(t, w.Store.findLayer(key))
+}
+
+// What was compiled stays when the build is cut short before the image stands.
+func TestBinariesOfABuildThatIsCutShort(t *testing.T) {
+	files := maps.Clone(ownSource)
+	files["a/images.yaml"] = strings.Replace(good, "binaries: {own: /own}", "binaries: {own: /own}\n  base: r.example/b:1", 1)
+	files["b/images.yaml"] = "go: {binaries: {b: ./}}\nimages: [{name: 'r.example/b:1', binaries: {b: /b}}]\n"
+	files["b/go.mod"], files["b/main.go"] = "module example.org/b\n\ngo 1.26\n", hello
+	w := newWorkshop(t, files)
+	ctx, cancel := context.WithCancel(t.Context())
+	say := w.Progress
+	w.Progress = func(line string) {
+		say(line)
+		if strings.HasPrefix(line, "images: a built in") {
+			cancel()
+		}
+	}
+	w.useCache(t)
+	_, err := w.Build(ctx, own)
+	require.ErrorIs(t, err, context.Canceled)
+	require.NoError(t, os.Remove(w.log()))
+	w.Progress = say
+	_, err = w.build(t, own)
+	require.NoError(t, err)
+	require.NoFileExists(t, w.log(), "nothing of it was compiled again")
 }
 
 func goVersionOf(t *testing.T) string {

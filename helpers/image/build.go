@@ -234,7 +234,6 @@ func (r *building) finish(ctx context.Context, full string, jobs []*job, scratch
 	im := r.Set.images[full]
 	var seconds float64
 	var pin, drift string
-	var binaries map[string]string // name -> file
 	p := parts{scratch: scratch}
 	for _, j := range jobs {
 		if !j.serves(im) {
@@ -250,9 +249,6 @@ func (r *building) finish(ctx context.Context, full string, jobs []*job, scratch
 		if j.modules != nil {
 			p.modules = j.modules
 		}
-		if j.binaries != nil {
-			binaries = j.binaries
-		}
 		if j.wheels != nil {
 			p.wheels = j.wheels
 		}
@@ -263,9 +259,16 @@ func (r *building) finish(ctx context.Context, full string, jobs []*job, scratch
 			p.rootfs = j.rootfs
 		}
 	}
-	fresh, err := r.binariesOf(im, binaries, &p, &pin)
-	if err != nil {
-		return fmt.Errorf("%s: %w", full, err)
+	if len(im.Binaries) > 0 {
+		stored := r.Store.findLayer(r.binaryKeys[full])
+		if stored == nil {
+			return fmt.Errorf("%s: its binaries are gone from the store %s; run again", full, r.Store.dir)
+		}
+		var err error
+		if p.binaries, err = stored.layer(); err != nil {
+			return fmt.Errorf("%s: %w", full, err)
+		}
+		pin = stored.Pin
 	}
 	for _, need := range im.needs() {
 		if done, missing := r.done[need]; missing {
@@ -291,30 +294,10 @@ func (r *building) finish(ctx context.Context, full string, jobs []*job, scratch
 	if err := r.Store.put(img, b); err != nil {
 		return fmt.Errorf("%s: %w", full, err)
 	}
-	if fresh {
-		if err := r.Store.putLayer(r.binaryKeys[full], pin, p.binaries); err != nil {
-			return fmt.Errorf("%s: %w", full, err)
-		}
-	}
 	r.keep(b)
 	r.board.stands(b)
 	close(r.done[full])
 	return nil
-}
-
-// binariesOf has the layer of an image's binaries in p: that of the store, or a
-// fresh one of what was compiled.
-func (r *building) binariesOf(im declared, binaries map[string]string, p *parts, pin *string) (fresh bool, err error) {
-	if len(im.Binaries) == 0 {
-		return false, nil
-	}
-	if stored := r.Store.findLayer(r.binaryKeys[im.Name]); stored != nil {
-		*pin = stored.Pin
-		p.binaries, err = stored.layer()
-		return false, err
-	}
-	p.binaries, err = layer(im.binaryEntries(binaries), p.scratch)
-	return true, err
 }
 
 func (r *building) of(n string) *Built {

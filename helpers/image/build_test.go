@@ -53,6 +53,13 @@ func newWorkshop(t *testing.T, files map[string]string) *workshop {
 // throws away, so that the runtime is not compiled anew for each test.
 func (w *workshop) build(t *testing.T, names ...string) (map[string]*Built, error) {
 	t.Helper()
+	w.useCache(t)
+	w.said = nil
+	return w.Build(t.Context(), names...)
+}
+
+func (w *workshop) useCache(t *testing.T) {
+	t.Helper()
 	cache, err := exec.Command("go", "env", "GOCACHE").Output()
 	require.NoError(t, err)
 	require.NoError(t, os.MkdirAll(filepath.Join(w.CacheDir, "build"), 0o755))
@@ -60,8 +67,6 @@ func (w *workshop) build(t *testing.T, names ...string) (map[string]*Built, erro
 	if err != nil {
 		require.ErrorIs(t, err, fs.ErrExist)
 	}
-	w.said = nil
-	return w.Build(t.Context(), names...)
 }
 
 func (w *workshop) mustBuild(t *testing.T) map[string]*Built {

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -27,7 +28,6 @@ type job struct {
 	took     time.Duration
 	pin      string
 	drift    string
-	binaries map[string]string
 	modules  map[string]string
 	wheels   map[string]wheel
 	jars     map[string]jar
@@ -97,7 +97,8 @@ func (r *building) goJob(d *Declaration, binaries, modules []string, scratch str
 	j := &job{label: d.Component, in: d}
 	j.run = func(ctx context.Context, log io.Writer) error {
 		var pins []string
-		j.modules, j.binaries = map[string]string{}, map[string]string{}
+		var compiled map[string]string
+		j.modules = map[string]string{}
 		for _, m := range modules {
 			dir, pin, err := r.gotool.moduleDir(ctx, filepath.Join(d.Dir, declared{in: d}.goDir()), m, log)
 			if err != nil {
@@ -111,13 +112,33 @@ func (r *building) goJob(d *Declaration, binaries, modules []string, scratch str
 			if err != nil {
 				return err
 			}
-			j.binaries = files
 			pins = append(pins, pin)
+			compiled = files
 		}
 		j.pin = strings.Join(distinct(slices.DeleteFunc(pins, func(p string) bool { return p == "" })), ", ")
-		return nil
+		return errors.Join(r.keepBinaries(d, compiled, j.pin, scratch), os.RemoveAll(filepath.Join(scratch, d.Component)))
 	}
 	return j
+}
+
+// keepBinaries puts what was compiled into the store, as the layers of the images that want
+// it, before those have all that they wait for: a build that is cut short meanwhile compiles
+// nothing again.
+func (r *building) keepBinaries(d *Declaration, files map[string]string, pin, scratch string) error {
+	for name, key := range r.binaryKeys {
+		im := r.Set.images[name]
+		if im.in != d || len(files) == 0 || len(im.Binaries) == 0 || r.Store.findLayer(key) != nil {
+			continue
+		}
+		l, err := layer(im.binaryEntries(files), scratch)
+		if err != nil {
+			return err
+		}
+		if err := r.Store.putLayer(key, pin, l); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *building) rootfsJob(im declared, scratch string) *job {
