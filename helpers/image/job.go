@@ -25,13 +25,13 @@ type job struct {
 	done     chan struct{}
 
 	// results, once done
-	took     time.Duration
-	pin      string
-	drift    string
-	modules  map[string]string
-	wheels   map[string]wheel
-	jars     map[string]jar
-	rootfs   string
+	took    time.Duration
+	pin     string
+	drift   string
+	modules map[string]string
+	wheels  map[string]wheel
+	jars    map[string]jar
+	rootfs  string
 }
 
 func (j *job) serves(im declared) bool {
