@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/proving-ground/proving-ground/helpers/filelock"
@@ -133,17 +134,22 @@ func installable() error {
 	return nil
 }
 
+// installing lets one apt-get of this process run at a time; of others it waits for the lock.
+var installing sync.Mutex
+
 // Install installs Debian packages that are lacking, as root, without asking.
 func Install(ctx context.Context, log func(string), packages ...string) error {
 	if err := installable(); err != nil {
 		return fmt.Errorf("packages %s: %w", strings.Join(packages, " "), err)
 	}
+	installing.Lock()
+	defer installing.Unlock()
 	log("installing " + strings.Join(packages, " "))
 	for _, args := range [][]string{
 		{"update", "-q"},
 		append([]string{"install", "-q", "-y", "--no-install-recommends"}, packages...),
 	} {
-		cmd := exec.CommandContext(ctx, "apt-get", args...)
+		cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-o", "DPkg::Lock::Timeout=300"}, args...)...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("apt-get %s: %w:\n%s", strings.Join(args, " "), err, tail(out))
