@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -128,6 +129,7 @@ func TestInstall(t *testing.T) {
 		t.Skip(err)
 	}
 	bin := only(t, map[string]string{"apt-get": `
+shift 2
 echo "$DEBIAN_FRONTEND $@" >> "$0.told"
 if [ "$1" = "$FAIL" ]; then
 	i=0; while [ $i -lt 40 ]; do i=$((i+1)); echo "line $i"; done
@@ -149,6 +151,23 @@ fi
 		require.ErrorContains(t, err, "exit status 100:\nline 27\n", "the end only")
 		require.ErrorContains(t, err, "E: no such package")
 	}
+}
+
+// Two root file systems at once want the same package on a new machine.
+func TestInstallTakesTurns(t *testing.T) {
+	if err := installable(); err != nil {
+		t.Skip(err)
+	}
+	only(t, map[string]string{"apt-get": `
+if ! /bin/mkdir "$0.lock"; then echo 'E: Could not get lock' >&2; exit 100; fi
+i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done
+/bin/rmdir "$0.lock"
+`})
+	var group errgroup.Group
+	for range 4 {
+		group.Go(func() error { return Install(t.Context(), func(string) {}, "a") })
+	}
+	require.NoError(t, group.Wait())
 }
 
 func TestTail(t *testing.T) {
