@@ -162,7 +162,7 @@ func loadConfig(kubeconfig string) (*rest.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("environment: kubeconfig %s is not usable: %w", kubeconfig, err)
 	}
-	redact.Remember(config.BearerToken, config.Password)
+	redact.Remember(config.BearerToken, config.Password, string(config.KeyData))
 	config.QPS, config.Burst = clientQPS, clientBurst
 	config.UserAgent = "proving-ground"
 	return config, nil

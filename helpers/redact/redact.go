@@ -21,6 +21,7 @@ var secretTexts = []struct {
 	with    string
 }{
 	{regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)`), blank},
+	{regexp.MustCompile(`LS0tLS1CRUdJTi(?:BQUklWQVRF|BSU0EgUFJJVkFURSBLRVk|BFQyBQUklWQVRF|BPUEVOU1NIIFBSSVZBVEUg)[A-Za-z0-9+/=]*`), blank}, // the same in base64
 	{regexp.MustCompile(`(?i)(\bauthorization\W{1,4}(?:basic|bearer)\s+)[A-Za-z0-9._~+/=-]+`), "${1}" + blank},
 	{regexp.MustCompile(`(?i)(\bbearer\s+)[A-Za-z0-9._~+/=-]{16,}`), "${1}" + blank}, // shorter is a word, as in "invalid bearer token"
 	{regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*`), blank},

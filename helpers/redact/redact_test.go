@@ -2,6 +2,7 @@ package redact
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -41,17 +42,22 @@ func TestRedactKeys(t *testing.T) {
 
 func TestRedactTexts(t *testing.T) {
 	for text, want := range map[string]string{
-		"Authorization: Bearer abc.def-ghi":                 "Authorization: Bearer [redacted]",
-		"sent bearer  c2VjcmV0LXRva2Vu==, got 401":          "sent bearer  [redacted], got 401",
-		"Authorization: Basic dXNlcjpwYXNz":                 "Authorization: Basic [redacted]",
-		"the key\n" + pem + "\nand more":                    "the key\n[redacted]\nand more",
-		"cut: -----BEGIN PRIVATE KEY-----\nMIIEow":          "cut: [redacted]",
-		"two " + pem + " and " + pem + " keys":              "two [redacted] and [redacted] keys",
-		"a cookie of " + jwt + " here":                      "a cookie of [redacted] here",
-		"postgres://doc:hunter2@db:5432/doc?sslmode=off":    "postgres://doc:[redacted]@db:5432/doc?sslmode=off",
-		"https://ghp_x@host/path":                           "https://[redacted]@host/path",
-		"redis://:hunter2@redis:6379":                       "redis://:[redacted]@redis:6379",
-		"aws_access_key_id=AKIA1 aws_secret_access_key=x/y": "aws_access_key_id=AKIA1 aws_secret_access_key=[redacted]",
+		"Authorization: Bearer abc.def-ghi":                                "Authorization: Bearer [redacted]",
+		"sent bearer  c2VjcmV0LXRva2Vu==, got 401":                         "sent bearer  [redacted], got 401",
+		"Authorization: Basic dXNlcjpwYXNz":                                "Authorization: Basic [redacted]",
+		"the key\n" + pem + "\nand more":                                   "the key\n[redacted]\nand more",
+		"cut: -----BEGIN PRIVATE KEY-----\nMIIEow":                         "cut: [redacted]",
+		"two " + pem + " and " + pem + " keys":                             "two [redacted] and [redacted] keys",
+		"a cookie of " + jwt + " here":                                     "a cookie of [redacted] here",
+		"postgres://doc:hunter2@db:5432/doc?sslmode=off":                   "postgres://doc:[redacted]@db:5432/doc?sslmode=off",
+		"https://ghp_x@host/path":                                          "https://[redacted]@host/path",
+		"redis://:hunter2@redis:6379":                                      "redis://:[redacted]@redis:6379",
+		"aws_access_key_id=AKIA1 aws_secret_access_key=x/y":                "aws_access_key_id=AKIA1 aws_secret_access_key=[redacted]",
+		"key " + base64.StdEncoding.EncodeToString([]byte(pem)) + " of it": "key [redacted] of it",
+		"key " + base64.StdEncoding.EncodeToString([]byte("-----BEGIN EC PRIVATE KEY-----\nMIIE")) + " of it":      "key [redacted] of it",
+		"key " + base64.StdEncoding.EncodeToString([]byte("-----BEGIN PRIVATE KEY-----\nMIIE")) + " of it":         "key [redacted] of it",
+		"key " + base64.StdEncoding.EncodeToString([]byte("-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl")) + " of it": "key [redacted] of it",
+		"cert LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0t":                                                                "cert LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0t",
 		"password=hunter2 user=jo":                          "password=[redacted] user=jo",
 		"PGPASSWORD='hun ter2' psql":                        "PGPASSWORD=[redacted]' psql",
 		"DB_PASSWORD: hunter2\nDB_USER: jo":                 "DB_PASSWORD: [redacted]\nDB_USER: jo",

@@ -200,7 +200,7 @@ func (h *harness) cutShort(cut context.CancelCauseFunc, why error) {
 func (h *harness) finish(code int, closing error, closeJournal func() error) int {
 	lines := h.verdicts()
 	for _, line := range lines {
-		fmt.Println(line)
+		fmt.Println(redact.Text(line))
 	}
 	why := ""
 	switch {
@@ -212,10 +212,10 @@ func (h *harness) finish(code int, closing error, closeJournal func() error) int
 	h.record.add(journal.Entry{Kind: journal.RunEnd, Text: why})
 	err := errors.Join(closing, h.record.failure(), closeJournal())
 	if why != "" {
-		fmt.Fprintf(os.Stderr, "%s: %s\n", h.suite, why)
+		fmt.Fprintf(os.Stderr, "%s: %s\n", h.suite, redact.Text(why))
 	}
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", h.suite, err)
+		fmt.Fprintf(os.Stderr, "%s: %s\n", h.suite, redact.Text(err.Error()))
 	}
 	if code == 0 && (why != "" || err != nil) {
 		return exitFailed
@@ -285,7 +285,7 @@ func (s *site) reap() {
 	}
 }
 
-func (s *site) progress(line string) { fmt.Fprintf(os.Stderr, "%s: %s\n", s.suite, line) }
+func (s *site) progress(line string) { fmt.Fprintf(os.Stderr, "%s: %s\n", s.suite, redact.Text(line)) }
 
 func (s *site) close() error {
 	s.mu.Lock()

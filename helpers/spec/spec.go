@@ -7,12 +7,14 @@ package spec
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"testing"
 	"time"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/journal"
+	"github.com/proving-ground/proving-ground/helpers/redact"
 )
 
 // The risks of a specification, so that suites need not import environment for
@@ -156,7 +158,7 @@ func Run(t *testing.T, s Specification) {
 	name := t.Name()
 	h.lineUp(t, s.After, func(t *testing.T) {
 		h.begin(s.ID)
-		conclude(t, s.ID, h.carryOut(&s, name, t.Logf))
+		conclude(t, s.ID, h.carryOut(&s, name, func(format string, args ...any) { t.Logf("%s", redact.Text(fmt.Sprintf(format, args...))) }))
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/redact"
 )
 
 // Stage is a Need of one specification alone, such as an instance of the
@@ -38,7 +39,7 @@ func NewStage(t testing.TB, name string, build func(context.Context, *environmen
 		ctx, cancel := context.WithTimeout(context.Background(), stageLimit)
 		defer cancel()
 		if err := s.scope.Close(ctx); err != nil {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %s", name, redact.Text(err.Error()))
 		}
 	})
 	return s
