@@ -99,11 +99,16 @@ func (w *Waiter) watch(ctx context.Context, t Target, fresh bool, each func(*uns
 	}
 	v.leave()
 	from.mu.Lock()
-	defer from.mu.Unlock()
-	if from.refused != nil {
-		return nil, from.refused
+	refused := from.refused
+	from.mu.Unlock()
+	switch {
+	case refused != nil:
+		return nil, refused
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
 	}
-	return nil, context.Cause(ctx)
+	// Let in since: an API server that has just begun refuses everyone for a moment.
+	return w.watch(ctx, t, fresh, each)
 }
 
 // catchUp waits until an informer that ran already knows what the API knows

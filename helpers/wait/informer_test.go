@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/dynamic/dynamicinformer"
 	clienttesting "k8s.io/client-go/testing"
 )
 
@@ -124,6 +125,26 @@ func TestForbidden(t *testing.T) {
 		require.True(t, apierrors.IsForbidden(err), "%v", err)
 		require.ErrorContains(t, err, "for ConfigMap ns/a to have data.state=ready: it could not be watched: ")
 		require.ErrorContains(t, err, `user "jane" cannot list them`)
+	})
+}
+
+// An API server that has just begun refuses everyone for a moment: who comes to a watch
+// that was refused, and let in since, gets another.
+func TestRefusedAndLetInSince(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, config("a", "ready"))
+		resource, err := c.resource(one.Kind)
+		require.NoError(t, err)
+		key := watchKey{resource, one.Namespace}
+		refused := make(chan struct{})
+		close(refused)
+		c.watches[key] = &watch{
+			key: key, informer: dynamicinformer.NewFilteredDynamicSharedInformerFactory(c.dynamic, 0, one.Namespace, nil).ForResource(resource).Informer(),
+			stop: func() {}, views: map[*view]bool{}, denied: refused,
+		}
+		found, err := c.Until(t.Context(), limit, one, ready)
+		require.NoError(t, err)
+		require.Len(t, found, 1)
 	})
 }
 

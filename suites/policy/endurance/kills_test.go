@@ -74,6 +74,13 @@ func TestKills(t *testing.T) {
 		c.runs++
 		assert.False(t, p.alive(), "%d, %s after %s: a process of it runs on", n, k.name, at)
 		honest(t, p, code, c)
+		if k.signal == syscall.SIGKILL { // what nobody has taken back yet
+			stands, err := inventory(ctx, s.env)
+			require.NoError(t, err)
+			if len(differences(before, stands)) > 0 {
+				c.seen++
+			}
+		}
 		left, undone, err := s.left(ctx, before)
 		require.NoError(t, err, "%d, %s after %s", n, k.name, at)
 		c.undone += undone
@@ -90,6 +97,9 @@ func TestKills(t *testing.T) {
 			fmt.Printf("%d of %d killed, %d left something\n", n+1, *kills, total(tally))
 		}
 	}
+	if c := tally["SIGKILL"]; c != nil {
+		assert.NotZero(t, c.seen, "no run that was killed left anything to be taken back: would it be seen?")
+	}
 	last := s.start(t, ctx, short...)
 	assert.Zero(t, last.wait(), "a whole run after all of them: %s", last.out.String())
 	files, err := os.ReadDir(s.temp)
@@ -103,7 +113,7 @@ func TestKills(t *testing.T) {
 }
 
 // count is what came of one way to be killed.
-type count struct{ runs, whole, reaped, undone, left int }
+type count struct{ runs, whole, reaped, undone, seen, left int }
 
 func total(tally map[string]*count) (left int) {
 	for _, c := range tally {
