@@ -162,19 +162,10 @@ func TestBinariesOfABuildThatIsCutShort(t *testing.T) {
 	files["b/images.yaml"] = "go: {binaries: {b: ./}}\nimages: [{name: 'r.example/b:1', binaries: {b: /b}}]\n"
 	files["b/go.mod"], files["b/main.go"] = "module example.org/b\n\ngo 1.26\n", hello
 	w := newWorkshop(t, files)
-	ctx, cancel := context.WithCancel(t.Context())
-	say := w.Progress
-	w.Progress = func(line string) {
-		say(line)
-		if strings.HasPrefix(line, "images: a built in") {
-			cancel()
-		}
-	}
 	w.useCache(t)
-	_, err := w.Build(ctx, own)
+	_, err := w.Build(w.cutAt(t, "images: a built in"), own)
 	require.ErrorIs(t, err, context.Canceled)
 	require.NoError(t, os.Remove(w.log()))
-	w.Progress = say
 	_, err = w.build(t, own)
 	require.NoError(t, err)
 	require.NoFileExists(t, w.log(), "nothing of it was compiled again")

@@ -69,6 +69,20 @@ func (w *workshop) useCache(t *testing.T) {
 	}
 }
 
+// cutAt is a context that ends when the build says a line that begins so.
+func (w *workshop) cutAt(t *testing.T, line string) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	say := w.Progress
+	w.Progress = func(said string) {
+		say(said)
+		if strings.HasPrefix(said, line) {
+			cancel()
+		}
+	}
+	return ctx
+}
+
 func (w *workshop) mustBuild(t *testing.T) map[string]*Built {
 	t.Helper()
 	built, err := w.build(t, top)
@@ -175,15 +189,7 @@ func TestBuildThatFails(t *testing.T) {
 
 func TestBuildEndsWithItsContext(t *testing.T) {
 	w := newWorkshop(t, ownSource)
-	ctx, cancel := context.WithCancel(t.Context())
-	say := w.Progress
-	w.Progress = func(line string) {
-		say(line)
-		if strings.HasPrefix(line, "images: building") {
-			cancel()
-		}
-	}
-	_, err := w.Build(ctx, top)
+	_, err := w.Build(w.cutAt(t, "images: building"), top)
 	require.ErrorIs(t, err, context.Canceled)
 	for _, name := range w.Set.Names() {
 		keys, err := w.Set.keys("go1")
@@ -192,7 +198,6 @@ func TestBuildEndsWithItsContext(t *testing.T) {
 		require.NoError(t, err)
 		require.Nil(t, found)
 	}
-	w.Progress = say
 	require.Equal(t, "hello\n", w.output(t, w.mustBuild(t)[own]), "the next one goes through")
 }
 
