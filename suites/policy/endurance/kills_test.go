@@ -94,7 +94,7 @@ func TestKills(t *testing.T) {
 			require.NoError(t, err)
 		}
 		if n%20 == 19 {
-			fmt.Printf("%d of %d killed, %d left something\n", n+1, *kills, total(tally))
+			t.Logf("%d of %d killed, %d left something", n+1, *kills, total(tally))
 		}
 	}
 	if c := tally["SIGKILL"]; c != nil {
@@ -106,10 +106,10 @@ func TestKills(t *testing.T) {
 	require.NoError(t, err)
 	for _, name := range slices.Sorted(maps.Keys(tally)) {
 		c := tally[name]
-		fmt.Printf("%-9s %3d runs: %3d ended whole, %3d had something for the next start to take back (%d objects), %d left something\n",
+		t.Logf("%-9s %3d runs: %3d ended whole, %3d had something for the next start to take back (%d objects), %d left something",
 			name, c.runs, c.whole, c.reaped, c.undone, c.left)
 	}
-	fmt.Printf("a whole run takes %s; %d files are left in the temporary directory\n", length.Round(time.Millisecond), len(files))
+	t.Logf("a whole run takes %s; %d files are left in the temporary directory", length.Round(time.Millisecond), len(files))
 }
 
 // count is what came of one way to be killed.

@@ -41,10 +41,10 @@ func TestRepeats(t *testing.T) {
 		if d := flakes(seen); len(d) > 0 {
 			t.Logf("run %d:\n%s", n+1, p.out.String())
 		}
-		fmt.Printf("%d of %d: %s, %d clauses, of which differ: %v\n", n+1, *repeats, took[n].Round(time.Millisecond), len(verdicts), flakes(seen))
+		t.Logf("%d of %d: %s, %d clauses, of which differ: %v", n+1, *repeats, took[n].Round(time.Millisecond), len(verdicts), flakes(seen))
 	}
 	slices.Sort(took)
-	fmt.Printf("%d runs of %d clauses: %s at least, %s in the middle, %s at most\n", len(took), len(seen), took[0], took[len(took)/2], took[len(took)-1])
+	t.Logf("%d runs of %d clauses: %s at least, %s in the middle, %s at most", len(took), len(seen), took[0], took[len(took)/2], took[len(took)-1])
 	assert.Empty(t, flakes(seen))
 }
 
@@ -65,7 +65,7 @@ func TestTwoAtOnce(t *testing.T) {
 		note(seen, verdicts)
 		assert.Zero(t, code, p.out.String())
 		assert.Zero(t, r.ExitCode(), r.Headline)
-		fmt.Printf("%s: %s; faults killed %d, survived %d, void %d\n", time.Since(p.began).Round(time.Second), r.Headline, r.Totals.Killed, r.Totals.Survived, r.Totals.VoidFaults)
+		t.Logf("%s: %s; faults killed %d, survived %d, void %d", time.Since(p.began).Round(time.Second), r.Headline, r.Totals.Killed, r.Totals.Survived, r.Totals.VoidFaults)
 	}
 	assert.Empty(t, flakes(seen))
 	left, _, err := s.left(context.WithoutCancel(t.Context()), before)

@@ -4,7 +4,6 @@ package endurance
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -65,7 +64,7 @@ func TestRestarts(t *testing.T) {
 				assert.False(t, strings.HasPrefix(v, string(journal.Refuted)), "%s: %s, and it was the %s", id, v, c.name)
 				assert.NotContains(t, v, "survived", id)
 			}
-			fmt.Printf("%s restarted: exit code %d after %s: %v\n", c.name, code, time.Since(p.began).Round(time.Second), verdicts)
+			t.Logf("%s restarted: exit code %d after %s: %v", c.name, code, time.Since(p.began).Round(time.Second), verdicts)
 			assert.Contains(t, []int{0, 1}, code, "it broke down: 2 is a panic's")
 			if t.Failed() {
 				t.Log(p.out.String())

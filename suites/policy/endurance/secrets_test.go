@@ -9,7 +9,6 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -163,7 +162,7 @@ func TestSecretsStayInside(t *testing.T) {
 	}
 	assert.NotZero(t, logs, "the pod's log was to be dumped: %v", len(artefacts))
 	assert.NotZero(t, seen, "nothing was blanked: were they said at all?")
-	fmt.Printf("%d secrets looked for in %d artefacts of %d bytes, %d of them logs; blanked %d times\n", len(secrets), len(artefacts), size, logs, seen)
+	t.Logf("%d secrets looked for in %d artefacts of %d bytes, %d of them logs; blanked %d times", len(secrets), len(artefacts), size, logs, seen)
 }
 
 // everything is the text of every file below a directory, and of those in its archives.
