@@ -39,8 +39,9 @@ type logSource func(ctx context.Context, namespace, pod string, options *corev1.
 // each namespace its events, pods and the last 200 lines of every container's
 // log, of its previous life too. Without namespaces it takes those that this run
 // made. Secrets are never read; values in a pod's environment whose name looks
-// secret are left out, and what looks like a secret in a text is blanked. Best effort: it goes on after errors and returns them
-// all. It takes two minutes at most.
+// secret are left out, and what looks like a secret in a text is blanked. Best
+// effort: it goes on after errors and returns them all. It takes two minutes at
+// most.
 func (e *Environment) Dump(ctx context.Context, dir string, namespaces ...string) error {
 	core, err := typedcorev1.NewForConfig(e.Config)
 	if err != nil {

@@ -94,9 +94,12 @@ func rememberSecret(obj client.Object) {
 		if o.GetKind() != "Secret" || runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &secret) != nil {
 			return
 		}
+	default:
+		return
 	}
+	values := slices.Collect(maps.Values(secret.StringData))
 	for _, value := range secret.Data {
-		redact.Remember(string(value))
+		values = append(values, string(value))
 	}
-	redact.Remember(slices.Collect(maps.Values(secret.StringData))...)
+	redact.Remember(values...)
 }

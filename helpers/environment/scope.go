@@ -83,6 +83,7 @@ func (s *Scope) Defer(name string, fn func(context.Context) error) error {
 // Create makes an object, marked with the run; Close deletes it. An object that
 // is there already is an error, and left alone. GenerateName is resolved here.
 func (s *Scope) Create(ctx context.Context, obj client.Object) error {
+	rememberSecret(obj)
 	return s.do("create", func() error {
 		if obj.GetName() == "" && obj.GetGenerateName() != "" {
 			obj.SetName(generateName(obj.GetGenerateName()))
@@ -93,7 +94,6 @@ func (s *Scope) Create(ctx context.Context, obj client.Object) error {
 
 // create writes the intent, makes the object and notes what came of it.
 func (s *Scope) create(obj client.Object, put func() error) error {
-	rememberSecret(obj)
 	e, l, err := s.entry(opCreate, obj)
 	if err != nil {
 		return err

@@ -78,7 +78,8 @@ waivers: [{id: POL-025, reason: no engine, expires: 2099-01-31}]
 func TestBadInputs(t *testing.T) {
 	specifications, err := os.ReadFile("../../../docs/specifications.md")
 	require.NoError(t, err)
-	page := filepath.Join(mustAbs(t, "../../../docs"), "bad-inputs.md")
+	page, err := filepath.Abs("../../../docs/bad-inputs.md") // each row has a working directory of its own
+	require.NoError(t, err)
 	var out strings.Builder
 	rows := 0
 	for _, group := range badInputs {
@@ -142,13 +143,6 @@ func mistake(c badInput) string {
 // cell is a text as a cell of a table of Markdown.
 func cell(text string) string {
 	return strings.NewReplacer("|", `\|`, "\n", "<br>", "\t", " ").Replace(text)
-}
-
-func mustAbs(t *testing.T, path string) string {
-	t.Helper()
-	abs, err := filepath.Abs(path)
-	require.NoError(t, err)
-	return abs
 }
 
 func write(t *testing.T, root, file, text string) {

@@ -38,9 +38,7 @@ func project(t *testing.T) string {
 		"suites/mesh/main_test.go":                    "package mesh\n",
 		"suites/notasuite/x.go":                       "package notasuite\n",
 	} {
-		path := filepath.Join(root, file)
-		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
-		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+		write(t, root, file, text)
 	}
 	t.Chdir(root)
 	t.Setenv("GROUND_CACHE", filepath.Join(root, "cache"))
