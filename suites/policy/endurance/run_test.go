@@ -18,6 +18,7 @@ import (
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/report"
+	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
 // site is a cluster that is up, and the policy suite as a program.
@@ -108,5 +109,16 @@ func (p *process) verdicts() (map[string]string, *report.Report, error) {
 	return out, r, nil
 }
 
-// alive says whether anything of the process's group still runs.
-func (p *process) alive() bool { return syscall.Kill(-p.cmd.Process.Pid, 0) == nil }
+// groupEnds is for what a killed run had asked, such as git for the commit, to answer
+// nobody and end by itself; nothing that a run starts for longer ends in it.
+var groupEnds = wait.Timeout{Name: "groupEnds", D: time.Second}
+
+// gone waits for the last of the process's group to end.
+func (p *process) gone(ctx context.Context) error {
+	return wait.Answers(ctx, groupEnds, "the run's process group to end", func(context.Context) (string, error) {
+		if syscall.Kill(-p.cmd.Process.Pid, 0) == nil {
+			return "a process of it runs on", nil
+		}
+		return "", nil
+	})
+}
