@@ -97,7 +97,7 @@ func TestLoadProfile(t *testing.T) {
 		require.Equal(t, ceiling, p.RiskCeiling)
 	}
 	_, err = LoadProfile(root, "stagin")
-	require.ErrorContains(t, err, `did you mean "staging"?; there are kind-look, kind, production, staging`)
+	require.ErrorContains(t, err, `did you mean "staging"?; there are kind-look, kind-second, kind-staging, kind, production, staging`)
 	_, err = LoadProfile(root, "../environments/kind")
 	require.ErrorContains(t, err, "no such profile")
 

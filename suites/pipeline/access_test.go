@@ -30,8 +30,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
-	"github.com/proving-ground/proving-ground/helpers/evidence"
 	"github.com/proving-ground/proving-ground/helpers/journal"
+	"github.com/proving-ground/proving-ground/helpers/report"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/wait"
 )
@@ -82,7 +82,7 @@ func mayWrite() spec.Sabotage {
 
 func proveReadOnly(ctx context.Context, t spec.T, env *environment.Environment, how looking) {
 	since := time.Now()
-	kubeconfig, err := accountConfig(ctx, env)
+	kubeconfig, err := accountConfig(ctx, env, account)
 	spec.Check(t, err)
 	defer os.RemoveAll(filepath.Dir(kubeconfig))
 	profile, err := environment.LoadProfile(env.Root, lookProfile)
@@ -153,32 +153,38 @@ func attempts(ctx context.Context, env *environment.Environment) map[string]erro
 // came to.
 func lookThrough(ctx context.Context, t spec.T, root, kubeconfig string) string {
 	t.Helper()
-	run := "look-" + utilrand.String(6)
-	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-run", "^(TestInventory|TestRBAC)$", "./suites/policy")
-	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "GROUND_PROFILE="+lookProfile, environment.KubeconfigVariable+"="+kubeconfig, "GROUND_RUN_ID="+run, "GROUND_COUNTERPROOF=false")
-	out, err := cmd.CombinedOutput()
-	dir := environment.RunDir(root, run)
-	defer os.RemoveAll(dir)
-	e, gathered := evidence.Gather(root, dir)
-	if gathered != nil {
-		t.Broken(fmt.Errorf("%w: go test: %w: %s", gathered, err, out))
-	}
+	suite, out := given(ctx, t, root, kubeconfig, lookProfile, "-run", "^(TestInventory|TestRBAC)$")
 	came := map[string]journal.Outcome{}
-	for _, s := range e.Report.Suites {
-		for _, c := range s.Clauses {
-			came[c.ID] = c.Outcome
-			if c.ID == "POL-024" {
-				assert.Contains(t, c.Reason, "above the risk ceiling", "why POL-024, which asks by POST, is not tried")
-			}
+	for _, c := range suite.Clauses {
+		came[c.ID] = c.Outcome
+		if c.ID == "POL-024" {
+			assert.Contains(t, c.Reason, "above the risk ceiling", "why POL-024, which asks by POST, is not tried")
 		}
 	}
 	require.Equal(t, map[string]journal.Outcome{"POL-020": journal.Proved, "POL-024": journal.Inconclusive}, came, "verdicts of a run that only looks: %s", out)
 	return "a run by that account proved POL-020, and left POL-024, which is above its ceiling"
 }
 
-// accountConfig is a kubeconfig of the account, good for an hour.
-func accountConfig(ctx context.Context, env *environment.Environment) (file string, err error) {
+// given runs the policy suite on the cluster that a kubeconfig leads to, in a process of
+// its own, and gives what its journal says and what it printed.
+func given(ctx context.Context, t spec.T, root, kubeconfig, profile string, args ...string) (*report.Suite, string) {
+	t.Helper()
+	run := "given-" + utilrand.String(6)
+	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-count=1", "./suites/policy"}, args...)...)
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "GROUND_PROFILE="+profile, environment.KubeconfigVariable+"="+kubeconfig, "GROUND_RUN_ID="+run, "GROUND_COUNTERPROOF=false")
+	out, err := cmd.CombinedOutput()
+	dir := environment.RunDir(root, run)
+	defer os.RemoveAll(dir)
+	r, read := report.Load(dir)
+	if read != nil || len(r.Suites) != 1 {
+		t.Broken(fmt.Errorf("%w: the journal of go test: %w: %s", read, err, out))
+	}
+	return &r.Suites[0], string(out)
+}
+
+// accountConfig is a kubeconfig of one of the accounts of rbac/, good for an hour.
+func accountConfig(ctx context.Context, env *environment.Environment, account string) (file string, err error) {
 	sa := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: accessNamespace, Name: account}}
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: ptr.To(int64(3600))}}
 	if err := env.Client().SubResource("token").Create(ctx, sa, request); err != nil {

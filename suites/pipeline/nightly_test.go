@@ -1,0 +1,135 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"sigs.k8s.io/yaml"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/journal"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+)
+
+const (
+	nightAccount = "staging"
+	nightProfile = "kind-staging" // staging's ceiling and times, for the cluster that is here
+)
+
+// nightly are the clauses that a night proves here: those of policy that share the cluster
+// with the proof that asks for them. The others take the cluster for themselves.
+var (
+	nightlyTests = []string{
+		"-run", "^Test(PrivilegedContainers|NonRootUsers|ResourceLimits|NoLatestTag|TrustedRegistries|HostNamespaces|RequiredLabels|ReadOnlyRootFilesystem|ProductionReplicas|ImagePullPolicy|Inventory|DryRun|NetworkPolicies|RBAC)$",
+	}
+	nightlyClauses = []string{
+		"POL-001", "POL-002", "POL-003", "POL-004", "POL-005", "POL-006", "POL-007", "POL-008", "POL-009", "POL-010", "POL-020", "POL-022", "POL-023", "POL-024",
+	}
+)
+
+// night is what a schedule of GitLab's runs, and by what profile.
+type night struct {
+	pipeline, makefile string // the files' text
+	profile            string
+	args               []string
+}
+
+// TestNightly proves PIP-002: what is scheduled leaves nothing out that staging's ceiling
+// allows, and compresses no time; and a run by staging's account does so.
+func TestNightly(t *testing.T) {
+	root, err := environment.ProjectRoot()
+	require.NoError(t, err)
+	text := func(name string) string {
+		data, err := os.ReadFile(filepath.Join(root, name))
+		require.NoError(t, err)
+		return string(data)
+	}
+	n := night{pipeline: text(".gitlab-ci.yml"), makefile: text("Makefile"), profile: nightProfile, args: nightlyTests}
+	edited := func(name, kills string, at func(*night) *string, old, with string) spec.Sabotage {
+		return spec.Edited(name, kills, &n, func(n *night) {
+			require.Contains(t, *at(n), old, "what the fault changes")
+			*at(n) = strings.Replace(*at(n), old, with, 1)
+		})
+	}
+	pipeline := func(n *night) *string { return &n.pipeline }
+	makefile := func(n *night) *string { return &n.makefile }
+	spec.Run(t, spec.Specification{
+		ID: "PIP-002", Risk: spec.Namespaced, Needs: []spec.Need{access, policies, docuthinker}, Timeout: 10 * time.Minute,
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { n.prove(ctx, t, env) },
+		CounterProofs: []spec.Sabotage{
+			edited("by no schedule", `job nightly runs by the schedule nightly`, pipeline, `$SCHEDULE == "nightly"`, `$SCHEDULE == "never"`),
+			edited("ended before it can be through", `job nightly has the time`, pipeline, "timeout: 12 hours", "timeout: 2 hours"),
+			edited("without counter-proofs", `make nightly runs every suite with counter-proofs`, makefile, "verify -p $(PROFILE) --counterproof\n\t$(GROUND) evidence", "verify -p $(PROFILE)\n\t$(GROUND) evidence"),
+			edited("one suite only", `make nightly runs every suite with counter-proofs`, makefile, "verify -p $(PROFILE) --counterproof\n\t$(GROUND) evidence", "verify -p $(PROFILE) --counterproof policy\n\t$(GROUND) evidence"),
+			spec.Edited("times compressed", `the platform's own times`, &n, func(n *night) { n.args = append(slices.Clone(n.args), "-args", "-timescale", "60") }),
+			spec.Edited("the ceiling of who only looks", `the ceiling of staging`, &n, func(n *night) { n.profile = lookProfile }),
+			spec.Edited("a proof left out", `clauses that the ceiling allows`, &n, func(n *night) { n.args = append(slices.Clone(n.args), "-skip", "^TestRBAC$") }),
+			spec.Harmless(edited("more time", "", pipeline, "timeout: 12 hours", "timeout: 14 hours")),
+		},
+	})
+}
+
+func (n night) prove(ctx context.Context, t spec.T, env *environment.Environment) {
+	n.scheduled(ctx, t, env)
+	staging, err := environment.LoadProfile(env.Root, "staging")
+	spec.Check(t, err)
+	kubeconfig, err := accountConfig(ctx, env, nightAccount)
+	spec.Check(t, err)
+	defer os.RemoveAll(filepath.Dir(kubeconfig))
+	begin := time.Now()
+	suite, out := given(ctx, t, env.Root, kubeconfig, n.profile, n.args...)
+	require.NotNil(t, suite.Start, "the run never began: %s", out)
+	require.Equal(t, staging.RiskCeiling.String(), suite.Start.RiskCeiling, "the ceiling of staging")
+	require.InDelta(t, 1, staging.TimeScale, 0, "the platform's own times, in the profile of staging")
+	require.InDelta(t, 1, suite.Start.TimeScale, 0, "the platform's own times")
+	var came []string
+	for _, c := range suite.Clauses {
+		assert.Equal(t, journal.Proved, c.Outcome, "%s on staging: %s: %s", c.ID, c.Reason, c.Detail)
+		came = append(came, c.ID)
+	}
+	slices.Sort(came)
+	require.Equal(t, nightlyClauses, came, "clauses that the ceiling allows, and that the run came to")
+	t.Observe(fmt.Sprintf("scheduled with all suites and their counter-proofs; a run by staging's account, at the platform's own times, proved the %d clauses it was given in %s",
+		len(came), time.Since(begin).Round(time.Second)), nil)
+}
+
+// scheduled: the pipeline's job runs by its schedule, and its make target all suites.
+func (n night) scheduled(ctx context.Context, t spec.T, env *environment.Environment) {
+	t.Helper()
+	var jobs map[string]any
+	spec.Check(t, yaml.Unmarshal([]byte(n.pipeline), &jobs))
+	text, err := yaml.Marshal(jobs["nightly"])
+	spec.Check(t, err)
+	var nightly struct {
+		Script  []string `json:"script"`
+		Timeout string   `json:"timeout"`
+		Rules   []struct {
+			If string `json:"if"`
+		} `json:"rules"`
+	}
+	spec.Check(t, yaml.Unmarshal(text, &nightly))
+	require.Equal(t, []string{"make nightly"}, nightly.Script, "job nightly runs make nightly")
+	require.Len(t, nightly.Rules, 1, "job nightly runs by the schedule nightly")
+	require.Equal(t, `$CI_PIPELINE_SOURCE == "schedule" && $SCHEDULE == "nightly"`, nightly.Rules[0].If, "job nightly runs by the schedule nightly")
+	var hours int
+	_, err = fmt.Sscanf(nightly.Timeout, "%d hours", &hours)
+	require.NoError(t, err, "job nightly has the time: %s", nightly.Timeout)
+	// The six scenarios of load alone take three hours and nine minutes: PRF-001…006.
+	require.GreaterOrEqual(t, hours, 4, "job nightly has the time that the scenarios of load take")
+
+	made := exec.CommandContext(ctx, "make", "-n", "-s", "-C", env.Root, "-f", "-", "nightly")
+	made.Stdin = strings.NewReader(n.makefile)
+	said, err := made.CombinedOutput()
+	require.NoError(t, err, "make nightly: %s", said)
+	first, _, _ := strings.Cut(string(said), "\n")
+	require.Equal(t, "go run ./helpers/cmd/ground verify -p staging --counterproof", strings.TrimSpace(first), "make nightly runs every suite with counter-proofs")
+}
