@@ -125,11 +125,11 @@ func TestExamine(t *testing.T) {
 func TestErrors(t *testing.T) {
 	answers := func(flag string, share float64) Query {
 		return func(_ context.Context, query string) ([]Sample, error) {
-			assert.Contains(t, query, `destination_workload_namespace="shop"`)
+			assert.Contains(t, query, `destination_service_namespace="shop"`)
 			if strings.Contains(query, "response_code") {
-				return []Sample{{map[string]string{"destination_workload": "backend", "response_code": "503", "response_flags": flag}, 10 * share}}, nil
+				return []Sample{{map[string]string{"destination_service_name": "backend", "response_code": "503", "response_flags": flag}, 10 * share}}, nil
 			}
-			return []Sample{{map[string]string{"destination_workload": "backend"}, 10}}, nil
+			return []Sample{{map[string]string{"destination_service_name": "backend"}, 10}}, nil
 		}
 	}
 	for name, c := range map[string]struct {
@@ -156,4 +156,35 @@ func TestErrors(t *testing.T) {
 	found, err := Examine(t.Context(), on(t, service), "shop", func(context.Context, string) ([]Sample, error) { return nil, errors.New("it is down") })
 	require.ErrorContains(t, err, "doctor: errors: it is down")
 	assert.Len(t, found, 1, "the other cases are told all the same")
+}
+
+// The next command has the revision before again where there is one, by Helm where the
+// workload is Helm's.
+func TestUndo(t *testing.T) {
+	const owner = "controller: true, apiVersion: apps/v1"
+	set := func(name string) string {
+		return "{apiVersion: apps/v1, kind: ReplicaSet, metadata: {name: " + name + ", ownerReferences: [{kind: Deployment, name: backend, uid: d, " + owner + "}]}}"
+	}
+	deployment := func(annotations string) string {
+		return "{apiVersion: apps/v1, kind: Deployment, metadata: {name: backend, uid: d, annotations: {" + annotations + "}}}"
+	}
+	broken := strings.Replace(pod(`{containerStatuses: [{name: app, image: a:1, state: {waiting: {reason: ImagePullBackOff}}}]}`),
+		"labels:", "ownerReferences: [{kind: ReplicaSet, name: backend-2, uid: r, "+owner+"}], labels:", 1)
+	const undo = "kubectl -n shop rollout undo deployment/backend"
+	for name, c := range map[string]struct {
+		objects   []string
+		want, not string
+	}{
+		"past Helm":          {[]string{deployment(""), set("backend-1"), set("backend-2")}, "to have the revision before: " + undo, "helm"},
+		"Helm's":             {[]string{deployment("meta.helm.sh/release-name: shop-web"), set("backend-1"), set("backend-2")}, "to have the revision before: helm rollback shop-web -n shop; in an emergency, past Helm and Flagger: " + undo, "?"},
+		"the first revision": {[]string{deployment(""), set("backend-2")}, "describe pod backend-1", "revision before"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			found, err := Examine(t.Context(), on(t, append(c.objects, broken)...), "shop", nil)
+			require.NoError(t, err)
+			require.Len(t, found, 1)
+			assert.Contains(t, found[0].Next, c.want)
+			assert.NotContains(t, found[0].Next, c.not)
+		})
+	}
 }

@@ -47,44 +47,45 @@ var flags = map[string]struct{ cause, next string }{
 	"FI":  {"a fault that was put in on purpose answers", "get virtualservices -o yaml"},
 }
 
-// errors are the workloads that answer with errors, by why.
+// errors are the services whose answers are errors, by why. By the service, not by the
+// workload: what a caller's sidecar answers itself never came to one.
 func (p *patient) errors(ctx context.Context) (found []Finding, err error) {
 	if p.query == nil {
 		return nil, nil
 	}
-	const series = `istio_requests_total{destination_workload_namespace=%q,reporter="source"%s}[5m]`
+	const series = `istio_requests_total{destination_service_namespace=%q,reporter="source"%s}[5m]`
 	by := func(labels, more string) string {
 		return fmt.Sprintf("sum by ("+labels+") (rate("+series+"))", p.namespace, more)
 	}
-	whole, err := p.query(ctx, by("destination_workload", ""))
+	whole, err := p.query(ctx, by("destination_service_name", ""))
 	if err != nil {
 		return nil, err
 	}
-	wrong, err := p.query(ctx, by("destination_workload, response_code, response_flags", `,response_code=~"5.."`))
+	wrong, err := p.query(ctx, by("destination_service_name, response_code, response_flags", `,response_code=~"5.."`))
 	if err != nil {
 		return nil, err
 	}
 	of := map[string]float64{}
 	for _, s := range whole {
-		of[s.Labels["destination_workload"]] = s.Value
+		of[s.Labels["destination_service_name"]] = s.Value
 	}
 	slices.SortFunc(wrong, func(a, b Sample) int { return strings.Compare(key(a), key(b)) })
 	for _, s := range wrong {
-		workload, code, flag := s.Labels["destination_workload"], s.Labels["response_code"], s.Labels["response_flags"]
-		if of[workload] == 0 || s.Value/of[workload] <= errorsMost {
+		service, code, flag := s.Labels["destination_service_name"], s.Labels["response_code"], s.Labels["response_flags"]
+		if of[service] == 0 || s.Value/of[service] <= errorsMost {
 			continue
 		}
-		cause, next := "it answers so itself", p.kubectl("logs deployment/%s | grep -i error", workload)
+		cause, next := "it answers so itself", p.kubectl("logs service/%s | grep -i error", service)
 		if known, is := flags[flag]; is {
 			cause, next = known.cause, p.kubectl("%s", known.next)
 		}
 		found = append(found, Finding{
-			Object: p.object("Deployment", workload), Cause: fmt.Sprintf("%.1f %% of its answers in five minutes were %s: %s", 100*s.Value/of[workload], code, cause), Next: next,
+			Object: p.object("Service", service), Cause: fmt.Sprintf("%.1f %% of its answers in five minutes were %s: %s", 100*s.Value/of[service], code, cause), Next: next,
 		})
 	}
 	return found, nil
 }
 
 func key(s Sample) string {
-	return s.Labels["destination_workload"] + s.Labels["response_code"] + s.Labels["response_flags"]
+	return s.Labels["destination_service_name"] + s.Labels["response_code"] + s.Labels["response_flags"]
 }

@@ -93,7 +93,13 @@ func memory(pod *corev1.Pod, container string) string {
 	return "?"
 }
 
-// undo is how the workload of a pod has its revision before again, where there is one.
+// helmRelease is where Helm writes down whose an object is:
+// https://github.com/helm/helm/blob/main/pkg/action/validate.go. Its rollback without a
+// number goes back by one revision.
+const helmRelease = "meta.helm.sh/release-name"
+
+// undo is how the workload of a pod has its revision before again, where there is one: by
+// Helm where the workload is a release's, else past it.
 func (p *patient) undo(ctx context.Context, pod *corev1.Pod) string {
 	owner := metav1.GetControllerOf(pod)
 	if owner == nil || owner.Kind != "ReplicaSet" {
@@ -120,7 +126,12 @@ func (p *patient) undo(ctx context.Context, pod *corev1.Pod) string {
 	if revisions < 2 {
 		return ""
 	}
-	return p.kubectl("rollout undo deployment/%s", of.Name)
+	undo := p.kubectl("rollout undo deployment/%s", of.Name)
+	var deployment appsv1.Deployment
+	if err := p.client.Get(ctx, client.ObjectKey{Namespace: p.namespace, Name: of.Name}, &deployment); err != nil || deployment.Annotations[helmRelease] == "" {
+		return undo
+	}
+	return fmt.Sprintf("helm rollback %s -n %s; in an emergency, past Helm and Flagger: %s", deployment.Annotations[helmRelease], p.namespace, undo)
 }
 
 // denied is how the API server tells of a webhook's refusal, and Gatekeeper of the constraint.

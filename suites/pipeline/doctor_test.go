@@ -1,8 +1,10 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -13,6 +15,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -21,17 +24,19 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/doctor"
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/platform"
+	"github.com/proving-ground/proving-ground/helpers/probe"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
 const (
-	istio   platform.Component = "istio"
-	flagger platform.Component = "flagger"
+	istio      platform.Component = "istio"
+	flagger    platform.Component = "flagger"
+	prometheus platform.Component = "prometheus"
 )
 
 var (
-	toldTimeout  = wait.Timeout{Name: "causeNamed", D: 45 * time.Second}
+	toldTimeout  = wait.Timeout{Name: "causeNamed", D: 90 * time.Second}
 	readyTimeout = wait.Timeout{Name: "deploymentReady", D: 90 * time.Second}
 )
 
@@ -39,9 +44,11 @@ var (
 type illness struct {
 	name    string
 	objects []string // one YAML document each
+	then    string   // what the first of them becomes when it has rolled out
 	strict  bool     // policies come to the namespace when the objects stand already
 	in      string   // the case of the runbook
 	cause   string   // regular expression
+	next    string   // what the next command must say besides
 }
 
 // deployment is the platform's own image, with a change of its container.
@@ -55,23 +62,40 @@ func deployment(change string) string {
 const (
 	service = `{apiVersion: v1, kind: Service, metadata: {name: backend}, spec: {selector: {app: backend}, ports: [{port: 80}]}}`
 	route   = `{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {hosts: [shop.example], http: [{route: [{destination: {host: %s}}]}]}}`
+	aborted = `{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: backend}, spec: {hosts: [backend], http: [{fault: {abort: {httpStatus: 503, percentage: {value: %s}}}, route: [{destination: {host: backend}}]}]}}`
 	canary  = `{apiVersion: flagger.app/v1beta1, kind: Canary, metadata: {name: shop}, spec: {targetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}, service: {port: 80}, analysis: {interval: 5s, threshold: 1, maxWeight: 50, stepWeight: 10}}}`
 )
 
+// noImage is a deployment whose image there is not.
+func noImage(deployment string) string {
+	return strings.Replace(deployment, "probe:1.0.0", "probe:9.9.9", 1)
+}
+
+// released is a deployment as Helm leaves it.
+func released(deployment string) string {
+	return strings.Replace(deployment, "metadata: {name: backend}", "metadata: {name: backend, annotations: {meta.helm.sh/release-name: shop}}", 1)
+}
+
+const notToBeHad = `the image \S*probe:9\.9\.9 of container backend is not to be had`
+
 var illnesses = []illness{
-	{"an image that there is not", []string{strings.Replace(deployment(""), "probe:1.0.0", "probe:9.9.9", 1)}, false, "pod", `the image \S*probe:9\.9\.9 of container backend is not to be had`},
-	{"a secret that there is not", []string{deployment(`, envFrom: [{secretRef: {name: nowhere}}]`)}, false, "pod", `container backend cannot be made: secret "nowhere" not found`},
-	{"a program that ends", []string{deployment(`, command: [/probe, nonsense]`)}, false, "pod", `container backend (ends with code \d+|cannot be made)`},
-	{"more than any node has", []string{strings.Replace(deployment(""), "cpu: 10m", "cpu: '900'", 1)}, false, "pod", `no node takes it: .*Insufficient cpu`},
-	{"a policy that came later", []string{deployment("")}, true, "policy", `the constraint \S+ refuses its pods: `},
-	{"a route to nowhere", []string{fmt.Sprintf(route, "bakcend")}, false, "mesh", `it sends to bakcend, and there is no such service`},
-	{"a service of nobody", []string{service}, false, "mesh", `no pod that it selects is ready: app=backend`},
-	{"a canary of nothing", []string{canary}, false, "canary", `it is .* after \d+ failed checks: .*shop`},
+	{name: "an image that there is not", objects: []string{noImage(deployment(""))}, in: "pod", cause: notToBeHad},
+	{name: "a secret that there is not", objects: []string{deployment(`, envFrom: [{secretRef: {name: nowhere}}]`)}, in: "pod", cause: `container backend cannot be made: secret "nowhere" not found`},
+	{name: "a program that ends", objects: []string{deployment(`, command: [/probe, nonsense]`)}, in: "pod", cause: `container backend (ends with code \d+|cannot be made)`},
+	{name: "more than any node has", objects: []string{strings.Replace(deployment(""), "cpu: 10m", "cpu: '900'", 1)}, in: "pod", cause: `no node takes it: .*Insufficient cpu`},
+	{name: "a policy that came later", objects: []string{deployment("")}, strict: true, in: "policy", cause: `the constraint \S+ refuses its pods: `},
+	{name: "a route to nowhere", objects: []string{fmt.Sprintf(route, "bakcend")}, in: "mesh", cause: `it sends to bakcend, and there is no such service`},
+	{name: "a service of nobody", objects: []string{service}, in: "mesh", cause: `no pod that it selects is ready: app=backend`},
+	{name: "a canary of nothing", objects: []string{canary}, in: "canary", cause: `it is .* after \d+ failed checks: .*shop`},
+	{name: "a rollout that was bad", objects: []string{deployment("")}, then: noImage(deployment("")), in: "pod", cause: notToBeHad, next: "rollout undo deployment/backend"},
+	{name: "a release that was bad", objects: []string{released(deployment(""))}, then: noImage(released(deployment(""))), in: "pod", cause: notToBeHad, next: "helm rollback shop -n "},
+	{name: "answers that are errors", objects: []string{deployment(""), service, fmt.Sprintf(aborted, "100")}, in: "errors", cause: `100.0 % of its answers in five minutes were 503: a fault that was put in on purpose answers`, next: "get virtualservices"},
 }
 
 // clinic is how the proof has the doctor look.
 type clinic struct {
 	blind string    // kind of lists that come back empty
+	deaf  bool      // Prometheus is not asked
 	well  []string  // what is made in the namespace in which nothing is wrong
 	ill   []illness // in a namespace each
 }
@@ -81,13 +105,15 @@ func TestDoctor(t *testing.T) {
 	c := clinic{well: []string{deployment("")}, ill: illnesses}
 	swapped := func(name, kills string, edit func(*clinic)) spec.Sabotage { return spec.Edited(name, kills, &c, edit) }
 	spec.Run(t, spec.Specification{
-		ID: "PIP-006", Risk: spec.Namespaced, Needs: []spec.Need{policies, istio, flagger}, Timeout: 6 * time.Minute,
+		ID: "PIP-006", Risk: spec.Namespaced, Needs: []spec.Need{policies, istio, flagger, prometheus}, Timeout: 8 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { c.prove(ctx, t, env) },
 		CounterProofs: []spec.Sabotage{
 			swapped("blind for pods", `the cause of "an image that there is not" is named`, func(c *clinic) { c.blind, c.ill = "Pod", c.ill[:1] }),
 			swapped("blind for events", `the cause of "a canary of nothing" is named`, func(c *clinic) { c.blind, c.ill = "Event", c.ill[7:] }),
 			swapped("blind for routes", `the cause of "a route to nowhere" is named`, func(c *clinic) { c.blind, c.ill = "VirtualService", c.ill[5:6] }),
 			swapped("blind for replicas", `the cause of "a policy that came later" is named`, func(c *clinic) { c.blind, c.ill = "ReplicaSet", c.ill[4:5] }),
+			swapped("blind for the revision before", `the next command after "a rollout that was bad"`, func(c *clinic) { c.blind, c.ill = "ReplicaSet", c.ill[8:9] }),
+			swapped("deaf for errors", `the cause of "answers that are errors" is named`, func(c *clinic) { c.deaf, c.ill = true, c.ill[10:] }),
 			swapped("something wrong where nothing should be", `nothing is wrong in a namespace in which nothing is`, func(c *clinic) {
 				c.well, c.ill = append(slices.Clone(c.well), strings.Replace(service, "app: backend", "app: nobody", 1)), nil
 			}),
@@ -99,25 +125,30 @@ func TestDoctor(t *testing.T) {
 func (c clinic) prove(ctx context.Context, t spec.T, env *environment.Environment) {
 	clients, err := kubernetes.NewForConfig(env.Config)
 	spec.Check(t, err)
+	var ask doctor.Query
+	if !c.deaf {
+		ask = doctor.Prometheus(clients)
+	}
 	look := func(ctx context.Context, ns string) ([]doctor.Finding, error) {
-		return doctor.Examine(ctx, c.eyes(env.Client()), ns, doctor.Prometheus(clients))
+		return doctor.Examine(ctx, c.eyes(env.Client()), ns, ask)
 	}
 	begin := time.Now()
-	well := bed(ctx, t, c.well)
+	well := bed(ctx, t, c.well, nil)
 	spec.Check(t, rolledOut(ctx, env, well))
-	var beds []string
-	for _, i := range c.ill {
-		ns := bed(ctx, t, i.objects)
-		if i.strict {
-			comeLater(ctx, t, env, ns)
-		}
-		beds = append(beds, ns)
+	beds, callers := make([]string, len(c.ill)), make([]*probe.Pod, len(c.ill))
+	for n, i := range c.ill {
+		beds[n], callers[n] = lieDown(ctx, t, env, i)
 	}
 	told := map[string]doctor.Finding{}
 	for n, i := range c.ill {
 		cause := regexp.MustCompile(i.cause)
 		var found []doctor.Finding
 		err := wait.Answers(ctx, toldTimeout, "the cause of "+i.name, func(ctx context.Context) (string, error) {
+			if callers[n] != nil {
+				for range 10 {
+					_, _ = callers[n].Call(ctx, probe.Request{URL: "http://backend/"}, probe.Status(http.StatusServiceUnavailable)) // what came of it is Prometheus' to say
+				}
+			}
 			var err error
 			if found, err = look(ctx, beds[n]); err != nil {
 				return "", err
@@ -130,7 +161,7 @@ func (c clinic) prove(ctx context.Context, t spec.T, env *environment.Environmen
 			return "", nil
 		})
 		require.NoError(t, err, "the cause of %q is named", i.name)
-		require.Contains(t, told[i.name].Next, "kubectl ", "the next command after %q", i.name)
+		require.Contains(t, told[i.name].Next, cmp.Or(i.next, "kubectl "), "the next command after %q", i.name)
 	}
 	found, err := look(ctx, well)
 	spec.Check(t, err)
@@ -151,18 +182,46 @@ func (c clinic) eyes(of client.WithWatch) client.Client {
 	}})
 }
 
-// bed is a namespace with objects.
-func bed(ctx context.Context, t spec.T, documents []string) (ns string) {
+// lieDown makes a namespace ill, and gives it a caller in the mesh where it takes one.
+func lieDown(ctx context.Context, t spec.T, env *environment.Environment, i illness) (ns string, caller *probe.Pod) {
 	t.Helper()
-	ns, err := t.Scope().Namespace(ctx, "pipeline-bed", nil)
+	if i.in == "errors" {
+		ns = bed(ctx, t, i.objects, map[string]string{"istio-injection": "enabled"})
+		started, err := probe.Start(ctx, env, t.Scope(), probe.Spec{Namespace: ns, Name: "caller", Labels: map[string]string{"app": "caller"}, Mesh: true})
+		spec.Check(t, err)
+		return ns, started[0]
+	}
+	ns = bed(ctx, t, i.objects, nil)
+	if i.strict {
+		comeLater(ctx, t, env, ns)
+	}
+	if i.then != "" {
+		spec.Check(t, rolledOut(ctx, env, ns))
+		o := object(t, i.then, ns)
+		patch, err := o.MarshalJSON()
+		spec.Check(t, err)
+		spec.Check(t, env.Client().Patch(ctx, o, client.RawPatch(types.MergePatchType, patch)))
+	}
+	return ns, nil
+}
+
+// bed is a namespace with objects.
+func bed(ctx context.Context, t spec.T, documents []string, labels map[string]string) (ns string) {
+	t.Helper()
+	ns, err := t.Scope().Namespace(ctx, "pipeline-bed", labels)
 	spec.Check(t, err)
 	for _, text := range documents {
-		o := &unstructured.Unstructured{}
-		spec.Check(t, yaml.Unmarshal([]byte(text), &o.Object))
-		o.SetNamespace(ns)
-		spec.Check(t, t.Scope().Create(ctx, o))
+		spec.Check(t, t.Scope().Create(ctx, object(t, text, ns)))
 	}
 	return ns
+}
+
+func object(t spec.T, text, ns string) *unstructured.Unstructured {
+	t.Helper()
+	o := &unstructured.Unstructured{}
+	spec.Check(t, yaml.Unmarshal([]byte(text), &o.Object))
+	o.SetNamespace(ns)
+	return o
 }
 
 // comeLater has the policies of production come to a namespace whose pods they would not
@@ -172,7 +231,7 @@ func comeLater(ctx context.Context, t spec.T, env *environment.Environment, ns s
 	spec.Check(t, rolledOut(ctx, env, ns))
 	namespace := &corev1.Namespace{}
 	namespace.Name = ns
-	spec.Check(t, env.Client().Patch(ctx, namespace, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"docuthinker.dev/environment":"production"}}}`))))
+	spec.Check(t, env.Client().Patch(ctx, namespace, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"docuthinker.dev/environment":"production"}}}`))))
 	spec.Check(t, env.Client().DeleteAllOf(ctx, &corev1.Pod{}, client.InNamespace(ns)))
 }
 

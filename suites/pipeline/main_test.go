@@ -16,5 +16,5 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	spec.Main(m, "pipeline", platform.For(access, policies, docuthinker, istio, flagger))
+	spec.Main(m, "pipeline", platform.For(access, policies, docuthinker, istio, flagger, prometheus))
 }
