@@ -16,5 +16,8 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	spec.Main(m, "pipeline", platform.For(access, policies, docuthinker, istio, flagger, prometheus))
+	spec.Main(m, "pipeline", platform.Options{
+		Components: []platform.Component{access, policies, docuthinker, istio, flagger, prometheus},
+		Images:     []string{"trivy"}, // which runs on this machine
+	}.Suite())
 }
