@@ -127,6 +127,9 @@ func LoadProfile(root, name string) (*Profile, error) {
 	if err == nil && p.Name != name {
 		err = fmt.Errorf("name is %q, but the file is %s.yaml", p.Name, name)
 	}
+	if err == nil && !slices.Contains(names, p.ValuesOf()) { // else components would have none, and nobody would know
+		err = fmt.Errorf("values is %q, and there is no such profile%s", p.Values, strictyaml.DidYouMean(p.Values, names))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("profile %s: %w", file, err)
 	}
@@ -166,9 +169,6 @@ func (p *Profile) validate(now time.Time) error {
 	}
 	switch p.Provider {
 	case ProviderKind:
-		if p.Values != "" {
-			bad("values has no meaning with provider kind; remove it")
-		}
 		if !profileName.MatchString(p.ClusterName) {
 			bad("clusterName is %q; want lower-case letters, digits and dashes", p.ClusterName)
 		}

@@ -69,7 +69,7 @@ var badInputs = []struct {
 		{aProfile, "provider: kind\n", "", "up"},
 		{aProfile, "kindConfig: kind-config.yaml", "kindConfig: ../kind-config.yaml", "up"},
 		{aProfile, "clusterName: x", "clusterName: My_Cluster", "up"},
-		{aProfile, "clusterName: x", "clusterName: x\nvalues: staging", "up"},
+		{aProfile, "clusterName: x", "clusterName: x\nvalues: knd", "up"},
 		{aProfile, "name: kind", "name: knd", "up"},
 		{aProfile, "id: POL-025", "id: POL-25", "up"},
 		{aProfile, "reason: no engine, ", "", "up"},
