@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -259,12 +260,34 @@ func addresses(ctx context.Context, env *environment.Environment, pods map[strin
 		return nil, errors.New("the cluster's DNS has no pod with an address")
 	}
 	targets["dns:53"] = net.JoinHostPort(dns.Items[0].Status.PodIP, "53")
-	outside, err := env.RegistryAddress(ctx)
+	outside, err := outsideAddress(ctx, env)
 	if err != nil {
 		return nil, err
 	}
 	targets["outside:5000"] = outside
 	return targets, nil
+}
+
+// outsideAddress is a server that is no pod's and there for sure: the registry beside a
+// cluster of ours, the API server's own address of one that was given.
+func outsideAddress(ctx context.Context, env *environment.Environment) (string, error) {
+	if env.Made() {
+		return env.RegistryAddress(ctx)
+	}
+	var found discoveryv1.EndpointSliceList
+	if err := env.Client().List(ctx, &found, client.InNamespace(metav1.NamespaceDefault), client.MatchingLabels{discoveryv1.LabelServiceName: "kubernetes"}); err != nil {
+		return "", err
+	}
+	for _, s := range found.Items {
+		for _, e := range s.Endpoints {
+			for _, p := range s.Ports {
+				if len(e.Addresses) > 0 && p.Port != nil {
+					return net.JoinHostPort(e.Addresses[0], strconv.Itoa(int(*p.Port))), nil
+				}
+			}
+		}
+	}
+	return "", errors.New("the service default/kubernetes has no endpoint")
 }
 
 // openPaths dials every target from every pod.
