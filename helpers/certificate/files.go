@@ -3,9 +3,7 @@ package certificate
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -41,8 +39,7 @@ func Load(root, dir string, now time.Time) (*Certificate, error) {
 }
 
 // Issue signs a certificate and writes it to dir, with its page, and the public
-// key when it is ephemeral: nobody else has it. That of an ephemeral key from
-// before is removed, for it would not fit.
+// half of an ephemeral key.
 func (c *Certificate) Issue(ctx context.Context, key *attestation.Key, dir string) error {
 	envelope, err := c.Sign(ctx, key)
 	if err != nil {
@@ -52,21 +49,8 @@ func (c *Certificate) Issue(ctx context.Context, key *attestation.Key, dir strin
 	if err := c.page(&page, envelope, key.ID); err != nil {
 		return fmt.Errorf("certificate: %s: %w", HTMLFile, err)
 	}
-	files := map[string][]byte{JSONFile: envelope, HTMLFile: page.Bytes()}
-	if key.Whose == attestation.Ephemeral {
-		if files[KeyFile], err = key.PublicPEM(); err != nil {
-			return fmt.Errorf("certificate: %w", err)
-		}
-	} else if err := os.Remove(filepath.Join(dir, KeyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := attestation.Write(dir, map[string][]byte{JSONFile: envelope, HTMLFile: page.Bytes()}, KeyFile, key); err != nil {
 		return fmt.Errorf("certificate: %w", err)
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("certificate: %w", err)
-	}
-	for name, content := range files { // one that is cut short by a kill does not verify
-		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
-			return fmt.Errorf("certificate: %w", err)
-		}
 	}
 	return nil
 }

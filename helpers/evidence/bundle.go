@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -71,25 +70,10 @@ func unpack(bundle []byte) (map[string][]byte, error) {
 	}
 }
 
-// Write keeps signed evidence in dir. Of an ephemeral key the public half is kept beside
-// it: nobody else has it.
+// Write keeps signed evidence in dir, with the public half of an ephemeral key.
 func Write(dir string, statement, bundle []byte, key *attestation.Key) error {
-	files := map[string][]byte{BundleFile: bundle, StatementFile: statement}
-	var err error
-	if key.Whose == attestation.Ephemeral {
-		if files[KeyFile], err = key.PublicPEM(); err != nil {
-			return fmt.Errorf("evidence: %w", err)
-		}
-	} else if err := os.Remove(filepath.Join(dir, KeyFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := attestation.Write(dir, map[string][]byte{BundleFile: bundle, StatementFile: statement}, KeyFile, key); err != nil {
 		return fmt.Errorf("evidence: %w", err)
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("evidence: %w", err)
-	}
-	for name, content := range files { // one that is cut short by a kill does not verify
-		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
-			return fmt.Errorf("evidence: %w", err)
-		}
 	}
 	return nil
 }
