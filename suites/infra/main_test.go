@@ -1,4 +1,4 @@
-// Package infra proves the cloud infrastructure, the cluster itself, secrets, deploy and rollback, and the pipeline.
+// Package infra proves the cloud infrastructure, the cluster itself, secrets, deploy and rollback.
 package infra
 
 import (
@@ -11,10 +11,3 @@ import (
 var images = []string{"postgresql", "flyway", "docuthinker", "redis", "terraform-provider-aws", "vault"}
 
 func TestMain(m *testing.M) { spec.Main(m, "infra", platform.Options{Images: images}.Suite()) }
-
-// TestNotBuiltYet keeps the clauses in the report that have no specification yet.
-func TestNotBuiltYet(t *testing.T) {
-	spec.NotBuiltYet(t,
-		"PIP-001", "PIP-002", "PIP-003", "PIP-004", "PIP-005", "PIP-006",
-	)
-}
