@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 )
 
 // cut copies a component's module, and the one that it cuts below it with the files put
@@ -18,7 +20,13 @@ func (g *goTool) cut(ctx context.Context, d *Declaration, log io.Writer) (string
 	if err != nil {
 		return "", err
 	}
-	for _, name := range sorted(c.Files) {
+	named := sorted(c.Files)
+	for dir, files := range c.Keep {
+		for _, name := range files {
+			named = append(named, path.Join(dir, name))
+		}
+	}
+	for _, name := range named {
 		if !exists(filepath.Join(whole, name)) {
 			return "", fmt.Errorf("it has no %s: see what this version has in its place", name)
 		}
@@ -41,6 +49,19 @@ func (g *goTool) cut(ctx context.Context, d *Declaration, log io.Writer) (string
 		}
 		if err := os.WriteFile(filepath.Join(copied, below, name), data, 0o644); err != nil {
 			return "", err
+		}
+	}
+	for dir := range c.Keep {
+		files, err := os.ReadDir(filepath.Join(copied, below, dir))
+		if err != nil {
+			return "", err
+		}
+		for _, f := range files {
+			if name := path.Join(dir, f.Name()); f.Type().IsRegular() && !slices.Contains(named, name) {
+				if err := os.Remove(filepath.Join(copied, below, name)); err != nil {
+					return "", err
+				}
+			}
 		}
 	}
 	_, err = g.run(ctx, copied, log, "mod", "edit", "-replace="+c.Module+"=./"+below)

@@ -46,11 +46,14 @@ type Go struct {
 	Binaries map[string]string `json:"binaries"`         // name used below -> package path; ./ is the module's own source
 }
 
-// Cut puts shorter files of ours in the place of a module's: what these do not import
-// any more is not compiled.
+// Cut puts shorter files of ours in the place of a module's, and leaves others of a
+// folder out: what is not imported any more is not compiled.
 type Cut struct {
 	Module string            `json:"module"`
 	Files  map[string]string `json:"files"` // path in the module -> path in the folder of go.mod
+	// Keep has the files that a folder of the module keeps, besides those of Files; its
+	// folders stay. One of all scalers, or of all providers, is cut so.
+	Keep map[string][]string `json:"keep,omitempty"`
 }
 
 // Image is one image: layers of Base, those of Stack, and one of its own. With
@@ -193,6 +196,11 @@ func (d *Declaration) checkGo() error {
 		for _, to := range sorted(c.Files) {
 			if !filepath.IsLocal(to) || !filepath.IsLocal(c.Files[to]) {
 				return fmt.Errorf("go.cut: %q or %q is not inside the module and the folder of go.mod", to, c.Files[to])
+			}
+		}
+		for _, dir := range sorted(c.Keep) {
+			if !filepath.IsLocal(dir) || len(c.Keep[dir]) == 0 {
+				return fmt.Errorf("go.cut: of %q nothing is kept, or it is not inside the module", dir)
 			}
 		}
 	}

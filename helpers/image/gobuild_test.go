@@ -30,6 +30,7 @@ func publish(t *testing.T, proxy, content string) string {
 	z := zip.NewWriter(f)
 	for name, text := range map[string]string{
 		"go.mod": gomod, "charts/m/Chart.yaml": content, "cmd/tool/main.go": strings.Replace(hello, "hello", content, 1),
+		"cmd/heavy/main.go": hello, "cmd/heavy/more.go": "package main\n\nvar _ int = \"does not compile\"\n",
 	} {
 		w, err := z.Create(pinned + "@" + version + "/" + name)
 		require.NoError(t, err)
@@ -158,6 +159,23 @@ images:
 	declare("cmd/tool/other.go")
 	_, err = newWorkshop(t, files).build(t, "r.example/tool:1")
 	require.ErrorContains(t, err, "go.cut of example.org/m: it has no cmd/tool/other.go")
+
+	// What a folder does not keep is not compiled.
+	keeping := func(file string) {
+		declare("cmd/heavy/main.go")
+		files["m/images.yaml"] = strings.NewReplacer("less/main.go}", "less/main.go}, keep: {cmd/heavy: ["+file+"]}", "m/cmd/tool}", "m/cmd/heavy}").Replace(files["m/images.yaml"])
+	}
+	keeping("main.go")
+	w = newWorkshop(t, files)
+	built, err = w.build(t, "r.example/tool:1")
+	require.NoError(t, err)
+	require.Equal(t, "less\n", w.output(t, built["r.example/tool:1"]))
+	keeping("more.go")
+	_, err = newWorkshop(t, files).build(t, "r.example/tool:1")
+	require.ErrorContains(t, err, "does not compile")
+	keeping("others.go")
+	_, err = newWorkshop(t, files).build(t, "r.example/tool:1")
+	require.ErrorContains(t, err, "go.cut of example.org/m: it has no cmd/heavy/others.go")
 
 	declare("../main.go")
 	_, err = Load(tree(t, files))
