@@ -125,13 +125,15 @@ func (c *cloud) proveLife(ctx context.Context, t spec.T, l life) {
 		t.Inconclusive("no targets", "nothing of stack %s is seen while it stands", s.prefix)
 	}
 	start = time.Now()
-	_, err = terraform.DestroyContextE(c.t, ctx, s.options)
+	output, err := terraform.DestroyContextE(c.t, ctx, s.options)
 	spec.Check(t, err)
+	destroyed, gone := time.Since(start), waitsOf(output)
 	left, err := c.left(ctx, s)
 	spec.Check(t, err)
 	require.Empty(t, left, "what destroy leaves behind")
-	t.Observe(fmt.Sprintf("applied in %s, a second plan is empty; destroyed in %s, and of %d things that bore its name none is left",
-		applied.Round(time.Second), time.Since(start).Round(time.Second), len(standing)), standing)
+	t.Observe(fmt.Sprintf("%d resources applied in %s (longest: %s), a second plan is empty; destroyed in %s (longest: %s), and of %d things that bore its name none is left",
+		len(s.waits), applied.Round(time.Second), longest(s.waits), destroyed.Round(time.Second), longest(gone), len(standing)),
+		map[string]any{"stood": standing, "applied": s.waits, "destroyed": gone})
 }
 
 // proveBeside is INF-010: two stacks in one account, at the same time.

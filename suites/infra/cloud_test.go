@@ -89,6 +89,7 @@ type stack struct {
 	options *terraform.Options
 	prefix  string
 	region  string
+	waits   []waited // of the apply that made it
 	out     outputs
 }
 
@@ -289,10 +290,15 @@ func (c *cloud) apply(ctx context.Context, env *environment.Environment, w wante
 		}
 		o.Vars["region"] = cloudRegions[n]
 	}
-	if _, err := terraform.ApplyContextE(c.t, ctx, o); err != nil {
+	output, err := terraform.ApplyContextE(c.t, ctx, o)
+	if err != nil {
 		return nil, err
 	}
-	return stackOf(ctx, c.t, o)
+	s, err := stackOf(ctx, c.t, o)
+	if err == nil {
+		s.waits = waitsOf(output)
+	}
+	return s, err
 }
 
 func stackOf(ctx context.Context, t testing.TB, o *terraform.Options) (*stack, error) {
