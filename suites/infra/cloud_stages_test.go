@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/gruntwork-io/terratest/modules/terraform"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -97,7 +98,11 @@ func (c *cloud) resume(ctx context.Context, env *environment.Environment, scope 
 		return err
 	}
 	k.Vars["endpoint"] = c.endpoint
-	c.base, err = stackOf(ctx, c.t, c.options(k.Dir, k.Vars))
+	o := c.options(k.Dir, k.Vars)
+	if _, err := terraform.InitContextE(c.t, ctx, o); err != nil { // the provider that it was made with went with that run
+		return err
+	}
+	c.base, err = stackOf(ctx, c.t, o)
 	return err
 }
 
