@@ -36,7 +36,7 @@ const (
 )
 
 var (
-	toldTimeout  = wait.Timeout{Name: "causeNamed", D: 90 * time.Second}
+	toldTimeout  = wait.Timeout{Name: "causeNamed", D: 60 * time.Second}
 	readyTimeout = wait.Timeout{Name: "deploymentReady", D: 90 * time.Second}
 )
 
