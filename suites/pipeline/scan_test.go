@@ -76,7 +76,7 @@ type found struct {
 	MisconfSummary struct{ Successes int }
 	// What it holds against the file, and what was accepted.
 	Misconfigurations []struct{ ID, Title, Severity, Status, Message string }
-	Accepted          []struct{ Finding struct{ ID string } } `json:"ExperimentalModifiedFindings"`
+	Accepted          []struct{ Finding struct{ ID, Status string } } `json:"ExperimentalModifiedFindings"`
 }
 
 func (s scan) prove(ctx context.Context, t spec.T, env *environment.Environment) {
@@ -121,7 +121,9 @@ func (s scan) prove(ctx context.Context, t spec.T, env *environment.Environment)
 			}
 		}
 		for _, a := range r.Accepted {
-			accepted[[2]string{a.Finding.ID, r.Target}] = true
+			if a.Finding.Status == "FAIL" { // a check that passed is told of as well
+				accepted[[2]string{a.Finding.ID, r.Target}] = true
+			}
 		}
 	}
 	for _, kind := range []string{"terraform", "helm", "kubernetes"} {
