@@ -62,7 +62,6 @@ func proveHTTPScaler(ctx context.Context, t spec.T, env *environment.Environment
 		t.Inconclusive("less load than planned", "the backend answers %.0f requests a second, %d were to be", rate, httpRate)
 	}
 	spec.Check(t, first.Close(ctx))
-	spec.Check(t, unscaled(ctx, env, l.ns))
 
 	// What the machine has not, each request makes up for by counting twenty times.
 	times := retrigger("query", func(was string) string { return httpTimes + " * " + was })

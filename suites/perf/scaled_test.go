@@ -60,7 +60,11 @@ func scaling(ctx context.Context, env *environment.Environment, scope *environme
 				}
 			}
 		}
-		if o.GetKind() == "ScaledObject" { // an interval of seconds: the least that KEDA has
+		if o.GetKind() == "ScaledObject" {
+			if err := unscaled(ctx, env, namespace); err != nil { // the proof's before, which goes when KEDA lets it
+				return fmt.Errorf("%s: %w", file, err)
+			}
+			// An interval of seconds: the least that KEDA has.
 			if err := unstructured.SetNestedField(o.Object, int64(1), "spec", "pollingInterval"); err != nil {
 				return err
 			}
