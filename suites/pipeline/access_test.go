@@ -31,7 +31,7 @@ import (
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/journal"
-	"github.com/proving-ground/proving-ground/helpers/report"
+	"github.com/proving-ground/proving-ground/helpers/evidence"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/wait"
 )
@@ -153,9 +153,9 @@ func attempts(ctx context.Context, env *environment.Environment) map[string]erro
 // came to.
 func lookThrough(ctx context.Context, t spec.T, root, kubeconfig string) string {
 	t.Helper()
-	suite, out := given(ctx, t, root, kubeconfig, lookProfile, "-run", "^(TestInventory|TestRBAC)$")
+	ran, out := given(ctx, t, root, kubeconfig, lookProfile, "-run", "^(TestInventory|TestRBAC)$")
 	came := map[string]journal.Outcome{}
-	for _, c := range suite.Clauses {
+	for _, c := range ran.Report.Suites[0].Clauses {
 		came[c.ID] = c.Outcome
 		if c.ID == "POL-024" {
 			assert.Contains(t, c.Reason, "above the risk ceiling", "why POL-024, which asks by POST, is not tried")
@@ -166,8 +166,8 @@ func lookThrough(ctx context.Context, t spec.T, root, kubeconfig string) string 
 }
 
 // given runs the policy suite on the cluster that a kubeconfig leads to, in a process of
-// its own, and gives what its journal says and what it printed.
-func given(ctx context.Context, t spec.T, root, kubeconfig, profile string, args ...string) (*report.Suite, string) {
+// its own, and gives the evidence of it and what it printed.
+func given(ctx context.Context, t spec.T, root, kubeconfig, profile string, args ...string) (*evidence.Evidence, string) {
 	t.Helper()
 	run := "given-" + utilrand.String(6)
 	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-count=1", "./suites/policy"}, args...)...)
@@ -176,11 +176,12 @@ func given(ctx context.Context, t spec.T, root, kubeconfig, profile string, args
 	out, err := cmd.CombinedOutput()
 	dir := environment.RunDir(root, run)
 	defer os.RemoveAll(dir)
-	r, read := report.Load(dir)
-	if read != nil || len(r.Suites) != 1 {
-		t.Broken(fmt.Errorf("%w: the journal of go test: %w: %s", read, err, out))
+	e, gathered := evidence.Gather(root, dir)
+	if gathered != nil {
+		t.Broken(fmt.Errorf("%w: go test: %w: %s", gathered, err, out))
 	}
-	return &r.Suites[0], string(out)
+	require.Len(t, e.Report.Suites, 1, "suites of the run: %s", out)
+	return e, string(out)
 }
 
 // accountConfig is a kubeconfig of one of the accounts of rbac/, good for an hour.

@@ -86,7 +86,8 @@ func (n night) prove(ctx context.Context, t spec.T, env *environment.Environment
 	spec.Check(t, err)
 	defer os.RemoveAll(filepath.Dir(kubeconfig))
 	begin := time.Now()
-	suite, out := given(ctx, t, env.Root, kubeconfig, n.profile, n.args...)
+	ran, out := given(ctx, t, env.Root, kubeconfig, n.profile, n.args...)
+	suite := ran.Report.Suites[0]
 	require.NotNil(t, suite.Start, "the run never began: %s", out)
 	require.Equal(t, staging.RiskCeiling.String(), suite.Start.RiskCeiling, "the ceiling of staging")
 	require.InDelta(t, 1, staging.TimeScale, 0, "the platform's own times, in the profile of staging")
