@@ -3,6 +3,7 @@ package perf
 import (
 	"bytes"
 	"context"
+	"errors"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -57,6 +58,9 @@ const (
 // doneTimeout is for all of a burst: by 50 workers, what dead ones leave behind after
 // half a minute included.
 var doneTimeout = wait.Timeout{Name: "allAnalysed", D: 4 * time.Minute}
+
+// purgeTimeout is longer than the minute in which SQS purges a queue once.
+var purgeTimeout = wait.Timeout{Name: "queuePurged", D: 75 * time.Second}
 
 // queued is a stage whose jobs are in a queue of SQS.
 type queued struct {
@@ -160,9 +164,16 @@ func (q *queued) prove(ctx context.Context, t spec.T, env *environment.Environme
 	worker := deploymentOf(q.ns, "worker")
 	// What another burst has left would be taken for this one's. A worker that has a job
 	// by now is through with it when it has been the only one for long enough.
-	spec.Check(t, q.asked(ctx, env, func(c *sqs.Client) error {
-		_, err := c.PurgeQueue(ctx, &sqs.PurgeQueueInput{QueueUrl: aws.String(q.url())})
-		return err
+	spec.Check(t, wait.Answers(ctx, purgeTimeout, "the queue to be purged", func(ctx context.Context) (missing string, err error) {
+		err = q.asked(ctx, env, func(c *sqs.Client) error {
+			_, err := c.PurgeQueue(ctx, &sqs.PurgeQueueInput{QueueUrl: aws.String(q.url())})
+			return err
+		})
+		var soon *types.PurgeQueueInProgress
+		if errors.As(err, &soon) {
+			return soon.ErrorMessage(), nil
+		}
+		return "", err
 	}))
 	spec.Check(t, scaling(ctx, env, t.Scope(), "queue-scaler.yaml", q.ns,
 		trigger("queueURL", q.url()), trigger("awsEndpoint", "http://"+motoHost),
