@@ -46,14 +46,7 @@ type night struct {
 // TestNightly proves PIP-002: what is scheduled leaves nothing out that staging's ceiling
 // allows, and compresses no time; and a run by staging's account does so.
 func TestNightly(t *testing.T) {
-	root, err := environment.ProjectRoot()
-	require.NoError(t, err)
-	text := func(name string) string {
-		data, err := os.ReadFile(filepath.Join(root, name))
-		require.NoError(t, err)
-		return string(data)
-	}
-	n := night{pipeline: text(".gitlab-ci.yml"), makefile: text("Makefile"), profile: nightProfile, args: nightlyTests}
+	n := night{pipeline: fileOf(t, ".gitlab-ci.yml"), makefile: fileOf(t, "Makefile"), profile: nightProfile, args: nightlyTests}
 	edited := func(name, kills string, at func(*night) *string, old, with string) spec.Sabotage {
 		return spec.Edited(name, kills, &n, func(n *night) {
 			require.Contains(t, *at(n), old, "what the fault changes")

@@ -37,16 +37,9 @@ type scan struct {
 
 // TestScan proves PIP-005.
 func TestScan(t *testing.T) {
-	root, err := environment.ProjectRoot()
-	require.NoError(t, err)
-	text := func(name string) string {
-		data, err := os.ReadFile(filepath.Join(root, name))
-		require.NoError(t, err)
-		return string(data)
-	}
-	s := scan{ignored: text(ignoreFile), sonar: text("sonar-project.properties")}
+	s := scan{ignored: fileOf(t, ignoreFile), sonar: fileOf(t, "sonar-project.properties")}
 	edited := func(name, kills, file, old, with string) spec.Sabotage {
-		require.Contains(t, text(filepath.Join("fixtures", file)), old, "what the fault changes")
+		require.Contains(t, fileOf(t, filepath.Join("fixtures", file)), old, "what the fault changes")
 		return spec.Edited(name, kills, &s, func(s *scan) { s.edits = map[string][2]string{file: {old, with}} })
 	}
 	with := func(name, kills string, edit func(*scan)) spec.Sabotage { return spec.Edited(name, kills, &s, edit) }

@@ -30,11 +30,7 @@ var target = regexp.MustCompile(`(?m)^([a-z][a-z-]*):`)
 
 // TestStages proves PIP-001 of the file that GitLab reads.
 func TestStages(t *testing.T) {
-	root, err := environment.ProjectRoot()
-	require.NoError(t, err)
-	text, err := os.ReadFile(filepath.Join(root, ".gitlab-ci.yml"))
-	require.NoError(t, err)
-	file := string(text)
+	file := fileOf(t, ".gitlab-ci.yml")
 	edited := func(name, kills, old, with string) spec.Sabotage {
 		require.Contains(t, file, old, "what the fault changes")
 		f := spec.Swapped(name, kills, &file, strings.Replace(file, old, with, 1))
@@ -54,6 +50,16 @@ func TestStages(t *testing.T) {
 			edited("another name of a job", "", "\nlint:\n", "\nformat:\n"),
 		},
 	})
+}
+
+// fileOf is the text of a file of the project, by its path from the root.
+func fileOf(t *testing.T, name string) string {
+	t.Helper()
+	root, err := environment.ProjectRoot()
+	require.NoError(t, err)
+	text, err := os.ReadFile(filepath.Join(root, name))
+	require.NoError(t, err)
+	return string(text)
 }
 
 // job is one of a pipeline's, as far as the proof goes by it.
