@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 )
@@ -84,7 +85,9 @@ func inventory(ctx context.Context, env *environment.Environment) (map[string]st
 func statement(o *unstructured.Unstructured) string {
 	content := maps.Clone(o.Object)
 	delete(content, "status")
-	content["metadata"] = map[string]any{"labels": o.GetLabels(), "annotations": o.GetAnnotations(), "finalizers": o.GetFinalizers()}
+	annotations := o.GetAnnotations()
+	delete(annotations, resourcelock.LeaderElectionRecordAnnotationKey) // who leads, in the older way: Istio's
+	content["metadata"] = map[string]any{"labels": o.GetLabels(), "annotations": annotations, "finalizers": o.GetFinalizers()}
 	data, err := json.Marshal(content)
 	if err != nil {
 		return err.Error()

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -116,9 +117,26 @@ var groupEnds = wait.Timeout{Name: "groupEnds", D: time.Second}
 // gone waits for the last of the process's group to end.
 func (p *process) gone(ctx context.Context) error {
 	return wait.Answers(ctx, groupEnds, "the run's process group to end", func(context.Context) (string, error) {
-		if syscall.Kill(-p.cmd.Process.Pid, 0) == nil {
-			return "a process of it runs on", nil
-		}
-		return "", nil
+		runs, err := p.group()
+		return strings.Join(runs, ", "), err
 	})
+}
+
+// group are the commands of the process's group that run. One that has ended and that
+// nobody asked for its exit code, as init may not for a while, does not:
+// https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html.
+func (p *process) group() (runs []string, err error) {
+	files, err := filepath.Glob("/proc/[0-9]*/stat")
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		command, rest, _ := strings.Cut(string(data), ") ")
+		field := strings.Fields(rest) // state, parent, group, ...
+		if len(field) > 2 && field[0] != "Z" && field[2] == strconv.Itoa(p.cmd.Process.Pid) {
+			runs = append(runs, command+") runs on")
+		}
+	}
+	return runs, err
 }
