@@ -58,7 +58,7 @@ func TestScan(t *testing.T) {
 			}),
 			with("a folder that SonarQube does not find", `folder of sonar.sources`, func(s *scan) { s.sonar = strings.Replace(s.sonar, "=helpers,", "=helper,", 1) }),
 			with("a key that SonarQube does not know", `key of SonarQube's`, func(s *scan) { s.sonar += "sonar.source=helpers\n" }),
-			spec.Harmless(edited("a bucket with another name", "", "terraform/modules/storage/main.tf", "block_public_acls       = true", "block_public_acls       = true # as ever")),
+			spec.Harmless(edited("a comment behind it", "", "terraform/modules/storage/main.tf", "block_public_acls       = true", "block_public_acls       = true # as ever")),
 		},
 	})
 }
