@@ -4,13 +4,12 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"text/template"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/kind/pkg/cluster/nodes"
@@ -21,7 +20,7 @@ import (
 var (
 	podRangeTimeout  = wait.Timeout{Name: "nodeHasPodRange", D: time.Minute}
 	nodeReadyTimeout = wait.Timeout{Name: "nodeReady", D: 2 * time.Minute}
-	proxyTimeout     = wait.Timeout{Name: "kubeProxyRolledOut", D: 2 * time.Minute}
+	serviceTimeout   = wait.Timeout{Name: "serviceAddressAnswers", D: 5 * time.Minute} // kept by the node's own script
 )
 
 // networkScript makes a node's part of the pod network: the CNI configuration
@@ -33,9 +32,20 @@ var (
 // its own before all others, and it accepts. The node's own packets are translated
 // after they were routed, so the rule is not for them. The node's
 // proving-ground-network service runs it again after a restart, which loses routes.
+//
+// Pods come last, when the API answers at its service address: of a node that was
+// started again they started before kube-proxy, found no API, ended, and were then
+// held back for minutes (seen: Gatekeeper). proving-ground-pods does that part.
 var networkScript = template.Must(template.New("network").Parse(`#!/bin/sh
 set -e
-cat > /etc/cni/net.d/10-ptp.conflist.new <<'CNI'
+if [ "$1" = pods ]; then
+  curl --silent --show-error --fail --noproxy '*' --cacert /etc/kubernetes/pki/ca.crt --output /dev/null \
+    --connect-timeout 2 --max-time 5 --retry 600 --retry-all-errors --retry-delay 1 --retry-max-time {{.Wait}} https://{{.API}}/livez
+  mv /kind/10-ptp.conflist /etc/cni/net.d/10-ptp.conflist
+  exit
+fi
+rm -f /etc/cni/net.d/10-ptp.conflist
+cat > /kind/10-ptp.conflist <<'CNI'
 {"cniVersion": "0.3.1", "name": "ptp", "plugins": [
   {"type": "ptp", "ipMasq": false, "ipam": {"type": "host-local", "dataDir": "/run/cni-ipam-state",
    "routes": [{"dst": "0.0.0.0/0"}], "ranges": [[{"subnet": "{{.Own.Pods}}"}]]}},
@@ -47,7 +57,6 @@ iptables -t nat -C POSTROUTING -s {{.Own.Pods}} ! -d {{.All}} -j MASQUERADE 2>/d
 iptables -t nat -A POSTROUTING -s {{.Own.Pods}} ! -d {{.All}} -j MASQUERADE
 ip rule list pref 90 | grep -q lookup || ip rule add pref 90 iif lo lookup main
 ip rule list pref 91 | grep -q unreachable || ip rule add pref 91 to {{.Services}} unreachable
-mv /etc/cni/net.d/10-ptp.conflist.new /etc/cni/net.d/10-ptp.conflist
 `))
 
 type nodeRange struct{ Name, Pods, Address string }
@@ -86,13 +95,7 @@ func (k *kindCluster) connectNodes(ctx context.Context, e *Environment) error {
 	if err := inParallel(machines, func(m nodes.Node) error { return k.connect(m, ranges) }); err != nil {
 		return err
 	}
-	if _, err = w.Converges(ctx, nodeReadyTimeout, len(k.config.Nodes), target, wait.HasCondition("Ready", "True")); err != nil {
-		return err
-	}
-	// Before it runs everywhere, a pod's first request to the API may find nobody.
-	_, err = w.Until(ctx, proxyTimeout, wait.Target{
-		Kind: appsv1.SchemeGroupVersion.WithKind("DaemonSet"), Namespace: metav1.NamespaceSystem, Name: "kube-proxy",
-	}, wait.RolledOut())
+	_, err = w.Converges(ctx, nodeReadyTimeout, len(k.config.Nodes), target, wait.HasCondition("Ready", "True"))
 	return err
 }
 
@@ -121,11 +124,19 @@ func (k *kindCluster) connect(m nodes.Node, ranges map[string]nodeRange) error {
 			others = append(others, r)
 		}
 	}
+	// Its first address is the API's: https://kubernetes.io/docs/concepts/services-networking/cluster-ip-allocation/
+	services, err := netip.ParsePrefix(k.config.Networking.ServiceSubnet)
+	if err != nil {
+		return fmt.Errorf("the range of services: %w", err)
+	}
 	var script, said bytes.Buffer
-	if err := networkScript.Execute(&script, map[string]any{"Own": own, "Others": others, "All": k.config.Networking.PodSubnet, "Services": k.config.Networking.ServiceSubnet}); err != nil {
+	if err := networkScript.Execute(&script, map[string]any{
+		"Own": own, "Others": others, "All": k.config.Networking.PodSubnet,
+		"Services": services, "API": services.Addr().Next(), "Wait": int(serviceTimeout.D.Seconds()),
+	}); err != nil {
 		return err
 	}
-	cmd := m.Command("sh", "-c", "cat > /kind/network.sh && sh /kind/network.sh").SetStdin(&script).SetStdout(&said).SetStderr(&said)
+	cmd := m.Command("sh", "-c", "cat > /kind/network.sh && sh /kind/network.sh && sh /kind/network.sh pods").SetStdin(&script).SetStdout(&said).SetStderr(&said)
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("node %s: its network: %w: %s", m, err, said.String())
 	}

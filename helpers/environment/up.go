@@ -11,13 +11,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
-	"time"
 
 	"github.com/proving-ground/proving-ground/helpers/engine"
 	"github.com/proving-ground/proving-ground/helpers/filelock"
 	"github.com/proving-ground/proving-ground/helpers/image"
-	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
 // KubeconfigVariable names the file with which a given cluster is reached.
@@ -224,60 +221,6 @@ func (k *kindCluster) replace(ctx context.Context, before *state, hash string, b
 		return nil, err
 	}
 	return k.create(ctx, hash, built)
-}
-
-var reopenTimeout = wait.Timeout{Name: "clusterAnswers", D: 45 * time.Second}
-
-// reopen opens the cluster that stands. While its nodes run it is asked again: a
-// machine under load is no reason to make it anew.
-func (k *kindCluster) reopen(ctx context.Context, before *state, hash string) (e *Environment, err error) {
-	node, err := k.nodeID(ctx)
-	if err != nil || node != before.Node {
-		return nil, errors.Join(err, errors.New("its control plane is not running, or another"))
-	}
-	if now, err := k.addresses(); err != nil || !maps.Equal(now, before.Addresses) {
-		return nil, errors.Join(err, fmt.Errorf("its nodes were started again at other addresses: %v, which were %v", now, before.Addresses))
-	}
-	err = wait.Answers(ctx, reopenTimeout, "the API of the cluster to answer", func(context.Context) (string, error) {
-		if e, err = Open(k.profile, k.profile.ClusterName, k.kubeconfig(), hash); err != nil {
-			return err.Error(), nil
-		}
-		return "", nil
-	})
-	if err == nil && e.ClusterUID != before.UID {
-		return nil, errOtherCluster
-	}
-	return e, err
-}
-
-// nodeID is the ID of the control plane's container; an error when it does not
-// run.
-func (k *kindCluster) nodeID(ctx context.Context) (string, error) {
-	out, err := k.engine.Docker(ctx, "inspect", "--format", "{{.State.Running}} {{.Id}}", k.profile.ClusterName+"-control-plane")
-	if err != nil {
-		return "", err
-	}
-	running, id, _ := strings.Cut(out, " ")
-	if running != "true" {
-		return id, errors.New("the control plane's container is not running")
-	}
-	return id, nil
-}
-
-// addresses are the nodes' on the engine's network. An engine that starts them
-// again gives them out anew, and then nothing in the cluster finds the others.
-func (k *kindCluster) addresses() (map[string]string, error) {
-	machines, err := k.provider.ListInternalNodes(k.profile.ClusterName)
-	if err != nil {
-		return nil, err
-	}
-	all := map[string]string{}
-	for _, m := range machines {
-		if all[m.String()], _, err = m.IP(); err != nil {
-			return nil, fmt.Errorf("address of %s: %w", m, err)
-		}
-	}
-	return all, nil
 }
 
 // remove deletes a cluster of ours when nobody uses it any more. One that
