@@ -24,9 +24,9 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"clause": clauseText,
 	"day":    func(t time.Time) string { return t.UTC().Format("2 January 2006") },
 	"minute": func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") },
-	"own":    func(f Figure, seconds float64) string { return span(seconds * f.TimeScale) },
+	"own":    func(f Figure, seconds float64) string { return Span(seconds * f.TimeScale) },
 	"share":  func(f Figure, seconds float64) float64 { return seconds / f.Target * 100 },
-	"span":   span,
+	"span":   Span,
 }).Parse(pageSource))
 
 // page writes what a manager reads: one self-contained page that loads nothing.
@@ -80,8 +80,8 @@ func clauseText(text string) string {
 	return strings.NewReplacer("**", "", "*", "", "`", "").Replace(text)
 }
 
-// span is a length of time as people say it.
-func span(seconds float64) string {
+// Span is a length of time, of seconds, as people say it.
+func Span(seconds float64) string {
 	d := time.Duration(seconds * float64(time.Second))
 	switch {
 	case d < time.Minute:

@@ -63,6 +63,6 @@ func TestSpan(t *testing.T) {
 	for seconds, want := range map[float64]string{
 		0: "0.0 s", 0.04: "0.0 s", 41.27: "41.3 s", 60: "1 min 00 s", 125.4: "2 min 05 s", 3600: "1 h 00 min", 7384: "2 h 03 min",
 	} {
-		assert.Equal(t, want, span(seconds))
+		assert.Equal(t, want, Span(seconds))
 	}
 }

@@ -142,4 +142,3 @@ func (k *kindCluster) addresses() (map[string]string, error) {
 	}
 	return all, nil
 }
-

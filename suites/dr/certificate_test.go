@@ -6,14 +6,11 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -99,7 +96,11 @@ func proveCertificate(ctx context.Context, t spec.T, env *environment.Environmen
 	if plan.after != nil {
 		plan.after(envelope)
 	}
-	require.NoError(t, openssl(ctx, t, envelope, key), "openssl does not verify it")
+	err = attestation.OpenSSL(ctx, envelope, key)
+	if errors.Is(err, exec.ErrNotFound) {
+		t.Inconclusive("no openssl", "a tool that is not ours must verify it: install openssl")
+	}
+	require.NoError(t, err, "openssl does not verify it")
 
 	now := time.Now()
 	if plan.expired {
@@ -132,43 +133,6 @@ func proveCertificate(ctx context.Context, t spec.T, env *environment.Environmen
 	}
 	t.Observe(fmt.Sprintf("openssl verified the certificate of this run, %d bytes with %d subjects, of commit %s until %s; it has the figures that were observed and the digests of all images that run; with any other byte, and when it is over, it is refused",
 		len(envelope), len(read.Subjects), read.Predicate.Commit[:12], read.Predicate.ExpiresAt.Format(time.DateOnly)), nil)
-}
-
-// openssl has a tool that knows nothing of us check the signature, over what DSSE
-// says is signed (its PAE).
-func openssl(ctx context.Context, t spec.T, envelope []byte, key *attestation.Key) error {
-	tool, err := exec.LookPath("openssl")
-	if err != nil {
-		t.Inconclusive("no openssl", "a tool that is not ours must verify it: install openssl")
-	}
-	var e struct {
-		PayloadType, Payload string
-		Signatures           []struct{ Sig string }
-	}
-	spec.Check(t, json.Unmarshal(envelope, &e))
-	payload, err := base64.StdEncoding.DecodeString(e.Payload)
-	spec.Check(t, err)
-	signature, err := base64.StdEncoding.DecodeString(e.Signatures[0].Sig)
-	spec.Check(t, err)
-	public, err := key.PublicPEM()
-	spec.Check(t, err)
-	dir, err := os.MkdirTemp("", "certificate-")
-	spec.Check(t, err)
-	defer os.RemoveAll(dir)
-	file := func(name string, content []byte) string {
-		path := filepath.Join(dir, name)
-		spec.Check(t, os.WriteFile(path, content, 0o600))
-		return path
-	}
-	signed := fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(e.PayloadType), e.PayloadType, len(payload), payload)
-	args := []string{"pkeyutl", "-verify", "-pubin", "-rawin", "-inkey", file("key", public), "-in", file("signed", signed), "-sigfile", file("signature", signature)}
-	if key.Whose == attestation.Ephemeral { // ECDSA signs a digest; ed25519 the whole
-		args = append(args, "-digest", "sha256")
-	}
-	if said, err := exec.CommandContext(ctx, tool, args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(said)))
-	}
-	return nil
 }
 
 // givenKey is one of ed25519, as an issuer has it.

@@ -4,16 +4,13 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"sigs.k8s.io/yaml"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/journal"
@@ -47,26 +44,20 @@ type night struct {
 // allows, and compresses no time; and a run by staging's account does so.
 func TestNightly(t *testing.T) {
 	n := night{pipeline: fileOf(t, ".gitlab-ci.yml"), makefile: fileOf(t, "Makefile"), profile: nightProfile, args: nightlyTests}
-	edited := func(name, kills string, at func(*night) *string, old, with string) spec.Sabotage {
-		return spec.Edited(name, kills, &n, func(n *night) {
-			require.Contains(t, *at(n), old, "what the fault changes")
-			*at(n) = strings.Replace(*at(n), old, with, 1)
-		})
-	}
 	pipeline := func(n *night) *string { return &n.pipeline }
 	makefile := func(n *night) *string { return &n.makefile }
 	spec.Run(t, spec.Specification{
 		ID: "PIP-002", Risk: spec.Namespaced, Needs: []spec.Need{access, policies, docuthinker}, Timeout: 10 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { n.prove(ctx, t, env) },
 		CounterProofs: []spec.Sabotage{
-			edited("by no schedule", `job nightly runs by the schedule nightly`, pipeline, `$SCHEDULE == "nightly"`, `$SCHEDULE == "never"`),
-			edited("ended before it can be through", `job nightly has the time`, pipeline, "timeout: 12 hours", "timeout: 2 hours"),
-			edited("without counter-proofs", `make nightly runs every suite with counter-proofs`, makefile, "verify -p $(PROFILE) --counterproof\n\t$(GROUND) evidence", "verify -p $(PROFILE)\n\t$(GROUND) evidence"),
-			edited("one suite only", `make nightly runs every suite with counter-proofs`, makefile, "verify -p $(PROFILE) --counterproof\n\t$(GROUND) evidence", "verify -p $(PROFILE) --counterproof policy\n\t$(GROUND) evidence"),
+			replaced(t, &n, "by no schedule", `job nightly runs by the schedule nightly`, pipeline, `$SCHEDULE == "nightly"`, `$SCHEDULE == "never"`),
+			replaced(t, &n, "ended before it can be through", `job nightly has the time`, pipeline, "timeout: 12 hours", "timeout: 2 hours"),
+			replaced(t, &n, "without counter-proofs", `make nightly runs every suite with counter-proofs`, makefile, "verify -p $(PROFILE) --counterproof\n\t$(GROUND) evidence", "verify -p $(PROFILE)\n\t$(GROUND) evidence"),
+			replaced(t, &n, "one suite only", `make nightly runs every suite with counter-proofs`, makefile, "verify -p $(PROFILE) --counterproof\n\t$(GROUND) evidence", "verify -p $(PROFILE) --counterproof policy\n\t$(GROUND) evidence"),
 			spec.Edited("times compressed", `the platform's own times`, &n, func(n *night) { n.args = append(slices.Clone(n.args), "-args", "-timescale", "60") }),
 			spec.Edited("the ceiling of who only looks", `the ceiling of staging`, &n, func(n *night) { n.profile = lookProfile }),
 			spec.Edited("a proof left out", `clauses that the ceiling allows`, &n, func(n *night) { n.args = append(slices.Clone(n.args), "-skip", "^TestRBAC$") }),
-			spec.Harmless(edited("more time", "", pipeline, "timeout: 12 hours", "timeout: 14 hours")),
+			replaced(t, &n, "more time", "", pipeline, "timeout: 12 hours", "timeout: 14 hours"),
 		},
 	})
 }
@@ -99,31 +90,8 @@ func (n night) prove(ctx context.Context, t spec.T, env *environment.Environment
 // scheduled: the pipeline's job runs by its schedule, and its make target all suites.
 func (n night) scheduled(ctx context.Context, t spec.T, env *environment.Environment) {
 	t.Helper()
-	var jobs map[string]any
-	spec.Check(t, yaml.Unmarshal([]byte(n.pipeline), &jobs))
-	text, err := yaml.Marshal(jobs["nightly"])
-	spec.Check(t, err)
-	var nightly struct {
-		Script  []string `json:"script"`
-		Timeout string   `json:"timeout"`
-		Rules   []struct {
-			If string `json:"if"`
-		} `json:"rules"`
-	}
-	spec.Check(t, yaml.Unmarshal(text, &nightly))
-	require.Equal(t, []string{"make nightly"}, nightly.Script, "job nightly runs make nightly")
-	require.Len(t, nightly.Rules, 1, "job nightly runs by the schedule nightly")
-	require.Equal(t, `$CI_PIPELINE_SOURCE == "schedule" && $SCHEDULE == "nightly"`, nightly.Rules[0].If, "job nightly runs by the schedule nightly")
-	var hours int
-	_, err = fmt.Sscanf(nightly.Timeout, "%d hours", &hours)
-	require.NoError(t, err, "job nightly has the time: %s", nightly.Timeout)
 	// The six scenarios of load alone take three hours and nine minutes: PRF-001…006.
-	require.GreaterOrEqual(t, hours, 4, "job nightly has the time that the scenarios of load take")
-
-	made := exec.CommandContext(ctx, "make", "-n", "-s", "-C", env.Root, "-f", "-", "nightly")
-	made.Stdin = strings.NewReader(n.makefile)
-	said, err := made.CombinedOutput()
-	require.NoError(t, err, "make nightly: %s", said)
-	first, _, _ := strings.Cut(string(said), "\n")
-	require.Equal(t, "go run ./helpers/cmd/ground verify -p staging --counterproof", strings.TrimSpace(first), "make nightly runs every suite with counter-proofs")
+	require.GreaterOrEqual(t, hoursOf(t, n.pipeline, "nightly", "make nightly"), 4, "job nightly has the time that the scenarios of load take")
+	require.Equal(t, "go run ./helpers/cmd/ground verify -p staging --counterproof", steps(ctx, t, env.Root, n.makefile, "nightly")[0],
+		"make nightly runs every suite with counter-proofs")
 }

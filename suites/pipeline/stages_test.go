@@ -32,10 +32,7 @@ var target = regexp.MustCompile(`(?m)^([a-z][a-z-]*):`)
 func TestStages(t *testing.T) {
 	file := fileOf(t, ".gitlab-ci.yml")
 	edited := func(name, kills, old, with string) spec.Sabotage {
-		require.Contains(t, file, old, "what the fault changes")
-		f := spec.Swapped(name, kills, &file, strings.Replace(file, old, with, 1))
-		f.Harmless = kills == ""
-		return f
+		return replaced(t, &file, name, kills, func(f *string) *string { return f }, old, with)
 	}
 	spec.Run(t, spec.Specification{
 		ID: "PIP-001", Risk: spec.ReadOnly,
