@@ -36,13 +36,10 @@ func (k *kindCluster) reopen(ctx context.Context, before *state, hash string) (e
 		}
 		return "", nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	if e.ClusterUID != before.UID {
+	if err == nil && e.ClusterUID != before.UID {
 		return nil, errOtherCluster
 	}
-	return e, k.settle(ctx, e)
+	return e, err
 }
 
 // settle waits until the kubelets have looked at every pod since their nodes were started:

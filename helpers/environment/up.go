@@ -202,6 +202,9 @@ func (k *kindCluster) up(ctx context.Context) (*Environment, error) {
 	if before != nil && before.Hash == hash && before.UID != "" {
 		e, err := k.reopen(ctx, before, hash)
 		if err == nil {
+			err = k.settle(ctx, e)
+		}
+		if err == nil {
 			return e, nil
 		}
 		k.options.Progress(fmt.Sprintf("the cluster %s cannot be used again (%v): making it again", k.profile.ClusterName, err))
