@@ -10,8 +10,10 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/proving-ground/proving-ground/helpers/engine"
+	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/image"
 	"github.com/proving-ground/proving-ground/helpers/journal"
 )
@@ -71,4 +73,33 @@ func TestRestarts(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestEngineEnds ends the engine between runs, as a machine's end does. The next start takes
+// the cluster as it stands; no pod is held back for having started before the network did.
+func TestEngineEnds(t *testing.T) {
+	s := newSite(t)
+	stopped, err := engine.Stop(t.Context(), s.cache)
+	require.NoError(t, err)
+	require.True(t, stopped, "an engine of somebody else's is not ended")
+	began := time.Now()
+	profile, err := environment.LoadProfile(s.root, "kind")
+	require.NoError(t, err)
+	env, err := environment.Up(t.Context(), profile, environment.UpOptions{Progress: func(line string) { t.Log(line) }})
+	require.NoError(t, err)
+	defer env.Close()
+	took := time.Since(began).Round(time.Second)
+	require.Equal(t, s.env.ClusterUID, env.ClusterUID, "it is another cluster")
+	var pods corev1.PodList
+	require.NoError(t, env.Client().List(t.Context(), &pods))
+	for _, p := range pods.Items {
+		for _, c := range p.Status.ContainerStatuses {
+			if w := c.State.Waiting; w != nil {
+				assert.NotEqual(t, "CrashLoopBackOff", w.Reason, "%s/%s: %s", p.Namespace, p.Name, w.Message)
+			}
+		}
+	}
+	run := s.start(t, t.Context(), append([]string{"-test.v"}, short...)...)
+	assert.Equal(t, 0, run.wait(), run.out.String())
+	t.Logf("up after %s with %d pods, and three policies proved with their faults after %s", took, len(pods.Items), time.Since(began).Round(time.Second))
 }
