@@ -35,17 +35,18 @@ var (
 //
 // Pods come last, when the API answers at its service address: of a node that was
 // started again they started before kube-proxy, found no API, ended, and were then
-// held back for minutes (seen: Gatekeeper). proving-ground-pods does that part.
+// held back for minutes (seen: Gatekeeper). proving-ground-pods does that part: a file
+// that gets another name within the directory, for containerd looks at no new ones.
 var networkScript = template.Must(template.New("network").Parse(`#!/bin/sh
 set -e
 if [ "$1" = pods ]; then
   curl --silent --show-error --fail --noproxy '*' --cacert /etc/kubernetes/pki/ca.crt --output /dev/null \
     --connect-timeout 2 --max-time 5 --retry 600 --retry-all-errors --retry-delay 1 --retry-max-time {{.Wait}} https://{{.API}}/livez
-  mv /kind/10-ptp.conflist /etc/cni/net.d/10-ptp.conflist
+  mv /etc/cni/net.d/10-ptp.conflist.new /etc/cni/net.d/10-ptp.conflist
   exit
 fi
 rm -f /etc/cni/net.d/10-ptp.conflist
-cat > /kind/10-ptp.conflist <<'CNI'
+cat > /etc/cni/net.d/10-ptp.conflist.new <<'CNI'
 {"cniVersion": "0.3.1", "name": "ptp", "plugins": [
   {"type": "ptp", "ipMasq": false, "ipam": {"type": "host-local", "dataDir": "/run/cni-ipam-state",
    "routes": [{"dst": "0.0.0.0/0"}], "ranges": [[{"subnet": "{{.Own.Pods}}"}]]}},
