@@ -45,10 +45,10 @@ const (
 	dies     = 5 // workers that end in the middle of a job, without a word
 
 	// jobTakes is as long as the application's fault lasts: 50 workers are to be there
-	// before many jobs are done. A controller that looked within the two seconds of the
+	// before many jobs are done. A controller that looked within the seconds of the
 	// burst sees less of it 15 seconds later.
 	jobTakes  = 10 * time.Second
-	burstRate = 125 // jobs a second
+	burstRate = 100 // jobs a second
 
 	// startsIn is in the place of the five minutes for which fewer workers must be wanted:
 	// they cannot be compressed below what two processors take to start fifty pods.
@@ -78,6 +78,10 @@ func TestQueueScaler(t *testing.T) {
 		"database": map[string]any{"enabled": true, "password": q.password},
 		"redis":    map[string]any{"enabled": true, "uriSecret": "queue"}, // of Redis by its name, of SQS by its URI
 		"worker":   worker,
+		// All jobs come through one backend, which is not what is looked at.
+		"backend": map[string]any{"resources": map[string]any{
+			"requests": map[string]any{"cpu": "200m", "memory": "32Mi"}, "limits": map[string]any{"cpu": "1", "memory": "128Mi"},
+		}},
 	})
 	q.before = q.makeQueue
 	var edit change
@@ -214,7 +218,7 @@ func (q *queued) ask(ctx context.Context, t spec.T, path, body string, want int)
 		Request: probe.Request{
 			Method: http.MethodPost, URL: "http://backend." + q.ns + ":8080" + path,
 			Headers: map[string]string{"Content-Type": "application/json"}, Body: body,
-			Timeout: 3 * time.Second,
+			Timeout: 5 * time.Second, // above the backend's own for a job
 		},
 		Rate: burstRate, For: time.Minute, Count: burst, KeepAlive: true,
 	})
