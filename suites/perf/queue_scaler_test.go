@@ -21,6 +21,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apitypes "k8s.io/apimachinery/pkg/types"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -42,7 +43,11 @@ const (
 
 	burst    = 250 // jobs: five for each of 50 workers
 	mostPods = 50
-	dies     = 5 // workers that end in the middle of a job, without a word
+	// nobodys is behind the name of a queue that is there and that nobody uses: of one that is
+	// not, KEDA learns nothing, and leaves as many workers as there were.
+	nobodys = "-nobodys"
+
+	dies = 5 // workers that end in the middle of a job, without a word
 
 	// jobTakes is as long as the application's fault lasts: 50 workers are to be there
 	// before many jobs are done. A controller that looked within the seconds of the
@@ -52,7 +57,7 @@ const (
 
 	// startsIn is in the place of the five minutes for which fewer workers must be wanted:
 	// they cannot be compressed below what two processors take to start fifty pods.
-	startsIn = time.Minute
+	startsIn = 2 * time.Minute
 )
 
 // doneTimeout is for all of a burst: by 50 workers, what dead ones leave behind after
@@ -91,7 +96,7 @@ func TestQueueScaler(t *testing.T) {
 		CounterProofs: []spec.Sabotage{
 			spec.Swapped("at most 49 workers", `at a burst of 250`, &edit, field("ScaledObject", int64(49), "spec", "maxReplicaCount")),
 			spec.Swapped("a worker for each 50 jobs", `at a burst of 250`, &edit, trigger("queueLength", "50")),
-			spec.Swapped("another queue", `at a burst of 250`, &edit, trigger("queueURL", "http://"+motoHost+"/"+motoAccount+"/nobodys")),
+			spec.Swapped("another queue", `at a burst of 250`, &edit, trigger("queueURL", q.url()+nobodys)),
 			q.ackFirst(),
 			spec.Harmless(spec.Swapped("KEDA asks each two seconds", "", &edit, field("ScaledObject", int64(2), "spec", "pollingInterval"))),
 		},
@@ -120,23 +125,25 @@ func (q *queued) ackFirst() spec.Sabotage {
 // url is the queue's, as the pods reach it.
 func (q *queued) url() string { return "http://" + motoHost + "/" + motoAccount + "/" + q.name }
 
-// makeQueue makes the stage's queue, and the Secret that the application and KEDA find it
+// makeQueue makes the stage's queue and the one beside it, and the Secret that the application and KEDA find it
 // by.
 func (q *queued) makeQueue(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
-	err := q.asked(ctx, env, func(c *sqs.Client) error {
-		made, err := c.CreateQueue(ctx, &sqs.CreateQueueInput{QueueName: &q.name})
-		if err != nil {
-			return fmt.Errorf("queue %s: %w", q.name, err)
-		}
-		return scope.Defer("queue "+q.name, func(ctx context.Context) error {
-			return q.asked(ctx, env, func(c *sqs.Client) error {
-				_, err := c.DeleteQueue(ctx, &sqs.DeleteQueueInput{QueueUrl: made.QueueUrl})
-				return err
+	for _, name := range []string{q.name, q.name + nobodys} {
+		err := q.asked(ctx, env, func(c *sqs.Client) error {
+			made, err := c.CreateQueue(ctx, &sqs.CreateQueueInput{QueueName: &name})
+			if err != nil {
+				return fmt.Errorf("queue %s: %w", name, err)
+			}
+			return scope.Defer("queue "+name, func(ctx context.Context) error {
+				return q.asked(ctx, env, func(c *sqs.Client) error {
+					_, err := c.DeleteQueue(ctx, &sqs.DeleteQueueInput{QueueUrl: made.QueueUrl})
+					return err
+				})
 			})
 		})
-	})
-	if err != nil {
-		return err
+		if err != nil {
+			return err
+		}
 	}
 	return scope.Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: q.ns, Name: "queue"}, StringData: map[string]string{
 		"uri":       fmt.Sprintf("sqs://%s:%s@%s/%s/%s?region=%s&tls=false", q.key, q.secret, motoHost, motoAccount, q.name, motoRegion),
@@ -179,6 +186,7 @@ func (q *queued) prove(ctx context.Context, t spec.T, env *environment.Environme
 		}
 		return "", err
 	}))
+	spec.Check(t, t.Scope().Defer("the workers of "+q.ns, func(ctx context.Context) error { return q.calm(ctx, env) }))
 	spec.Check(t, scaling(ctx, env, t.Scope(), "queue-scaler.yaml", q.ns,
 		trigger("queueURL", q.url()), trigger("awsEndpoint", "http://"+motoHost),
 		field("ScaledObject", int64(startsIn.Seconds()), "spec", "advanced", "horizontalPodAutoscalerConfig", "behavior", "scaleDown", "stabilizationWindowSeconds"), edit))
@@ -209,6 +217,23 @@ func (q *queued) prove(ctx context.Context, t spec.T, env *environment.Environme
 	down := scalesTo(ctx, t, env, worker, 1, "the workers when the jobs are done")
 	t.Observe(fmt.Sprintf("%d jobs: 50 workers after %s, all done after %s, though %d workers were killed; one worker again %s later; every document has one analysis (a job takes %s; workers ask for 2m of a core and 12 MiB)",
 		burst, up.Round(time.Second), took.Round(time.Second), killed, down.Round(time.Second), jobTakes), journal.Plots{Plots: []journal.Plot{seen.plot()}, Data: map[string]int{"analyses": now.analyses, "documents": now.documents}})
+}
+
+// calm leaves one worker to what comes next, once nobody else says how many there are to be.
+// A fault that changes their template would wait for fifty of them to be replaced.
+func (q *queued) calm(ctx context.Context, env *environment.Environment) error {
+	if err := unscaled(ctx, env, q.ns); err != nil {
+		return err
+	}
+	w, err := wait.On(env.Config)
+	if err != nil {
+		return err
+	}
+	if err := w.Gone(ctx, unscaledTimeout, wait.Target{Kind: hpaKind, Namespace: q.ns}); err != nil {
+		return err
+	}
+	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: q.ns, Name: "worker"}}
+	return client.IgnoreNotFound(env.Client().Patch(ctx, d, client.RawPatch(apitypes.MergePatchType, []byte(`{"spec":{"replicas":1}}`))))
 }
 
 // ask has users make a request for each job, and all of them be taken.
