@@ -276,10 +276,11 @@ func hopeless(pod *corev1.Pod, before map[crash]bool) (reason, detail, container
 	return "", "", ""
 }
 
-// busy says that a kubelet could not read what it was to, in time: it tries again,
-// and told so of a Secret that was there.
+// busy says that a kubelet could not do in time what it tries again: read a Secret that was
+// there, or pull one more image than it may in a second (registryPullQPS).
 func busy(message string) bool {
-	return strings.Contains(message, "failed to sync") && strings.Contains(message, "timed out waiting for the condition")
+	return strings.Contains(message, "failed to sync") && strings.Contains(message, "timed out waiting for the condition") ||
+		strings.Contains(message, "pull QPS exceeded")
 }
 
 type failing struct{ pod, container string }

@@ -72,6 +72,7 @@ func TestTerminalFailures(t *testing.T) {
 		"of another":        {web("Deployment"), workloadOf("Deployment"), strings.Replace(waiting("CrashLoopBackOff"), "app: web", "app: other", 1), ""},
 		"of no workload":    {web("Deployment"), "", waiting("CrashLoopBackOff"), ""},
 		"busy kubelet":      {itself, "", strings.Replace(waiting("CreateContainerConfigError"), "because", "'failed to sync secret cache: timed out waiting for the condition'", 1), ""},
+		"too many pulls":    {itself, "", strings.Replace(waiting("ImagePullBackOff"), "because", "'Back-off pulling image x: ErrImagePull: pull QPS exceeded'", 1), ""},
 		"no pods looked at": {Target{Kind: configMap, Namespace: "ns", Name: "web"}, "", waiting("CrashLoopBackOff"), ""},
 	}
 	for reason := range forGood {
