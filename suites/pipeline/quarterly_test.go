@@ -54,7 +54,7 @@ func TestQuarterly(t *testing.T) {
 			replaced(t, &q, "by no schedule", `job quarterly runs by the schedule quarterly`, pipeline, `$SCHEDULE == "quarterly"`, `$SCHEDULE == "yearly"`),
 			replaced(t, &q, "without counter-proofs", `make certify proves disaster recovery`, makefile, "--counterproof dr", "dr"),
 			replaced(t, &q, "nothing certified", `make certify ends with the certificate`, makefile, "$(GROUND) certify $(if", "$(GROUND) report $(if"),
-			edited("a clause that was refuted", `certify: .*DR-003: its verdict is refuted`, func(q *quarter) {
+			edited("a clause that was refuted", `certify: .*DR-003: refuted`, func(q *quarter) {
 				q.entries = func(entries []journal.Entry) {
 					for _, e := range entries {
 						if e.ID == "DR-003" && e.Kind == journal.Verdict {
