@@ -92,6 +92,6 @@ func (n night) scheduled(ctx context.Context, t spec.T, env *environment.Environ
 	t.Helper()
 	// The six scenarios of load alone take three hours and nine minutes: PRF-001…006.
 	require.GreaterOrEqual(t, hoursOf(t, n.pipeline, "nightly", "make nightly"), 4, "job nightly has the time that the scenarios of load take")
-	require.Equal(t, "go run ./helpers/cmd/ground verify -p staging --counterproof", steps(ctx, t, env.Root, n.makefile, "nightly")[0],
+	require.Equal(t, tool+"verify -p staging --counterproof", steps(ctx, t, env.Root, n.makefile, "nightly")[0],
 		"make nightly runs every suite with counter-proofs")
 }
