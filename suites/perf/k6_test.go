@@ -135,6 +135,9 @@ func (s *stage) k6Pod(config string, k k6) *corev1.Pod {
 	args := []string{"run", "--quiet", "--no-color"}
 	if !k.plain {
 		args = append(args, "--out", "json="+results+"/"+fileName)
+		// To write samples makes garbage beside a heap that is small, so that Go would collect
+		// it many times a second: memory for time, up to what the container may have.
+		variables = append(variables, corev1.EnvVar{Name: "GOGC", Value: "400"}, corev1.EnvVar{Name: "GOMEMLIMIT", Value: "768MiB"})
 	}
 	mount := corev1.VolumeMount{Name: "results", MountPath: results}
 	return &corev1.Pod{
