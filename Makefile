@@ -7,7 +7,7 @@ GROUND = go run ./helpers/cmd/ground
 verify: ## bring the environment up, prove SUITES with their counter-proofs, report; SUITES=all for every suite
 	$(GROUND) verify $(filter-out all,$(or $(SUITES),policy))
 
-test: unit ## all that CI runs; the mesh is left to verify: on two cores its figures are not steady enough for a gate
+test: unit ## what .ci/run runs; the mesh is left to verify: on two cores its figures are not steady enough for a gate
 	$(GROUND) up docuthinker
 	$(GROUND) verify policy
 
@@ -22,7 +22,7 @@ lint: ## formatting and the rules of .golangci.yml; builds the linter at the fir
 	go tool -modfile=tools.mod gofumpt -l -d $$(git ls-files '*.go')
 	go tool -modfile=tools.mod golangci-lint run ./...
 
-bench: ## the figures of docs/performance.md; wants the environment up
+bench: ## what docs/performance.md has with a baseline beside it: waits, and k6; wants the environment up
 	go test -tags cluster -run '^$$' -bench . -benchtime 1x ./helpers/... ./suites/perf
 
 down: ## delete the environment; images and the container engine stay

@@ -24,7 +24,7 @@ import (
 )
 
 // suiteTimeout is what a suite may take when the environment is up: chaos with all its
-// counter-proofs takes more than two hours.
+// counter-proofs takes an hour and a half, and a slow machine three times as long.
 const suiteTimeout = "4h"
 
 func verifyCommand() *cobra.Command {
