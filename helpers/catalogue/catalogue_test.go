@@ -33,6 +33,23 @@ func TestRealCatalogueCounts(t *testing.T) {
 	}, area)
 }
 
+// A clause that no suite names would be in no report: spec.Run proves it, or
+// spec.NotBuiltYet says that nobody does.
+func TestEveryClauseIsNamedByASuite(t *testing.T) {
+	var suites strings.Builder
+	require.NoError(t, filepath.WalkDir("../../suites", func(name string, _ os.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(name, "_test.go") {
+			var data []byte
+			data, err = os.ReadFile(name)
+			suites.Write(data)
+		}
+		return err
+	}))
+	for _, c := range realCatalogue(t) {
+		assert.Contains(t, suites.String(), `"`+c.ID+`"`, "no test of suites names it")
+	}
+}
+
 func TestRealCatalogueTexts(t *testing.T) {
 	c := realCatalogue(t)
 	for _, tc := range []struct{ id, text, where string }{

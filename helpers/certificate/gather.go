@@ -35,7 +35,7 @@ func Gather(entries []journal.Entry, torn int, clauses []catalogue.Clause, lock 
 		g.refuse("the journal is of %d runs (%s), want one", len(runs), strings.Join(runs, ", "))
 	}
 	g.clauses(&c.Predicate, clauses)
-	g.start(&c.Predicate)
+	g.start(&c.Predicate, entries)
 	g.figures(&c.Predicate, entries)
 	images := g.environments(&c.Predicate)
 	c.Subjects = append(c.Subjects, attestation.Subject{Name: backupSubject(c.Predicate.Backup.Name), SHA256: strings.TrimPrefix(c.Predicate.Backup.Digest, "sha256:")})
@@ -126,16 +126,21 @@ func (g *gatherer) clauses(p *Predicate, known catalogue.Catalogue) {
 	}
 }
 
-// start is how the suites of the clauses were started; they must agree.
-func (g *gatherer) start(p *Predicate) {
+// start is how the suites of the clauses were started, each of their processes; they must
+// agree.
+func (g *gatherer) start(p *Predicate, entries []journal.Entry) {
 	for _, name := range slices.Sorted(maps.Keys(g.suites)) {
-		s := g.suites[name].Start
-		if s == nil {
+		if g.suites[name].Start == nil {
 			g.refuse("the suite %s did not record how it was started", name)
+		}
+	}
+	for _, e := range entries {
+		s := e.Start
+		if s == nil || g.suites[e.Suite] == nil {
 			continue
 		}
 		if p.Profile != "" && (p.Profile != s.Profile || p.Commit != s.Commit || p.TimeScale != s.TimeScale) {
-			g.refuse("the suites %s were started in different ways", strings.Join(slices.Sorted(maps.Keys(g.suites)), ", "))
+			g.refuse("processes of the suites %s were started in different ways", strings.Join(slices.Sorted(maps.Keys(g.suites)), ", "))
 			return
 		}
 		p.Profile, p.Commit, p.TimeScale = s.Profile, s.Commit, s.TimeScale
@@ -166,7 +171,7 @@ func (g *gatherer) environments(p *Predicate) map[string]string {
 	if len(p.Environments) == 0 {
 		g.refuse("the run recorded no environment")
 	} else if len(images) == 0 {
-		g.refuse("the run recorded no image: on a given cluster nothing is known of them, so there is nothing to certify")
+		g.refuse("the run recorded no image, so nobody knows what ran")
 	}
 	return images
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +54,14 @@ func TestGatherRefuses(t *testing.T) {
 	run := func(edit func(*journal.Run)) change {
 		return with(journal.RunStart, "", func(e *journal.Entry) { edit(e.Start) })
 	}
+	again := func(edit func(*journal.Run)) change {
+		return func(all []journal.Entry) []journal.Entry {
+			first := slices.IndexFunc(all, func(e journal.Entry) bool { return e.Start != nil })
+			other := *all[first].Start
+			edit(&other)
+			return slices.Insert(all, first, journal.Entry{Kind: journal.RunStart, Start: &other})
+		}
+	}
 	platform := func(edit func(*journal.Platform)) change {
 		return with(journal.Environment, "", func(e *journal.Entry) { edit(e.Platform) })
 	}
@@ -77,6 +86,7 @@ func TestGatherRefuses(t *testing.T) {
 		"counter-proofs left out":        {without(journal.CounterProof, "DR-007"), "DR-007: these counter-proofs were not tried: a byte flipped, an object missing, a label added"},
 		"no commit":                      {run(func(r *journal.Run) { r.Commit = "" }), "the run recorded no commit"},
 		"a commit that nobody has":       {run(func(r *journal.Run) { r.Commit += "-dirty" }), commit + "-dirty, which nobody else can look at: commit, then run it again"},
+		"a process of another commit":    {again(func(r *journal.Run) { r.Commit = strings.Repeat("0", 40) }), "processes of the suites dr were started in different ways"},
 		"no time scale":                  {run(func(r *journal.Run) { r.TimeScale = 0 }), "timeScale is 0, want 1 or more"},
 		"no start":                       {without(journal.RunStart, ""), "the suite dr did not record how it was started"},
 		"no environment":                 {without(journal.Environment, ""), "the run recorded no environment"},
@@ -138,7 +148,7 @@ func TestGatherOfOddJournals(t *testing.T) {
 	require.ErrorContains(t, err, `DR-001: catalogue: no clause "DR-001"`)
 	_, err = Gather(entries, 0, clauses(t), []byte(`[{"nam": "x"}]`), now)
 	require.ErrorContains(t, err, `images.lock: json: unknown field "nam"`)
-	_, err = Gather(entries, 0, clauses(t), []byte(lock), quarter(time.Now().Add(time.Hour)))
+	_, err = Gather(entries, 0, clauses(t), []byte(lock), quarter(time.Now()).Add(time.Hour))
 	require.ErrorContains(t, err, "expired at ", "an old run gets no new quarter")
 
 	w, err := journal.Create(dir, "another", "policy", nil)

@@ -5,6 +5,7 @@
 package evidence
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -134,14 +135,22 @@ func runOf(entries []journal.Entry, r *report.Report) (Run, error) {
 			return made, fmt.Errorf("the journals are of two runs, %s and %s", r.Run, e.Run)
 		}
 	}
-	for i, s := range r.Suites {
+	for _, s := range r.Suites {
 		if s.Start == nil {
 			return made, fmt.Errorf("the suite %s did not record how it was started", s.Name)
 		}
-		if i > 0 && (made.Commit != s.Start.Commit || made.Profile != s.Start.Profile || made.TimeScale != s.Start.TimeScale || made.CounterProofs != s.Start.CounterProofs) {
-			return made, fmt.Errorf("the suites %s and %s were started in different ways", r.Suites[0].Name, s.Name)
+	}
+	first := ""
+	for _, e := range entries { // of each process: a suite may have had several
+		s := e.Start
+		if s == nil {
+			continue
 		}
-		made.Commit, made.Profile, made.TimeScale, made.CounterProofs = s.Start.Commit, s.Start.Profile, s.Start.TimeScale, s.Start.CounterProofs
+		if first != "" && (made.Commit != s.Commit || made.Profile != s.Profile || made.TimeScale != s.TimeScale || made.CounterProofs != s.CounterProofs) {
+			return made, fmt.Errorf("processes of the suites %s and %s were started in different ways", first, e.Suite)
+		}
+		first = cmp.Or(first, e.Suite)
+		made.Commit, made.Profile, made.TimeScale, made.CounterProofs = s.Commit, s.Profile, s.TimeScale, s.CounterProofs
 	}
 	if len(r.Suites) == 0 {
 		return made, errors.New("no suite recorded anything")
@@ -149,14 +158,8 @@ func runOf(entries []journal.Entry, r *report.Report) (Run, error) {
 	return made, nil
 }
 
-// Images are those that the run recorded, by name the digest.
-func (e *Evidence) Images() map[string]string {
-	digests := map[string]string{}
-	for _, i := range e.images {
-		digests[i.Name] = i.Digest
-	}
-	return digests
-}
+// Images are those that the run recorded; one whose tag moved is there with each digest.
+func (e *Evidence) Images() []journal.Image { return e.images }
 
 // subjects are the things that were tested.
 func (e *Evidence) subjects() []attestation.Subject {

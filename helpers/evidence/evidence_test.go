@@ -178,7 +178,20 @@ func TestGatherRefuses(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, w.Append(start("another")))
 		_, err = Gather(root, dir)
-		require.ErrorContains(t, err, "the suites policy and mesh were started in different ways")
+		require.ErrorContains(t, err, "processes of the suites policy and mesh were started in different ways")
+	})
+	t.Run("a suite started twice, at different commits", func(t *testing.T) {
+		_, err := Gather(project(t, "r", append(proved(), start("another"))...))
+		require.ErrorContains(t, err, "processes of the suites policy and policy were started in different ways")
+	})
+	t.Run("signed with the lock of another commit", func(t *testing.T) {
+		root, dir := project(t, "r")
+		require.NoError(t, os.WriteFile(filepath.Join(root, "images.lock"), []byte(strings.ReplaceAll(lock, "aaaa", "bbbb")), 0o600))
+		e, err := Gather(root, dir)
+		require.NoError(t, err)
+		_, _, _, key := signed(t, "r2")
+		_, _, err = e.Sign(t.Context(), key)
+		require.ErrorContains(t, err, "check out commit "+commit)
 	})
 	t.Run("two runs", func(t *testing.T) {
 		root, dir := project(t, "r")

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/proving-ground/proving-ground/helpers/attestation"
+	"github.com/proving-ground/proving-ground/helpers/image"
 	"github.com/proving-ground/proving-ground/helpers/journal"
 	"github.com/proving-ground/proving-ground/helpers/strictyaml"
 )
@@ -76,6 +77,15 @@ func (e *Evidence) Follows(data []byte) error {
 
 // Sign gives the statement over the evidence, and the bundle that it is over.
 func (e *Evidence) Sign(ctx context.Context, key *attestation.Key) (statement, bundle []byte, err error) {
+	locked, err := image.ReadLock(e.files[image.LockFile])
+	if err != nil {
+		return nil, nil, fmt.Errorf("evidence: %w", err)
+	}
+	for _, i := range e.images {
+		if want, is := locked[i.Name]; is && want != i.Digest {
+			return nil, nil, fmt.Errorf("evidence: the image %s ran as %s, and %s has %s: check out commit %s, of which the run is", i.Name, i.Digest, image.LockFile, want, e.Run.Commit)
+		}
+	}
 	said, err := json.Marshal(e.predicate())
 	if err != nil {
 		return nil, nil, fmt.Errorf("evidence: %w", err)

@@ -3,7 +3,6 @@ package gate
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -159,6 +158,8 @@ func (p *Policy) refuses(g Given, c Candidate, now time.Time) string {
 	switch {
 	case p.Signed && !g.Signed:
 		return "it is not signed: make it by ground evidence, and give the key"
+	case strings.HasSuffix(r.Commit, "-dirty"):
+		return fmt.Sprintf("it is of %s, which nobody else can look at: commit, then run it again", r.Commit)
 	case r.Commit != c.Commit:
 		return fmt.Sprintf("it is of commit %s, and %s is to be released", cmp.Or(r.Commit, "(not known)"), c.Commit)
 	case !slices.Contains(p.Profiles, r.Profile):
@@ -179,9 +180,9 @@ func (p *Policy) refuses(g Given, c Candidate, now time.Time) string {
 	if len(c.Images) > 0 && len(ran) == 0 {
 		return "it recorded no image: nobody knows what ran"
 	}
-	for _, name := range slices.Sorted(maps.Keys(ran)) {
-		if want, is := c.Images[name]; is && want != ran[name] {
-			return fmt.Sprintf("the image %s ran as %s, and %s is to be released", name, ran[name], want)
+	for _, i := range ran {
+		if want, is := c.Images[i.Name]; is && want != i.Digest {
+			return fmt.Sprintf("the image %s ran as %s, and %s is to be released", i.Name, i.Digest, want)
 		}
 	}
 	return ""

@@ -170,14 +170,17 @@ func TestDecide(t *testing.T) {
 		"not signed":          {"", []func([]journal.Entry) []journal.Entry{nil}, func(g *Given) { g.Signed = false }, Inconclusive, "it is not signed"},
 		"unsigned may do":     {"signed: false\n", []func([]journal.Entry) []journal.Entry{nil}, func(g *Given) { g.Signed = false }, Release, "RELEASE"},
 		"another commit":      {"", []func([]journal.Entry) []journal.Entry{start(func(r *journal.Run) { r.Commit = "f00" })}, nil, Inconclusive, "it is of commit f00, and " + commit + " is to be released"},
-		"changed files":       {"", []func([]journal.Entry) []journal.Entry{start(func(r *journal.Run) { r.Commit += "-dirty" })}, nil, Inconclusive, "-dirty, and"},
-		"another profile":     {"", []func([]journal.Entry) []journal.Entry{start(func(r *journal.Run) { r.Profile = "kind" })}, nil, Inconclusive, "it is of profile kind, want staging"},
-		"another cluster":     {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.Cluster = "old" })}, nil, Inconclusive, "it is of cluster old, and staging is to be released to"},
-		"another image":       {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.Images[0].Digest = "sha256:bb" })}, nil, Inconclusive, "the image " + image + " ran as sha256:bb, and " + digest + " is to be released"},
-		"no image":            {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.Images = nil })}, nil, Inconclusive, "it recorded no image"},
-		"no cluster":          {"", []func([]journal.Entry) []journal.Entry{with(func(e *journal.Entry) { e.Platform = nil })}, nil, Inconclusive, "it recorded no cluster"},
-		"old":                 {"", []func([]journal.Entry) []journal.Entry{nil}, func(g *Given) { g.Evidence.Run.EndedAt = time.Now().Add(-37 * time.Hour) }, Inconclusive, "it is 37h0m0s old, want at most 36h0m0s"},
-		"of the future":       {"", []func([]journal.Entry) []journal.Entry{nil}, func(g *Given) { g.Evidence.Run.EndedAt = time.Now().Add(time.Hour) }, Inconclusive, "is this machine's clock right?"},
+		"changed files":       {"", []func([]journal.Entry) []journal.Entry{start(func(r *journal.Run) { r.Commit += "-dirty" })}, nil, Inconclusive, "-dirty, which nobody else can look at"},
+		"an image twice": {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) {
+			p.Images = append([]journal.Image{{Name: image, Digest: "sha256:00"}}, p.Images...)
+		})}, nil, Inconclusive, "the image " + image + " ran as sha256:00"},
+		"another profile": {"", []func([]journal.Entry) []journal.Entry{start(func(r *journal.Run) { r.Profile = "kind" })}, nil, Inconclusive, "it is of profile kind, want staging"},
+		"another cluster": {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.Cluster = "old" })}, nil, Inconclusive, "it is of cluster old, and staging is to be released to"},
+		"another image":   {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.Images[0].Digest = "sha256:bb" })}, nil, Inconclusive, "the image " + image + " ran as sha256:bb, and " + digest + " is to be released"},
+		"no image":        {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.Images = nil })}, nil, Inconclusive, "it recorded no image"},
+		"no cluster":      {"", []func([]journal.Entry) []journal.Entry{with(func(e *journal.Entry) { e.Platform = nil })}, nil, Inconclusive, "it recorded no cluster"},
+		"old":             {"", []func([]journal.Entry) []journal.Entry{nil}, func(g *Given) { g.Evidence.Run.EndedAt = time.Now().Add(-37 * time.Hour) }, Inconclusive, "it is 37h0m0s old, want at most 36h0m0s"},
+		"of the future":   {"", []func([]journal.Entry) []journal.Entry{nil}, func(g *Given) { g.Evidence.Run.EndedAt = time.Now().Add(time.Hour) }, Inconclusive, "is this machine's clock right?"},
 		"old, beside fresh": {"", []func([]journal.Entry) []journal.Entry{nil, nil}, func(g *Given) {
 			g.Evidence.Run.EndedAt = g.Evidence.Run.EndedAt.Add(map[string]time.Duration{"a.json": -99 * time.Hour}[g.From])
 		}, Release, "refused  run a (a.json): it is 99h0m0s old"},
@@ -206,6 +209,11 @@ func TestDecide(t *testing.T) {
 			assert.LessOrEqual(t, strings.Count(said, "\n"), linesMost)
 		})
 	}
+	p, err := policy(t, sound)
+	require.NoError(t, err)
+	changed := run(t, "a", start(func(r *journal.Run) { r.Commit += "-dirty" }))
+	d := Decide(p, Candidate{Commit: commit + "-dirty", Cluster: cluster}, []Given{changed}, time.Now())
+	assert.Equal(t, Inconclusive, d.Verdict, "two working trees that were changed have one name: %s", d.Explain())
 	assert.Equal(t, []int{0, 1, 2}, []int{Release.ExitCode(), Hold.ExitCode(), Inconclusive.ExitCode()})
 }
 

@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -182,7 +183,12 @@ func (w *Writer) Append(e Entry) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	end, err := w.file.Seek(0, io.SeekEnd)
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
 	if _, err := w.file.Write(append(line, '\n')); err != nil {
+		_ = w.file.Truncate(end) // a full disk takes a part: the next line would be joined to it
 		return fmt.Errorf("journal: %w", err)
 	}
 	return nil

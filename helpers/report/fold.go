@@ -91,12 +91,15 @@ func place(r *Report, p journal.Platform, suite string) {
 			if len(p.Nodes) > len(known.Nodes) {
 				known.Nodes = p.Nodes
 			}
-			if len(p.Images) > len(known.Images) {
-				known.Images = p.Images
+			for _, i := range p.Images { // each suite has those of its own components
+				if !slices.Contains(known.Images, i) {
+					known.Images = append(known.Images, i)
+				}
 			}
 			return
 		}
 	}
+	p.Images = slices.Clone(p.Images) // what is appended to it is not the entry's
 	r.Environments = append(r.Environments, Environment{Platform: p, Suites: []string{suite}})
 }
 

@@ -33,7 +33,6 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"faults":   func(t Totals) int { return t.Killed + t.Survived + t.VoidFaults },
 	"icon":     icon,
 	"join":     func(list []string) string { return strings.Join(list, ", ") },
-	"killed":   killScore,
 	"percent":  func(share *float64) string { return percent(*share) },
 	"plural":   plural,
 	"pretty":   pretty,

@@ -198,3 +198,23 @@ func TestLoad(t *testing.T) {
 	assert.Equal(t, r, again)
 	require.Error(t, r.Write(filepath.Join(dir, "absent")))
 }
+
+// Each suite installs components of its own, on one cluster.
+func TestImagesOfAllSuites(t *testing.T) {
+	on := func(suite string, images ...string) *tape {
+		p := &journal.Platform{Cluster: "kind-ground", Hash: "91c0de"}
+		for _, name := range images {
+			p.Images = append(p.Images, journal.Image{Name: name, Digest: "sha256:" + name})
+		}
+		return proved(true).add(journal.Entry{Kind: journal.Environment, Platform: p}).as(suite)
+	}
+	chaos, dr := on("chaos", "node", "litmus", "istio"), on("dr", "node", "velero")
+	r := Build(append(chaos.entries, dr.entries...), 0, clauses(t))
+	require.Len(t, r.Environments, 1)
+	var names []string
+	for _, i := range r.Environments[0].Images {
+		names = append(names, i.Name)
+	}
+	assert.Equal(t, []string{"node", "litmus", "istio", "velero"}, names)
+	assert.Equal(t, []string{"chaos", "dr"}, r.Environments[0].Suites)
+}

@@ -38,6 +38,14 @@ func (t *tape) start(counterProofs bool) *tape {
 	}})
 }
 
+// as gives all of it to another suite.
+func (t *tape) as(suite string) *tape {
+	for i := range t.entries {
+		t.entries[i].Suite = suite
+	}
+	return t
+}
+
 func (t *tape) end(why string) *tape { return t.add(journal.Entry{Kind: journal.RunEnd, Text: why}) }
 
 func (t *tape) plan(id, clause string, counterProofs ...string) *tape {

@@ -180,7 +180,7 @@ func (c *clause) weigh(e ending) *journal.Result {
 		if e.seen > 0 {
 			return nil
 		}
-		r = inconclusive(reasonNothingSeen, "the proof held without an observation: it calls T.Observe nowhere on its way")
+		r = inconclusive(reasonNothingSeen, unseen)
 	case failed:
 		r = journal.Result{Outcome: journal.Refuted, Reason: headline(e.failed[0])}
 		if e.text != r.Reason {

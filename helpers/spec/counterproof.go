@@ -172,11 +172,17 @@ func (c *clause) seed(ctx context.Context, f *Sabotage, s *environment.Scope) er
 func (c *clause) reprove(ctx context.Context) error {
 	e, scope := c.prove(ctx, "restored", "restored")
 	err := c.close(scope)
+	if e.how == held && e.seen == 0 {
+		return errors.Join(errors.New("the baseline is not known to hold: "+unseen), err)
+	}
 	if e.how != held && ctx.Err() == nil {
 		return errors.Join(fmt.Errorf("the baseline holds no more: %s", joined(e.reason, e.text)), err)
 	}
 	return err
 }
+
+// unseen is why a proof that held counts for nothing.
+const unseen = "the proof held without an observation: it calls T.Observe nowhere on its way"
 
 // outcome judges one trial; err says that the fault was not in force.
 func outcome(f *Sabotage, e ending, err error) journal.Trial {
@@ -184,6 +190,8 @@ func outcome(f *Sabotage, e ending, err error) journal.Trial {
 	switch {
 	case err != nil:
 		t.Why = err.Error()
+	case e.how == held && f.Harmless && e.seen == 0:
+		t.Why = unseen
 	case e.how == held && f.Harmless:
 		t.Outcome = journal.Spared
 	case e.how == held:

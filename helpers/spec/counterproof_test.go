@@ -150,6 +150,42 @@ func TestTrials(t *testing.T) {
 	}
 }
 
+// What is seen in the first execution says nothing of those that follow.
+func TestUnseen(t *testing.T) {
+	for name, c := range map[string]struct {
+		blind   int // the execution that sees nothing: 2 is under the fault, 3 follows it
+		trial   journal.TrialOutcome
+		outcome journal.Outcome
+		reason  string
+	}{
+		"under a harmless change": {2, journal.VoidTrial, journal.Void, reasonVoid},
+		"when it is undone":       {3, journal.Spared, journal.Inconclusive, reasonNotRestored},
+		"never":                   {0, journal.Spared, journal.Proved, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t)
+			harmless := s.opens("ajar")
+			harmless.Harmless = true
+			times := 0
+			got := s.run(t, s.of(func(_ context.Context, t T, _ *environment.Environment) {
+				if times++; times != c.blind {
+					t.Observe("there is a house", nil)
+				}
+				if s.door() == "fault" {
+					t.Errorf("the door is open")
+				}
+			}, harmless, s.opens("fault")))
+			require.Equal(t, c.trial, s.trials()[0].Outcome)
+			require.Equal(t, c.outcome, got.Outcome)
+			require.Equal(t, c.reason, got.Reason)
+			if c.blind > 0 {
+				require.Contains(t, got.Detail, unseen)
+			}
+			s.cleanedUp(t)
+		})
+	}
+}
+
 func count(steps []string, what string) (n int) {
 	for _, s := range steps {
 		if s == what {

@@ -81,9 +81,8 @@ func current(t *testing.T) *harness {
 // without it.
 func (h *harness) plan(s *Specification, test string) error {
 	clause, err := h.register(s.ID, test)
-	s.Clause = cmp.Or(s.Clause, clause.Text)
 	err = errors.Join(err, s.check())
-	p := journal.Plan{Clause: s.Clause, Test: test}
+	p := journal.Plan{Clause: clause.Text, Test: test}
 	if s.Risk != 0 {
 		p.Risk = s.Risk.String()
 	}

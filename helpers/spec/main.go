@@ -208,6 +208,10 @@ func (h *harness) finish(code int, closing error, closeJournal func() error) int
 		why = "cut short: " + context.Cause(h.ctx).Error()
 	case len(lines) == 0 && !h.benchmarks:
 		why = "no specification was selected"
+	default: // what could not be written, or undone, is no clean end
+		if err := errors.Join(closing, h.record.failure()); err != nil {
+			why = "not whole: " + err.Error()
+		}
 	}
 	h.record.add(journal.Entry{Kind: journal.RunEnd, Text: why})
 	err := errors.Join(closing, h.record.failure(), closeJournal())

@@ -38,9 +38,9 @@ func TestFinish(t *testing.T) {
 		"cut short":                      {verdicts: 1, cut: errors.New("signal interrupt"), want: 1, why: "cut short: signal interrupt"},
 		"cut short before anything":      {cut: errors.New("signal interrupt"), want: 1, why: "cut short: signal interrupt"},
 		"failed and cut short":           {code: 3, verdicts: 1, cut: wrong, want: 3, why: "cut short: it went wrong"},
-		"the journal was not written":    {verdicts: 1, journal: wrong, want: 1},
+		"the journal was not written":    {verdicts: 1, journal: wrong, want: 1, why: "not whole: it went wrong"},
 		"the journal was not closed":     {verdicts: 1, closeFile: wrong, want: 1},
-		"the environment was not closed": {verdicts: 1, closing: wrong, want: 1},
+		"the environment was not closed": {verdicts: 1, closing: wrong, want: 1, why: "not whole: it went wrong"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStage(t)

@@ -66,10 +66,9 @@ type Need interface {
 
 // Specification is one clause of the catalogue with its proof.
 type Specification struct {
-	ID     string // of the catalogue, such as POL-007
-	Clause string // in the specification's words; empty means in the catalogue's
-	Risk   environment.Risk
-	Needs  []Need // ensured in this order
+	ID    string // of the catalogue, such as POL-007
+	Risk  environment.Risk
+	Needs []Need // ensured in this order
 
 	// Keys name the things for the whole cluster that the proof depends on and
 	// that its faults change, such as "constraint/pod-must-have-labels".

@@ -85,6 +85,10 @@ func (w *Waiter) watch(ctx context.Context, t Target, fresh bool, each func(*uns
 	v.leave = sync.OnceFunc(func() { w.part(v) })
 	select {
 	case <-from.informer.HasSyncedChecker().Done():
+	case <-from.denied:
+	case <-ctx.Done():
+	}
+	if from.informer.HasSynced() { // also one that was refused before: others look at it
 		if !ran || !fresh {
 			return v, nil
 		}
@@ -93,9 +97,9 @@ func (w *Waiter) watch(ctx context.Context, t Target, fresh bool, each func(*uns
 			return nil, err
 		}
 		return v, nil
-	case <-from.denied:
+	}
+	if ctx.Err() == nil {
 		w.end(from) // the next one may be allowed to
-	case <-ctx.Done():
 	}
 	v.leave()
 	from.mu.Lock()
@@ -240,7 +244,9 @@ func (w *Waiter) start(key watchKey) *watch {
 		from.mu.Lock()
 		defer from.mu.Unlock()
 		from.refused = err
-		if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+		// Of one that had its list the watch is taken up again: an API server that begins
+		// refuses everyone for a moment.
+		if !from.informer.HasSynced() && (apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err)) {
 			deny()
 		}
 	})

@@ -1,6 +1,7 @@
 package wait
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -145,6 +146,37 @@ func TestRefusedAndLetInSince(t *testing.T) {
 		found, err := c.Until(t.Context(), limit, one, ready)
 		require.NoError(t, err)
 		require.Len(t, found, 1)
+	})
+}
+
+// A watch that was refused once, after its first list, is taken up again: who comes then
+// does not end it for who looks at it still.
+func TestRefusedAgainLeavesTheOthers(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, config("a", "made"))
+		broken, begins := apiwatch.NewFake(), 0
+		c.api.PrependWatchReactor("configmaps", func(clienttesting.Action) (bool, apiwatch.Interface, error) {
+			begins++
+			switch begins {
+			case 1:
+				return true, broken, nil
+			case 2:
+				return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "configmaps"}, "", errors.New("not yet"))
+			}
+			return false, nil, nil
+		})
+		wait := begin(func() ([]*unstructured.Unstructured, error) { return c.Until(t.Context(), limit, one, ready) })
+		wait.on(t)
+		broken.Stop()
+		time.Sleep(limit.D / 4)
+		require.Greater(t, begins, 2, "refused, and let in since")
+		for range 20 {
+			_, err := c.Until(t.Context(), limit, one, Field("data.state", "made"))
+			require.NoError(t, err)
+		}
+		wait.on(t)
+		c.update(t, config("a", "ready"))
+		require.NoError(t, wait.over(t))
 	})
 }
 

@@ -6,6 +6,7 @@ package wait
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -153,7 +154,8 @@ func (w *Waiter) Gone(ctx context.Context, limit Timeout, t Target) error {
 
 // Holds makes sure that the objects of the target meet the condition for the
 // whole of d, each change that the API tells of included; the first one that
-// does not is an error, and so is a target without objects.
+// does not is an error, and so is a target without objects. At its end the API is asked
+// once: of a watch that died nothing comes either, and that is an error of another kind.
 func (w *Waiter) Holds(ctx context.Context, d time.Duration, t Target, c Condition) error {
 	seen := &history{condition: c, names: map[string]bool{}}
 	view, err := w.watch(ctx, t, true, seen.add)
@@ -165,24 +167,36 @@ func (w *Waiter) Holds(ctx context.Context, d time.Duration, t Target, c Conditi
 	defer over.Stop()
 	start := time.Now()
 	seen.begin(view)
-	for {
+	for ended := false; ; {
 		objects := view.objects()
 		lack := seen.lacked()
 		if len(objects) == 0 {
 			lack = "there is none"
 		}
-		if lack != "" {
+		switch {
+		case lack != "":
 			return w.failed(t, c, Timeout{"hold", d}, start, objects, "it held for "+time.Since(start).Round(time.Millisecond).String()+", then: "+lack, nil)
+		case ended:
+			return nil
 		}
 		select {
 		case <-view.changed:
 		case <-over.C:
-			return nil
+			asked, cancel := context.WithTimeoutCause(ctx, lastLook.D, errors.New(lastLook.Name+": no answer in "+lastLook.D.String()))
+			err := w.catchUp(asked, view)
+			cancel()
+			if err != nil {
+				return fmt.Errorf("holding that %s does %s: whether it did cannot be told: %w", t, c.What, err)
+			}
+			ended = true
 		case <-ctx.Done():
 			return w.failed(t, c, Timeout{"hold", d}, start, objects, "", context.Cause(ctx))
 		}
 	}
 }
+
+// lastLook is for the API to say what there is when the time of Holds is over.
+var lastLook = Timeout{Name: "lastLook", D: 15 * time.Second}
 
 // history judges each change of a target: a waiter that looked at the last
 // state only would miss what was bad for a moment.

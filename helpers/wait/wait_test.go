@@ -8,9 +8,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
+	clienttesting "k8s.io/client-go/testing"
 )
 
 func config(name, state string) string {
@@ -142,6 +145,22 @@ func TestHolds(t *testing.T) {
 		cancel(errors.New("Ctrl-C"))
 		require.ErrorContains(t, wait.over(t), ": Ctrl-C")
 		require.ErrorContains(t, c.Holds(t.Context(), d, Target{Kind: podKind.GroupVersion().WithKind("Pot")}, ready), "the cluster has no kind")
+	})
+}
+
+// Nothing came because nobody could tell.
+func TestHoldsOfADeadWatch(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, config("a", "ready"))
+		wait := beginErr(func() error { return c.Holds(t.Context(), 10*time.Second, all, ready) })
+		wait.on(t)
+		c.api.PrependReactor("list", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
+			return true, nil, apierrors.NewServiceUnavailable("it is down")
+		})
+		<-wait.done
+		require.ErrorContains(t, wait.err, "whether it did cannot be told: it is down")
+		var late *Error
+		require.NotErrorAs(t, wait.err, &late, "who asserts by it has not failed")
 	})
 }
 
