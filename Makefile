@@ -67,8 +67,8 @@ nightly: ## all that the profile's ceiling allows, at full length, and the evide
 	$(GROUND) verify -p $(PROFILE) --counterproof
 	$(GROUND) evidence $(if $(SIGNING_KEY),--key $(SIGNING_KEY))
 
-certify: ## each quarter: disaster recovery with counter-proofs, and its certificate
-	$(GROUND) verify -p $(PROFILE) --counterproof dr
+certify: ## each quarter: disaster recovery with counter-proofs, and its certificate; on a cluster of ours, for DR-005 loses one
+	$(GROUND) verify -p kind --counterproof dr
 	$(GROUND) certify $(if $(SIGNING_KEY),--key $(SIGNING_KEY))
 
 gate: ## may this commit be released? EVIDENCE are statements; VERIFYING_KEY who signed them

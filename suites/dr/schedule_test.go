@@ -3,6 +3,8 @@ package dr
 import (
 	"context"
 	"fmt"
+	"maps"
+	"reflect"
 	"testing"
 	"time"
 
@@ -25,6 +27,17 @@ var declared = map[string]struct {
 	"daily-backup":  {"0 2 * * *", 30 * 24 * time.Hour},
 	"hourly-backup": {"0 * * * *", 7 * 24 * time.Hour},
 }
+
+// whole is all that a declared schedule says of what it backs up, and chooses are the
+// fields of a Velero backup's that could say more.
+var (
+	whole   = map[string]any{"includedNamespaces": []any{"docuthinker-prod"}}
+	chooses = map[string]bool{
+		"includedNamespaces": true, "excludedNamespaces": true, "includedResources": true, "excludedResources": true, "labelSelector": true,
+		"orLabelSelectors": true, "includedClusterScopedResources": true, "excludedClusterScopedResources": true, "includedNamespaceScopedResources": true,
+		"excludedNamespaceScopedResources": true, "includeClusterResources": true, "resourcePolicy": true,
+	}
+)
 
 const (
 	everyMinute = "* * * * *" // cron's least; an hour compressed 60 x
@@ -69,6 +82,8 @@ func TestSchedules(t *testing.T) {
 			of("the daily schedule paused", `daily-backup`, "daily-backup", true, "spec", "paused"),
 			of("hourly is every six hours", `hourly-backup`, "hourly-backup", "0 */6 * * *", "spec", "schedule"),
 			of("kept for no time", `hourly-backup`, "hourly-backup", "0s", "spec", "template", "ttl"),
+			of("hourly without claims", `hourly-backup`, "hourly-backup", []any{"pods", "secrets"}, "spec", "template", "includedResources"),
+			of("daily of another namespace", `daily-backup`, "daily-backup", []any{"default"}, "spec", "template", "includedNamespaces"),
 			copied("a schedule that is paused", `fired no backup`, "paused", true),
 			copied("a TTL that says nothing", `did not expire`, "ttl", "0s"), // Velero takes its default of thirty days
 			spec.Harmless(of("a note at the daily schedule", "", "daily-backup", "nobody", "metadata", "annotations", "docuthinker.dev/reviewed-by")),
@@ -95,6 +110,8 @@ func areDeclared(ctx context.Context, env *environment.Environment) error {
 		ttl, _, _ := unstructured.NestedString(o.Object, "spec", "template", "ttl")
 		paused, _, _ := unstructured.NestedBool(o.Object, "spec", "paused")
 		kept, err := time.ParseDuration(ttl)
+		template, _, _ := unstructured.NestedMap(o.Object, "spec", "template")
+		maps.DeleteFunc(template, func(field string, _ any) bool { return !chooses[field] })
 		switch {
 		case err != nil:
 			return err
@@ -102,6 +119,8 @@ func areDeclared(ctx context.Context, env *environment.Environment) error {
 			return &undeclared{fmt.Sprintf("schedule %s fires at %q, want %q", name, cron, want.cron)}
 		case kept != want.ttl:
 			return &undeclared{fmt.Sprintf("backups of schedule %s are kept for %s, want %s", name, kept, want.ttl)}
+		case !reflect.DeepEqual(whole, template):
+			return &undeclared{fmt.Sprintf("schedule %s backs up %v, want %v: the whole namespace, claims and StatefulSets with it", name, template, whole)}
 		case paused, phaseOf(o) != "Enabled":
 			return &undeclared{fmt.Sprintf("schedule %s is paused (%t) or not enabled: Velero says %s", name, paused, phaseOf(o))}
 		}

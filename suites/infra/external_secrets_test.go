@@ -66,6 +66,7 @@ type rotation struct {
 	revoke   bool           // the credential by which Vault is read ends
 	mounted  string         // key of the Secret that pods mount
 	policy   string         // of the credential
+	path     string         // of Vault's engine, as the store has it
 	labels   map[string]any // of the Secrets
 }
 
@@ -75,7 +76,7 @@ type rotation struct {
 func TestExternalSecrets(t *testing.T) {
 	s := &external{vault: newVault(t)}
 	s.Stage = spec.NewStage(t, "stage secrets", s.build)
-	as := rotation{interval: refreshInterval.String(), rotate: true, revoke: true, mounted: secretKey, policy: `path "secret/data/*" { capabilities = ["read"] }`}
+	as := rotation{interval: refreshInterval.String(), rotate: true, revoke: true, mounted: secretKey, path: vaultMount, policy: `path "secret/data/*" { capabilities = ["read"] }`}
 	with := func(name, kills string, change func(*rotation)) spec.Sabotage {
 		return spec.Edited(name, kills, &as, change)
 	}
@@ -89,6 +90,7 @@ func TestExternalSecrets(t *testing.T) {
 			with("a role that may not read", `has the value of its source`, func(r *rotation) {
 				r.policy = `path "secret/data/*" { capabilities = ["list"] }`
 			}),
+			with("a store with the wrong path", `has the value of its source`, func(r *rotation) { r.path = "secrets" }),
 			with("another key is mounted", `a pod sees`, func(r *rotation) { r.mounted = "other" }),
 			with("nobody revokes", `is said not to be ready`, func(r *rotation) { r.revoke = false }),
 			unrotated,
@@ -167,7 +169,7 @@ func (s *external) follow(ctx context.Context, t spec.T, as rotation) {
 	t.Helper()
 	stores := map[string]map[string]any{
 		fromVault: {"vault": map[string]any{
-			"server": "https://vault-unsealed." + s.vault.ns + ":" + vaultPort, "path": vaultMount, "version": "v2", "caBundle": s.vault.ca,
+			"server": "https://vault-unsealed." + s.vault.ns + ":" + vaultPort, "path": as.path, "version": "v2", "caBundle": s.vault.ca,
 			"auth": map[string]any{"appRole": map[string]any{"path": "approle", "roleId": s.role, "secretRef": map[string]any{"name": "vault-credential", "key": "id"}}},
 		}},
 		fromAWS: {"aws": map[string]any{

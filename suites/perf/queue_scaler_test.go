@@ -19,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"github.com/stretchr/testify/require"
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apitypes "k8s.io/apimachinery/pkg/types"
@@ -96,6 +97,7 @@ func TestQueueScaler(t *testing.T) {
 		CounterProofs: []spec.Sabotage{
 			spec.Swapped("at most 49 workers", `at a burst of 250`, &edit, field("ScaledObject", int64(49), "spec", "maxReplicaCount")),
 			spec.Swapped("a worker for each 50 jobs", `at a burst of 250`, &edit, trigger("queueLength", "50")),
+			spec.Swapped("a worker for each job", `jobs for which KEDA wants a worker`, &edit, trigger("queueLength", "1")),
 			spec.Swapped("another queue", `at a burst of 250`, &edit, trigger("queueURL", q.url()+nobodys)),
 			q.ackFirst(),
 			spec.Harmless(spec.Swapped("KEDA asks each two seconds", "", &edit, field("ScaledObject", int64(2), "spec", "pollingInterval"))),
@@ -205,6 +207,12 @@ func (q *queued) prove(ctx context.Context, t spec.T, env *environment.Environme
 	_, err = w.Until(ctx, scaledTimeout, worker, haveReplicas(mostPods))
 	notInTime(ctx, t, err, "the workers at a burst of 250 jobs")
 	up := time.Since(start)
+	// 250 jobs bring 50 workers also when each job wants one of its own, or when there might be more.
+	var wanted autoscalingv2.HorizontalPodAutoscaler
+	spec.Check(t, env.Client().Get(ctx, client.ObjectKey{Namespace: q.ns, Name: "keda-hpa-worker"}, &wanted))
+	require.Equal(t, int32(mostPods), wanted.Spec.MaxReplicas, "workers of which KEDA wants no more")
+	require.True(t, len(wanted.Spec.Metrics) == 1 && wanted.Spec.Metrics[0].External != nil, "what KEDA scales by is one external metric: %v", wanted.Spec.Metrics)
+	require.Equal(t, int64(burst/mostPods), wanted.Spec.Metrics[0].External.Target.AverageValue.Value(), "jobs for which KEDA wants a worker")
 	killed, err := q.killSome(ctx, env)
 	spec.Check(t, err)
 

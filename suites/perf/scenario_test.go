@@ -87,11 +87,16 @@ func (s *stage) faults(sc scenario, l *load) []spec.Sabotage {
 		f.Unsettles, f.Kills = "no samples", ""
 		return f
 	}
+	lesser := func(f spec.Sabotage) spec.Sabotage {
+		f.Unsettles, f.Kills = "less load than planned", ""
+		return f
+	}
 	all := []spec.Sabotage{
 		options("thresholds removed", `thresholds that k6 was told of`, l, `options.thresholds = {};`),
 		unsettled(options("a tag of a threshold misspelt", "", l, `options.thresholds['http_req_duration{name:raed}'] = ['p(95)<500'];`)),
 	}
 	if sc.rate > 0 {
+		all = append(all, lesser(options("an end that breaks nothing", "", l, `options.scenarios.breakpoint.stages[0].target = 5;`)))
 		all = append(all, s.knob("the backend 600 ms later", `requests a second at which the platform broke`, "backend", "latency", "600ms"))
 	}
 	if sc.script != "baseline" {
@@ -104,6 +109,7 @@ func (s *stage) faults(sc scenario, l *load) []spec.Sabotage {
 		s.knob("the backend 600 ms later", `http_req_duration`, "backend", "latency", "600ms"),
 		longer(s.knob("two errors in a hundred", `http_req_failed`, "frontend", "errorRate", 0.02), l),
 		s.errorBody(),
+		lesser(options("a third of its length", "", l, `options.scenarios.baseline.duration = time('100s');`)),
 		s.knob("a backend of another version", "", "backend", "", nil),
 	)
 }
@@ -146,9 +152,16 @@ func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, 
 	spec.Check(t, err)
 	scarcest, processors, err := taken.end()
 	spec.Check(t, err)
+	planned := sc.rate
 	sc.rate = cmp.Or(min(sc.rate, env.Profile.Load.RateLeast), sc.rate)
 	figures := judge(t, sc, out, scarcest)
 	from, to := out.samples.Span()
+	if most := out.samples.MostRate("http_reqs"); planned > 0 && out.exit == k6Kept && most < 0.95*planned {
+		t.Inconclusive("less load than planned", "nothing broke, and there were %.0f requests a second at most: %.0f are its end", most, planned)
+	}
+	if planned == 0 && to.Sub(from) < lasts*8/10 { // one that breaks the platform ends there
+		t.Inconclusive("less load than planned", "its samples are of %s, and it lasts %s", to.Sub(from).Round(100*time.Millisecond), lasts)
+	}
 	requests, err := out.samples.Of("http_reqs")
 	spec.Check(t, err)
 	users, err := out.samples.Of("vus")

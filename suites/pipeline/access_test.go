@@ -48,19 +48,29 @@ var auditedTimeout = wait.Timeout{Name: "auditLogWritten", D: 30 * time.Second}
 // looking is how the proof looks at the cluster: a fault changes it.
 type looking struct {
 	ceiling environment.Risk
-	beside  bool // something asks by the same account and with a client of its own
+	beside  bool   // something asks by the same account and with a client of its own
+	asked   string // the clause that a release asks for
+	built   func() (ground string, err error)
 }
 
 // TestReadOnly proves PIP-003: who looks at production cannot touch it, and the API
-// server's own log says that nobody did.
+// server's own log says that nobody did; and by what was seen the gate comes to each of its
+// three verdicts.
 func TestReadOnly(t *testing.T) {
-	how := looking{ceiling: environment.ReadOnly}
+	as := looking{ceiling: environment.ReadOnly, asked: "POL-020", built: builtOnce(t)}
+	how := as
+	with := func(change func(*looking)) looking {
+		one := as
+		change(&one)
+		return one
+	}
 	spec.Run(t, spec.Specification{
 		ID: "PIP-003", Risk: spec.Namespaced, Needs: []spec.Need{access, policies, docuthinker}, Timeout: 8 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveReadOnly(ctx, t, env, how) },
 		CounterProofs: []spec.Sabotage{
-			spec.Swapped("a ceiling above looking", `refused before it leaves the process`, &how, looking{ceiling: environment.Namespaced}),
-			spec.Swapped("a client of its own beside", `requests of ours that could change the cluster, in its audit log`, &how, looking{ceiling: environment.ReadOnly, beside: true}),
+			spec.Swapped("a ceiling above looking", `refused before it leaves the process`, &how, with(func(l *looking) { l.ceiling = environment.Namespaced })),
+			spec.Swapped("a client of its own beside", `requests of ours that could change the cluster, in its audit log`, &how, with(func(l *looking) { l.beside = true })),
+			spec.Swapped("a policy that asks for what nobody could prove", `exit code of the gate with a fault killed`, &how, with(func(l *looking) { l.asked = "POL-024" })),
 			mayWrite(),
 		},
 	})
@@ -105,7 +115,10 @@ func proveReadOnly(ctx context.Context, t spec.T, env *environment.Environment, 
 		spec.Check(t, err)
 		_, _ = c.CoreV1().ConfigMaps(accessNamespace).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "x"}}, metav1.CreateOptions{})
 	}
-	ran := lookThrough(ctx, t, env.Root, kubeconfig)
+	ran, said := lookThrough(ctx, t, env.Root, kubeconfig)
+	ground, err := how.built()
+	require.NoError(t, err, "ground is not built")
+	gates(ctx, t, env.Root, ground, how.asked, ran)
 
 	looks, changes := 0, []string(nil)
 	err = wait.Answers(ctx, auditedTimeout, "the audit log of "+accountUser, func(ctx context.Context) (string, error) {
@@ -125,7 +138,7 @@ func proveReadOnly(ctx context.Context, t spec.T, env *environment.Environment, 
 	})
 	spec.Check(t, err)
 	require.Empty(t, changes, "requests of ours that could change the cluster, in its audit log")
-	t.Observe(fmt.Sprintf("%d ways to change something were refused before they left the process; of %d requests that the API server wrote down none could change it; %s", len(tried), looks, ran), nil)
+	t.Observe(fmt.Sprintf("%d ways to change something were refused before they left the process; of %d requests that the API server wrote down none could change it; %s; by that the gate is inconclusive, releases with a fault killed, and holds with the clause refuted", len(tried), looks, said), nil)
 }
 
 // attempts are the ways to change something, each with what became of it.
@@ -151,9 +164,9 @@ func attempts(ctx context.Context, env *environment.Environment) map[string]erro
 
 // lookThrough runs a suite by the account, as the gate of a release does, and says what it
 // came to.
-func lookThrough(ctx context.Context, t spec.T, root, kubeconfig string) string {
+func lookThrough(ctx context.Context, t spec.T, root, kubeconfig string) (entries []journal.Entry, said string) {
 	t.Helper()
-	ran, out := given(ctx, t, root, kubeconfig, lookProfile, "-run", "^(TestInventory|TestRBAC)$")
+	ran, entries, out := given(ctx, t, root, kubeconfig, lookProfile, "-run", "^(TestInventory|TestRBAC)$")
 	came := map[string]journal.Outcome{}
 	for _, c := range ran.Report.Suites[0].Clauses {
 		came[c.ID] = c.Outcome
@@ -162,12 +175,12 @@ func lookThrough(ctx context.Context, t spec.T, root, kubeconfig string) string 
 		}
 	}
 	require.Equal(t, map[string]journal.Outcome{"POL-020": journal.Proved, "POL-024": journal.Inconclusive}, came, "verdicts of a run that only looks: %s", out)
-	return "a run by that account proved POL-020, and left POL-024, which is above its ceiling"
+	return entries, "a run by that account proved POL-020, and left POL-024, which is above its ceiling"
 }
 
 // given runs the policy suite on the cluster that a kubeconfig leads to, in a process of
-// its own, and gives the evidence of it and what it printed.
-func given(ctx context.Context, t spec.T, root, kubeconfig, profile string, args ...string) (*evidence.Evidence, string) {
+// its own, and gives the evidence of it, what it wrote down, and what it printed.
+func given(ctx context.Context, t spec.T, root, kubeconfig, profile string, args ...string) (*evidence.Evidence, []journal.Entry, string) {
 	t.Helper()
 	run := "given-" + utilrand.String(6)
 	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-count=1", "./suites/policy"}, args...)...)
@@ -181,7 +194,9 @@ func given(ctx context.Context, t spec.T, root, kubeconfig, profile string, args
 		t.Broken(fmt.Errorf("%w: go test: %w: %s", gathered, err, out))
 	}
 	require.Len(t, e.Report.Suites, 1, "suites of the run: %s", out)
-	return e, string(out)
+	entries, _, err := journal.Read(dir)
+	spec.Check(t, err)
+	return e, entries, string(out)
 }
 
 // accountConfig is a kubeconfig of one of the accounts of rbac/, good for an hour.

@@ -70,7 +70,7 @@ func (n night) prove(ctx context.Context, t spec.T, env *environment.Environment
 	spec.Check(t, err)
 	defer os.RemoveAll(filepath.Dir(kubeconfig))
 	begin := time.Now()
-	ran, out := given(ctx, t, env.Root, kubeconfig, n.profile, n.args...)
+	ran, _, out := given(ctx, t, env.Root, kubeconfig, n.profile, n.args...)
 	suite := ran.Report.Suites[0]
 	require.NotNil(t, suite.Start, "the run never began: %s", out)
 	require.Equal(t, staging.RiskCeiling.String(), suite.Start.RiskCeiling, "the ceiling of staging")

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -14,7 +13,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -98,31 +96,13 @@ func TestQuarterly(t *testing.T) {
 	})
 }
 
-// builtOnce compiles our tool when it is first asked for: linking it takes longer than all
-// else of a proof.
-func builtOnce(t *testing.T) func() (string, error) {
-	return sync.OnceValues(func() (string, error) {
-		root, err := environment.ProjectRoot()
-		if err != nil {
-			return "", err
-		}
-		ground := filepath.Join(t.TempDir(), "ground")
-		build := exec.CommandContext(t.Context(), "go", "build", "-o", ground, "./helpers/cmd/ground")
-		build.Dir = root
-		if out, err := build.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("%w: %s", err, out)
-		}
-		return ground, nil
-	})
-}
-
 var sum256 = regexp.MustCompile(`[0-9a-f]{64}`)
 
 func (q quarter) prove(ctx context.Context, t spec.T, env *environment.Environment) {
 	// The suite of disaster recovery takes an hour with its faults: docs/performance.md.
 	require.GreaterOrEqual(t, hoursOf(t, q.pipeline, "quarterly", "make certify"), 2, "job quarterly has the time of the suite")
 	commands := steps(ctx, t, env.Root, q.makefile, "certify")
-	require.Equal(t, tool+"verify -p staging --counterproof dr", commands[0], "make certify proves disaster recovery with its faults")
+	require.Equal(t, tool+"verify -p kind --counterproof dr", commands[0], "make certify proves disaster recovery with its faults")
 	certify, is := strings.CutPrefix(commands[len(commands)-1], tool+"certify")
 	require.True(t, is, "make certify ends with the certificate: %s", commands[len(commands)-1])
 
@@ -176,26 +156,13 @@ func (q quarter) prove(ctx context.Context, t spec.T, env *environment.Environme
 // bring lays out in dir what certify reads, with the newest run that can be certified.
 func (q quarter) bring(t spec.T, root, dir string) {
 	t.Helper()
-	for _, name := range []string{"go.mod", "images.lock", "docs/specifications.md"} {
-		data, err := os.ReadFile(filepath.Join(root, filepath.FromSlash(name)))
-		spec.Check(t, err)
-		file := filepath.Join(dir, filepath.FromSlash(name))
-		spec.Check(t, os.MkdirAll(filepath.Dir(file), 0o700))
-		spec.Check(t, os.WriteFile(file, data, 0o600))
-	}
 	run := newest(t, root)
 	entries, _, err := journal.Read(environment.RunDir(root, run))
 	spec.Check(t, err)
 	if q.entries != nil {
 		q.entries(entries)
 	}
-	var lines bytes.Buffer
-	for _, e := range entries {
-		spec.Check(t, json.NewEncoder(&lines).Encode(e))
-	}
-	to := environment.RunDir(dir, run)
-	spec.Check(t, os.MkdirAll(to, 0o700))
-	spec.Check(t, os.WriteFile(filepath.Join(to, "dr.jsonl"), lines.Bytes(), 0o600))
+	project(t, root, dir, run, "dr", entries)
 }
 
 // newest is the last run by which a certificate can be had. Names of runs begin with when.
