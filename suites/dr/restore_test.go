@@ -59,6 +59,7 @@ func TestRecovery(t *testing.T) {
 			spec.Swapped("a target of a second", `RTO: from the loss to the first verified read`, &plan, recoveryPlan{within: time.Second}),
 			s.renewing(spec.Swapped("the backup before the newest", dataLost, &plan, recoveryPlan{stale: true})),
 			s.renewing(spec.Swapped("an empty database in the namespace already", dataLost, &plan, recoveryPlan{meanwhile: s.anew})),
+			s.renewing(spec.Swapped("another configuration in the namespace already", `objects after the restore`, &plan, recoveryPlan{meanwhile: s.reconfigured})),
 			s.harmlessNote(),
 		},
 	})
@@ -226,7 +227,7 @@ func (s *stage) analyses(ctx context.Context, number int64) error {
 // snapshot is what a restore is to bring back.
 type snapshot struct {
 	rows    map[int64]string
-	objects map[string]string // by kind and name: the digest of a Secret's contents, else nothing
+	objects map[string]string // by kind and name: the digest of a Secret's or a ConfigMap's contents, else nothing
 }
 
 // remade are kinds that controllers make anew, under names of their own or not at
@@ -256,6 +257,20 @@ func (s *stage) snapshot(ctx context.Context, env *environment.Environment) (sna
 	for _, o := range secrets.Items {
 		out.objects[fmt.Sprintf("v1/Secret %s/%s", s.ns, o.Name)] = sum(o.Data)
 	}
+	var configs corev1.ConfigMapList
+	if err := env.Client().List(ctx, &configs, client.InNamespace(s.ns)); err != nil {
+		return out, err
+	}
+	for _, o := range configs.Items {
+		if o.Name == "kube-root-ca.crt" { // each cluster's own
+			continue
+		}
+		data := map[string][]byte{}
+		for key, value := range o.Data {
+			data[key] = []byte(value)
+		}
+		out.objects[fmt.Sprintf("v1/ConfigMap %s/%s", s.ns, o.Name)] = sum(data)
+	}
 	return out, nil
 }
 
@@ -275,12 +290,27 @@ func (s snapshot) without(other snapshot) (lacking []string) {
 // anew makes the namespace again, with the marks that it had, and an application
 // with none of the data.
 func (s *stage) anew(ctx context.Context, env *environment.Environment) error {
-	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.ns, Labels: s.labels, Annotations: s.annotations}}
-	if err := env.Client().Create(ctx, ns); err != nil && !apierrors.IsAlreadyExists(err) {
+	if err := s.namespace(ctx, env); err != nil {
 		return err
 	}
 	if err := s.deploy(ctx, env, s.Scope()); err != nil {
 		return err
 	}
 	return serves(ctx, s.outside, s.ns)
+}
+
+// namespace makes the namespace again, with the marks that it had.
+func (s *stage) namespace(ctx context.Context, env *environment.Environment) error {
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.ns, Labels: s.labels, Annotations: s.annotations}}
+	return client.IgnoreAlreadyExists(env.Client().Create(ctx, ns))
+}
+
+// reconfigured has someone make the backend's configuration by hand, before Velero does,
+// which leaves what is there.
+func (s *stage) reconfigured(ctx context.Context, env *environment.Environment) error {
+	if err := s.namespace(ctx, env); err != nil {
+		return err
+	}
+	config := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "backend-config"}, Data: map[string]string{"limits.json": `{"maxDocuments": 100, "maxContentBytes": 65536}`}}
+	return env.Client().Create(ctx, config)
 }
