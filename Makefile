@@ -64,7 +64,7 @@ prove: ## SUITES on the cluster that GROUND_KUBECONFIG leads to, by PROFILE
 	$(GROUND) verify -p $(PROFILE) $(SUITES)
 
 look: ## on production: what looking alone proves of it; all else is above its ceiling
-	$(GROUND) verify -p production policy -- -run '^TestInventory$$'
+	$(GROUND) verify -p production policy perf -- -run '^(TestInventory|TestServiceLevels)$$'
 
 nightly: ## all that the profile's ceiling allows, at full length, and the evidence of it
 	$(GROUND) verify -p $(PROFILE) --counterproof

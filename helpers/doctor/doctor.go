@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/proving-ground/proving-ground/helpers/metrics"
 )
 
 // Finding is one cause.
@@ -26,27 +28,18 @@ type Finding struct {
 	Next   string // the command that tells more, or mends it
 }
 
-// Query asks Prometheus; see https://prometheus.io/docs/prometheus/latest/querying/api/.
-type Query func(ctx context.Context, query string) ([]Sample, error)
-
-// Sample is one of an instant vector.
-type Sample struct {
-	Labels map[string]string
-	Value  float64
-}
-
 // patient is a namespace with what is asked of it by several cases.
 type patient struct {
 	client    client.Client
 	namespace string
-	query     Query
+	query     metrics.Query
 	events    []corev1.Event
 }
 
 // Examine goes through all cases. Findings stand in the order of the runbook, and each
 // cause is there once. What could not be asked is an error beside the findings of the
 // rest; a kind that the cluster does not have is none.
-func Examine(ctx context.Context, c client.Client, namespace string, query Query) (all []Finding, err error) {
+func Examine(ctx context.Context, c client.Client, namespace string, query metrics.Query) (all []Finding, err error) {
 	var ns corev1.Namespace
 	if err := c.Get(ctx, client.ObjectKey{Name: namespace}, &ns); err != nil {
 		return nil, fmt.Errorf("doctor: %w", err)

@@ -15,6 +15,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/yaml"
+
+	"github.com/proving-ground/proving-ground/helpers/metrics"
 )
 
 // on is a cluster with these objects, one YAML document each, which knows Istio and Flagger.
@@ -123,24 +125,24 @@ func TestExamine(t *testing.T) {
 }
 
 func TestErrors(t *testing.T) {
-	answers := func(flag string, share float64) Query {
-		return func(_ context.Context, query string) ([]Sample, error) {
+	answers := func(flag string, share float64) metrics.Query {
+		return func(_ context.Context, query string) ([]metrics.Sample, error) {
 			assert.Contains(t, query, `destination_service_namespace="shop"`)
 			if strings.Contains(query, "response_code") {
-				return []Sample{{map[string]string{"destination_service_name": "backend", "response_code": "503", "response_flags": flag}, 10 * share}}, nil
+				return []metrics.Sample{{map[string]string{"destination_service_name": "backend", "response_code": "503", "response_flags": flag}, 10 * share}}, nil
 			}
-			return []Sample{{map[string]string{"destination_service_name": "backend"}, 10}}, nil
+			return []metrics.Sample{{map[string]string{"destination_service_name": "backend"}, 10}}, nil
 		}
 	}
 	for name, c := range map[string]struct {
-		query Query
+		query metrics.Query
 		want  string
 	}{
 		"few":         {answers("-", 0.01), ""},
 		"its own":     {answers("-", 0.02), "2.0 % of its answers in five minutes were 503: it answers so itself"},
 		"the breaker": {answers("UO", 0.2), "20.0 % of its answers in five minutes were 503: its circuit breaker is open"},
 		"a fault":     {answers("FI", 1), "100.0 % of its answers in five minutes were 503: a fault that was put in on purpose answers"},
-		"no traffic":  {func(context.Context, string) ([]Sample, error) { return nil, nil }, ""},
+		"no traffic":  {func(context.Context, string) ([]metrics.Sample, error) { return nil, nil }, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			found, err := Examine(t.Context(), on(t), "shop", c.query)
@@ -153,7 +155,7 @@ func TestErrors(t *testing.T) {
 			assert.Contains(t, found[0].Cause, c.want)
 		})
 	}
-	found, err := Examine(t.Context(), on(t, service), "shop", func(context.Context, string) ([]Sample, error) { return nil, errors.New("it is down") })
+	found, err := Examine(t.Context(), on(t, service), "shop", func(context.Context, string) ([]metrics.Sample, error) { return nil, errors.New("it is down") })
 	require.ErrorContains(t, err, "doctor: errors: it is down")
 	assert.Len(t, found, 1, "the other cases are told all the same")
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/proving-ground/proving-ground/helpers/metrics"
 )
 
 // canaries are those that failed, or do not get on: Flagger says why in its events.
@@ -69,7 +71,7 @@ func (p *patient) errors(ctx context.Context) (found []Finding, err error) {
 	for _, s := range whole {
 		of[s.Labels["destination_service_name"]] = s.Value
 	}
-	slices.SortFunc(wrong, func(a, b Sample) int { return strings.Compare(key(a), key(b)) })
+	slices.SortFunc(wrong, func(a, b metrics.Sample) int { return strings.Compare(key(a), key(b)) })
 	for _, s := range wrong {
 		service, code, flag := s.Labels["destination_service_name"], s.Labels["response_code"], s.Labels["response_flags"]
 		if of[service] == 0 || s.Value/of[service] <= errorsMost {
@@ -86,6 +88,6 @@ func (p *patient) errors(ctx context.Context) (found []Finding, err error) {
 	return found, nil
 }
 
-func key(s Sample) string {
+func key(s metrics.Sample) string {
 	return s.Labels["destination_service_name"] + s.Labels["response_code"] + s.Labels["response_flags"]
 }

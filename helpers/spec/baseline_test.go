@@ -218,6 +218,51 @@ func TestExcused(t *testing.T) {
 	}
 }
 
+// Where nothing may be touched, what there is to see is looked at; where it may, it is not
+// enough.
+func TestLook(t *testing.T) {
+	for name, c := range map[string]struct {
+		ceiling environment.Risk
+		faults  bool
+		sees    func(T)
+		want    journal.Result
+		steps   []string
+	}{
+		"seen":         {ReadOnly, false, func(t T) { t.Observe("people go in by the door", nil) }, journal.Result{Outcome: journal.Proved}, []string{"look"}},
+		"seen nothing": {ReadOnly, false, func(T) {}, journal.Result{Outcome: journal.Inconclusive, Reason: "nothing was observed", Detail: unseen}, []string{"look"}},
+		"seen otherwise": {ReadOnly, false, func(t T) { t.Errorf("people go in by the window") }, journal.Result{
+			Outcome: journal.Refuted, Reason: "people go in by the window",
+		}, []string{"look"}},
+		"with faults asked for": {ReadOnly, true, func(t T) { t.Observe("people go in by the door", nil) }, journal.Result{
+			Outcome: journal.Inconclusive, Reason: "above the risk ceiling", Detail: "it held by looking, and its faults are above what the profile allows",
+		}, []string{"look"}},
+		"at the ceiling": {Namespaced, false, nil, journal.Result{Outcome: journal.Proved}, []string{"ensure wall", "prove"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t)
+			s.h.profile.RiskCeiling, s.h.counterProofs = c.ceiling, c.faults
+			spec := s.of(s.look, s.opens("fault"))
+			spec.Needs = []Need{need{"wall", func(context.Context) error { s.note("ensure wall"); return nil }}}
+			spec.Look = func(_ context.Context, t T, _ *environment.Environment) {
+				s.note("look")
+				c.sees(t)
+			}
+			got := s.run(t, spec)
+			got.Seconds = 0
+			require.Equal(t, c.want, got)
+			var steps []string
+			for _, step := range s.noted() {
+				if step == "look" || step == "prove" || strings.HasPrefix(step, "ensure") {
+					steps = append(steps, step)
+				}
+			}
+			require.Equal(t, c.steps, steps)
+			require.Empty(t, s.trials())
+			s.cleanedUp(t)
+		})
+	}
+}
+
 func TestFaultsAboveTheCeiling(t *testing.T) {
 	forbidden := `the counter-proof %q is %s, and the profile test allows %s at most`
 	for name, c := range map[string]struct {

@@ -60,23 +60,33 @@ func (c *clause) verdict(ctx context.Context) journal.Result {
 	if err := c.enter(ctx, c.spec.baselineDemand()); err != nil {
 		return inconclusive(reasonNoLease, err.Error())
 	}
-	for _, step := range []func(context.Context) *journal.Result{c.install, c.baseline} {
+	steps := []func(context.Context) *journal.Result{c.install, c.baseline}
+	if c.looks() {
+		steps = steps[1:]
+	}
+	for _, step := range steps {
 		if r := step(ctx); r != nil {
 			return *r
 		}
 	}
-	if !c.counterProofs {
+	switch {
+	case !c.counterProofs:
 		return journal.Result{Outcome: journal.Proved}
+	case c.looks():
+		return inconclusive(reasonCeiling, "it held by looking, and its faults are above what the profile allows")
 	}
 	return c.challenge(ctx)
 }
+
+// looks says that the clause is proved by what there is to see, and not by doing something.
+func (c *clause) looks() bool { return c.spec.Look != nil && !c.profile.Allows(c.spec.Risk) }
 
 // excused is the verdict of a specification that this profile does not try.
 func (c *clause) excused() *journal.Result {
 	var r journal.Result
 	if w, ok := c.profile.Waiver(c.spec.ID); ok {
 		r = inconclusive(reasonWaived+w.Expires+": "+w.Reason, "")
-	} else if !c.profile.Allows(c.spec.Risk) {
+	} else if !c.profile.Allows(c.spec.Risk) && c.spec.Look == nil {
 		r = inconclusive(reasonCeiling, fmt.Sprintf("it is %s, and the profile %s allows %s at most",
 			c.spec.Risk, c.profile.Name, c.profile.RiskCeiling))
 	} else if len(c.spec.After) > 0 && !c.counterProofs {
@@ -217,7 +227,11 @@ func (c *clause) prove(ctx context.Context, under, scopeName string) (ending, *e
 			c.say("%s%s", prefix, text)
 		},
 	}
-	return p.execute(c.limits.grace, c.spec.Prove, c.env), p.scope
+	prove := c.spec.Prove
+	if c.looks() {
+		prove = c.spec.Look
+	}
+	return p.execute(c.limits.grace, prove, c.env), p.scope
 }
 
 // guard calls a suite's code with a limit.

@@ -84,6 +84,12 @@ type Specification struct {
 	// anything, so the waits in it must be shorter than Timeout.
 	Prove func(ctx context.Context, t T, env *environment.Environment)
 
+	// Look, when not nil, is the proof where the profile's ceiling is below Risk: what the
+	// platform's own users and metrics show takes the place of what Prove injects. It makes
+	// nothing and changes nothing, so nothing of Needs is ensured for it. That the proof can
+	// fail is shown where faults may be seeded: there Prove asserts by the same functions.
+	Look func(ctx context.Context, t T, env *environment.Environment)
+
 	// After are specifications of the same suite that come to their verdict first,
 	// faults and all: it goes by their evidence. So it is tried with counter-proofs
 	// on only. Those that were not selected are not waited for.

@@ -5,12 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strconv"
 	"strings"
 
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/metrics"
 	"github.com/proving-ground/proving-ground/helpers/probe"
 )
 
@@ -83,25 +83,11 @@ func promQuery(ctx context.Context, env *environment.Environment, query string) 
 	if err != nil {
 		return 0, err
 	}
-	raw, err := clients.CoreV1().Services("monitoring").ProxyGet("http", "prometheus", "9090", "api/v1/query", map[string]string{"query": query}).DoRaw(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("prometheus, %s: %w", query, err)
+	value, has, err := metrics.Platform(clients).Value(ctx, query)
+	if !has {
+		value = 0
 	}
-	var answer struct {
-		Data struct{ Result []struct{ Value [2]any } }
-	}
-	if err := json.Unmarshal(raw, &answer); err != nil {
-		return 0, fmt.Errorf("prometheus, %s: %w", query, err)
-	}
-	if len(answer.Data.Result) == 0 {
-		return 0, nil
-	}
-	text, _ := answer.Data.Result[0].Value[1].(string)
-	value, err := strconv.ParseFloat(text, 64)
-	if err != nil || value != value { // NaN: of nothing
-		return 0, err
-	}
-	return value, nil
+	return value, err
 }
 
 // asUser is a request by way of the gateway and the frontend to the backend. Who

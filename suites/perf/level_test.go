@@ -28,6 +28,7 @@ func TestServiceLevels(t *testing.T) {
 	spec.Run(t, spec.Specification{
 		ID: "PRF-008", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, l}, Timeout: 4 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveLevels(ctx, t, env, l, w) },
+		Look:  lookAtLevels,
 		CounterProofs: []spec.Sabotage{
 			rewritten("availability over the wrong job", `sli:availability:ratio_rate30d has a value`, "sli:availability:ratio_rate30d", `job="pods"`, `job="prometheus"`),
 			rewritten("errors of the backend's in the place of users'", `sli:availability:ratio_rate30d`, "sli:availability:ratio_rate30d", `app="frontend", code`, `app="backend", code`),
@@ -56,7 +57,8 @@ func proveLevels(ctx context.Context, t spec.T, env *environment.Environment, l 
 	if errs > 0 {
 		t.Inconclusive("the traffic is not known", "%d of %d requests of users failed without a fault", errs, all)
 	}
-	good := m.recorded(ctx, t)
+	spec.Check(t, m.scraped(ctx, time.Now()))
+	good := levelsKept(ctx, t, m.value, m.ns, 0.9*float64(all)).recorded
 	require.InDelta(t, 1, good.Availability, 1e-9, "sli:availability:ratio_rate30d when no request of %d failed", all)
 	require.LessOrEqual(t, good.P99, 0.5, "sli:latency:p99_5m, in seconds, without a fault")
 	require.InDelta(t, 1, good.Remaining, 1e-6, "slo:error_budget:remaining when no request of %d failed", all)
@@ -93,16 +95,22 @@ func (m *monitors) recorded(ctx context.Context, t spec.T) (r recorded) {
 		spec.Check(t, err)
 		t.Inconclusive("no samples", "Prometheus has seen no request at the frontend")
 	}
+	return read(ctx, t, m.value, m.ns)
+}
+
+// read are the levels of a namespace as Prometheus has them.
+func read(ctx context.Context, t spec.T, value func(context.Context, string) (float64, bool, error), ns string) (r recorded) {
+	t.Helper()
 	for _, of := range []struct {
 		record string
 		to     *float64
 	}{
 		{"sli:availability:ratio_rate30d", &r.Availability}, {"sli:latency:p99_5m", &r.P99}, {"slo:error_budget:remaining", &r.Remaining},
 	} {
-		value, has, err := m.value(ctx, fmt.Sprintf("%s{namespace=%q}", of.record, m.ns))
+		got, has, err := value(ctx, fmt.Sprintf("%s{namespace=%q}", of.record, ns))
 		spec.Check(t, err)
 		require.True(t, has, "%s has a value", of.record)
-		*of.to = value
+		*of.to = got
 	}
 	return r
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/proving-ground/proving-ground/helpers/doctor"
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/metrics"
 )
 
 func doctorCommand() *cobra.Command {
@@ -33,7 +34,7 @@ func doctorCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		found, err := doctor.Examine(c.Context(), env.Client(), args[0], doctor.Prometheus(clients))
+		found, err := doctor.Examine(c.Context(), env.Client(), args[0], metrics.Platform(clients))
 		for _, f := range found {
 			fmt.Printf("%-7s %s\n        %s\n        next: %s\n", f.Case, f.Object, f.Cause, f.Next)
 		}
