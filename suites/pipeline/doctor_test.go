@@ -23,6 +23,7 @@ import (
 
 	"github.com/proving-ground/proving-ground/helpers/doctor"
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/metrics"
 	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/probe"
 	"github.com/proving-ground/proving-ground/helpers/spec"
@@ -125,9 +126,9 @@ func TestDoctor(t *testing.T) {
 func (c clinic) prove(ctx context.Context, t spec.T, env *environment.Environment) {
 	clients, err := kubernetes.NewForConfig(env.Config)
 	spec.Check(t, err)
-	var ask doctor.Query
+	var ask metrics.Query
 	if !c.deaf {
-		ask = doctor.Prometheus(clients)
+		ask = metrics.Platform(clients)
 	}
 	look := func(ctx context.Context, ns string) ([]doctor.Finding, error) {
 		return doctor.Examine(ctx, c.eyes(env.Client()), ns, ask)
