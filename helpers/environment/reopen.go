@@ -97,14 +97,20 @@ func (k *kindCluster) started(ctx context.Context) (map[string]time.Time, error)
 	if err != nil {
 		return nil, err
 	}
-	all := map[string]time.Time{}
+	args := []string{"inspect", "--format", "{{.Name}} {{.State.StartedAt}}"}
 	for _, m := range machines {
-		out, err := k.engine.Docker(ctx, "inspect", "--format", "{{.State.StartedAt}}", m.String())
-		if err != nil {
-			return nil, err
-		}
-		if all[m.String()], err = time.Parse(time.RFC3339Nano, strings.TrimSpace(out)); err != nil {
-			return nil, fmt.Errorf("when %s was started: %w", m, err)
+		args = append(args, m.String())
+	}
+	out, err := k.engine.Docker(ctx, args...)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]time.Time{}
+	for line := range strings.Lines(out) {
+		name, at, _ := strings.Cut(strings.TrimSpace(line), " ")
+		name = strings.TrimPrefix(name, "/")
+		if all[name], err = time.Parse(time.RFC3339Nano, at); err != nil {
+			return nil, fmt.Errorf("when %s was started: %w", name, err)
 		}
 	}
 	return all, nil

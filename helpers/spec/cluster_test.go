@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
 )
 
 // cluster is as much of the Kubernetes API as scopes need of ConfigMaps, over
@@ -23,6 +25,7 @@ type cluster struct {
 	mu   sync.Mutex
 	made int
 	maps map[string]map[string]any // by name, in the namespace default
+	news []chan map[string]any     // for each watch
 }
 
 const clusterConfig = `apiVersion: v1
@@ -48,7 +51,7 @@ func newCluster(t *testing.T) *cluster {
 	says("GET /api/v1/namespaces/kube-system", `{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"kube-system","uid":"the-cluster"}}`)
 	const maps = "/api/v1/namespaces/default/configmaps"
 	mux.HandleFunc("POST "+maps, c.create)
-	mux.HandleFunc("GET "+maps, watch)
+	mux.HandleFunc("GET "+maps, c.watch)
 	mux.HandleFunc("GET "+maps+"/{name}", c.get)
 	mux.HandleFunc("DELETE "+maps+"/{name}", c.remove)
 	server := httptest.NewServer(mux)
@@ -82,10 +85,29 @@ func (c *cluster) create(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusConflict, "AlreadyExists")
 		return
 	}
-	c.made++
-	meta["uid"], meta["resourceVersion"] = fmt.Sprintf("uid-%d", c.made), fmt.Sprint(c.made)
-	c.maps[name] = object
+	c.add(object)
 	answer(w, http.StatusCreated, object)
+}
+
+// add makes an object, and tells all who watch; under mu.
+func (c *cluster) add(object map[string]any) {
+	c.made++
+	meta := object["metadata"].(map[string]any)
+	meta["uid"], meta["resourceVersion"] = fmt.Sprintf("uid-%d", c.made), fmt.Sprint(c.made)
+	c.maps[meta["name"].(string)] = object
+	for _, tell := range c.news {
+		tell <- object
+	}
+}
+
+// throw throws the switch that stops everything.
+func (c *cluster) throw(reason string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.add(map[string]any{
+		"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"namespace": "default", "name": environment.StopName},
+		"data": map[string]any{"reason": reason},
+	})
 }
 
 func (c *cluster) get(w http.ResponseWriter, r *http.Request) {
@@ -109,16 +131,45 @@ func (c *cluster) remove(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, map[string]any{"kind": "Status", "apiVersion": "v1", "status": "Success"})
 }
 
-// watch never has news: what is deleted here is gone at once.
-func watch(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Query().Get("watch") != "true" {
+// watch tells of what is made; what is deleted here is gone at once.
+func (c *cluster) watch(w http.ResponseWriter, r *http.Request) {
+	asked := r.URL.Query()
+	if asked.Get("watch") != "true" {
 		refuse(w, http.StatusMethodNotAllowed, "MethodNotAllowed")
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusOK)
+	say := func(kind string, object map[string]any) {
+		_ = json.NewEncoder(w).Encode(map[string]any{"type": kind, "object": object})
+		w.(http.Flusher).Flush()
+	}
+	news := make(chan map[string]any, 64)
+	c.mu.Lock()
+	c.news = append(c.news, news)
+	if asked.Get("sendInitialEvents") == "true" {
+		for _, o := range c.maps {
+			news <- o
+		}
+		news <- map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{
+			"resourceVersion": fmt.Sprint(c.made), "annotations": map[string]any{"k8s.io/initial-events-end": "true"},
+		}}
+	}
+	c.mu.Unlock()
 	w.(http.Flusher).Flush()
-	<-r.Context().Done()
+	for {
+		select {
+		case o := <-news:
+			switch name, _ := o["metadata"].(map[string]any)["name"].(string); {
+			case name == "":
+				say("BOOKMARK", o)
+			case asked.Get("fieldSelector") == "" || asked.Get("fieldSelector") == "metadata.name="+name:
+				say("ADDED", o)
+			}
+		case <-r.Context().Done():
+			return
+		}
+	}
 }
 
 // objects are the names of what is there.

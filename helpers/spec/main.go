@@ -76,6 +76,7 @@ func runSuite(m *testing.M, suite string, up Up) int {
 		dumps: filepath.Join(dir, "dumps"), limits: defaultLimits, ctx: ctx, tests: map[string]string{}, stages: map[string]*progress{},
 	}
 	h.record.append = w.Append
+	up, stopHeeding := h.heeding(up, cut)
 	s := &site{harness: h, up: up, cache: o.cache}
 	h.open = s.once
 	h.record.add(journal.Entry{Kind: journal.RunStart, Start: o.describe()})
@@ -85,6 +86,7 @@ func runSuite(m *testing.M, suite string, up Up) int {
 	alarm := h.alarm(o.timeout, cut)
 	code := m.Run()
 	stopListening()
+	stopHeeding()
 	alarm()
 	return h.finish(code, s.close(), w.Close)
 }

@@ -248,6 +248,37 @@ func TestCutShortBySignalOrTimeout(t *testing.T) {
 	}
 }
 
+// Whoever may write to the cluster stops every run on it, and lets none begin.
+func TestStopped(t *testing.T) {
+	t.Parallel()
+	const why = "everything is stopped on this cluster: users are hurt; ground resume goes on"
+	t.Run("in the middle", func(t *testing.T) {
+		t.Parallel()
+		s := newSuite(t)
+		p := s.start(t, "waits", "r1")
+		p.untilReady()
+		s.cluster.throw("users are hurt")
+		require.Equal(t, 1, p.wait())
+		require.Contains(t, p.said.String(), "policy: cut short by the switch: "+why+": undoing what was done")
+		require.Equal(t, []string{"ground-stop"}, s.cluster.objects(), "what was made is undone, and the switch stays")
+		require.Empty(t, s.ledgers(t))
+		r, _ := s.read(t, "r1")
+		require.Equal(t, "cut short: the switch: "+why, r.Suites[0].Cut)
+		require.Equal(t, "the run was cut short", clauseOf(t, r, "POL-001").Reason)
+	})
+	t.Run("before it begins", func(t *testing.T) {
+		t.Parallel()
+		s := newSuite(t)
+		s.cluster.throw("users are hurt")
+		p := s.start(t, "sound", "r1")
+		require.Equal(t, 1, p.wait())
+		r, _ := s.read(t, "r1")
+		c := clauseOf(t, r, "POL-001")
+		require.Equal(t, []string{"no environment", why}, []string{c.Reason, c.Detail})
+		require.Equal(t, 1, s.cluster.made, "nothing but the switch")
+	})
+}
+
 func TestASecondSignalEndsItAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newSuite(t)

@@ -48,7 +48,8 @@ const (
 	// The latency's: it leaves a proxy and a rule in the network of each pod that only
 	// its helper takes away.
 	killedTest     = "^TestLatency$"
-	killedDuration = 20 * time.Second
+	killedDuration = 20 * time.Second // and as long as it states on the platform's own times
+	statedDuration = 60 * time.Second
 	revertMargin   = 15 * time.Second // for tools to start, and to be taken away
 	killedTimeout  = 4 * time.Minute  // until the fault has begun: an application is installed first
 	hangUpTimeout  = 30 * time.Second
@@ -127,11 +128,15 @@ func (s *stage) proveKilled(ctx context.Context, t spec.T, env *environment.Envi
 	spec.Check(t, run.kill(ctx))
 	t.Logf("run %s was killed %.1f s after a tool of its fault was seen on node %s", k.Run, k.Killed.Sub(k.From).Seconds(), first.node)
 
-	limit := killedDuration + revertMargin
+	planned := killedDuration
+	if env.Profile.TimeScale == 1 {
+		planned = statedDuration
+	}
+	limit := planned + revertMargin
 	within, done := context.WithDeadline(ctx, k.From.Add(limit))
 	defer done()
 	k.To = tools.await(within, t, false).at
-	require.False(t, k.To.IsZero(), "the fault of the killed run goes on %s after its begin, and was to last %s", limit, killedDuration)
+	require.False(t, k.To.IsZero(), "the fault of the killed run goes on %s after its begin, and was to last %s", limit, planned)
 	if p.leaves {
 		spec.Check(t, (&trial{ctx: ctx, t: t, env: env, stage: of}).leave())
 	}
@@ -169,7 +174,7 @@ func (s *stage) proveKilled(ctx context.Context, t spec.T, env *environment.Envi
 	spec.Check(t, env.Client().List(ctx, left, client.InNamespace("litmus"), client.MatchingLabels{"chaosUID": string(engine)}))
 	require.Empty(t, left.Items, "results of the killed run's experiment after the next start")
 	t.Observe(fmt.Sprintf("a run was killed %.1f s after its fault's begin: the fault was gone %.1f s after its begin, planned for %s, and the next start gave back %d things of that run",
-		k.Killed.Sub(k.From).Seconds(), k.To.Sub(k.From).Seconds(), killedDuration, k.Undone), k)
+		k.Killed.Sub(k.From).Seconds(), k.To.Sub(k.From).Seconds(), planned, k.Undone), k)
 }
 
 func listOfLitmus(kind string) *unstructured.UnstructuredList {

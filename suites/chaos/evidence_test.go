@@ -110,7 +110,7 @@ func lost(x *trial, what string, at func(life) (from, to time.Time)) (seen strin
 // seen, where half of the pods begin at once.
 func (x *trial) lasted(first, last time.Time) bool {
 	const most = 0.6
-	planned, err := time.ParseDuration(x.variables["TOTAL_CHAOS_DURATION"] + "s")
+	planned, err := time.ParseDuration(x.variables[lasts] + "s")
 	spec.Check(x.t, err)
 	return !first.IsZero() && last.Sub(first) >= time.Duration(most*float64(planned))
 }

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,6 +72,8 @@ var (
 type account struct {
 	Experiment string            `json:"experiment"`
 	Engine     string            `json:"engine"`
+	Lasts      string            `json:"lastsSeconds"`  // the fault, as it was asked for
+	Stated     string            `json:"statedSeconds"` // as the platform has it
 	Targets    []string          `json:"targets"`
 	Seen       string            `json:"seen"`
 	From       time.Time         `json:"from"` // the fault's begin
@@ -83,6 +86,9 @@ type account struct {
 	Left       []string          `json:"left"`  // of the fault, on the nodes
 	Unmet      []string          `json:"unmet,omitempty"`
 }
+
+// lasts is the variable of an experiment that says for how many seconds its fault does.
+const lasts = "TOTAL_CHAOS_DURATION"
 
 // unmet notes what was not as it is promised.
 func (a *account) unmet(format string, args ...any) {
@@ -138,6 +144,10 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 	defer cancel() // what looks at it ends with it
 	x := &trial{ctx: ctx, t: t, env: env, stage: s, plan: p, variables: map[string]string{}}
 	maps.Copy(x.variables, e.env)
+	own, _ := variable(o, lasts)
+	if env.Profile.TimeScale == 1 && own != "" { // on the platform's own times a fault lasts as long as it states
+		x.variables[lasts] = own
+	}
 	maps.Copy(x.variables, p.variables)
 	if e.prepare != nil {
 		spec.Check(t, e.prepare(x))
@@ -161,7 +171,7 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 		}
 		t.Inconclusive(reason, "users before the fault: %v", err)
 	}
-	a := &account{Experiment: e.name, Users: map[string]window{}}
+	a := &account{Experiment: e.name, Lasts: cmp.Or(x.variables[lasts], own), Stated: own, Users: map[string]window{}}
 	if e.begin != nil {
 		spec.Check(t, e.begin(x))
 	}
@@ -351,6 +361,6 @@ func (a *account) String() string {
 		w := a.Users[name]
 		return fmt.Sprintf("%s %d requests, %.2f %% failed, p95 %.0f ms", name, w.Samples, 100*w.Errors, w.P95)
 	}
-	return fmt.Sprintf("%s: %s, in %.1f s; users: %s; %s; %s; as before %.1f s after its end; every acknowledged document is there, and nothing of the fault is left; Litmus says %s",
-		a.Experiment, a.Seen, a.To.Sub(a.From).Seconds(), of("before"), of("during"), of("after"), a.Recovery, a.Litmus.Verdict)
+	return fmt.Sprintf("%s (%s s of the %s s that the platform states): %s, in %.1f s; users: %s; %s; %s; as before %.1f s after its end; every acknowledged document is there, and nothing of the fault is left; Litmus says %s",
+		a.Experiment, a.Lasts, a.Stated, a.Seen, a.To.Sub(a.From).Seconds(), of("before"), of("during"), of("after"), a.Recovery, a.Litmus.Verdict)
 }

@@ -117,7 +117,7 @@ func proveReadOnly(ctx context.Context, t spec.T, env *environment.Environment, 
 	}
 	ran, said := lookThrough(ctx, t, env.Root, kubeconfig)
 	ground, err := how.built()
-	require.NoError(t, err, "ground is not built")
+	spec.Check(t, err)
 	gates(ctx, t, env.Root, ground, how.asked, ran)
 
 	looks, changes := 0, []string(nil)

@@ -2,8 +2,10 @@ package pipeline
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -57,7 +59,21 @@ func gates(ctx context.Context, t spec.T, root, ground, asked string, ran []jour
 			commit = s.Commit
 		}
 	}
-	for name, d := range decisions {
+	// What ran is what is to be released: whether images are those of images.lock is not asked here.
+	var images []journal.Image
+	for _, e := range ran {
+		if e.Platform != nil {
+			images = e.Platform.Images
+		}
+	}
+	var locked []map[string]string
+	for _, i := range images {
+		locked = append(locked, map[string]string{"name": i.Name, "digest": i.Digest})
+	}
+	lock, err := json.Marshal(locked)
+	spec.Check(t, err)
+	for _, name := range slices.Sorted(maps.Keys(decisions)) {
+		d := decisions[name]
 		entries := slices.Clone(ran)
 		if d.change != nil {
 			entries = d.change(entries)
@@ -66,6 +82,7 @@ func gates(ctx context.Context, t spec.T, root, ground, asked string, ran []jour
 		spec.Check(t, err)
 		defer os.RemoveAll(dir)
 		project(t, root, dir, ran[0].Run, ran[0].Suite, entries)
+		put(t, filepath.Join(dir, "images.lock"), lock)
 		put(t, filepath.Join(dir, "fixtures", "gate", "looked.yaml"), fmt.Appendf(nil, gatePolicy, asked))
 		gate := exec.CommandContext(ctx, ground, "gate", "--policy", "looked", "--commit", commit)
 		gate.Dir = dir

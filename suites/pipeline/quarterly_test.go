@@ -111,7 +111,7 @@ func (q quarter) prove(ctx context.Context, t spec.T, env *environment.Environme
 	defer os.RemoveAll(dir)
 	q.bring(t, env.Root, dir)
 	ground, err := q.built()
-	require.NoError(t, err, "ground is not built")
+	spec.Check(t, err)
 	args := append([]string{"certify", "--out", dir}, strings.Fields(certify)...)
 	public := filepath.Join(dir, certificate.KeyFile)
 	if q.given {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -20,36 +21,37 @@ func doctorCommand() *cobra.Command {
 			"that arrives nowhere, canaries that do not get on, and errors. Nothing is changed. Exit code: 0 nothing is found, 1 something is.",
 	}
 	load := profileFlag(c)
-	c.RunE = func(c *cobra.Command, args []string) (err error) {
-		_, p, err := load()
-		if err != nil {
-			return err
-		}
-		env, err := environment.Standing(p)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, env.Close()) }()
-		clients, err := kubernetes.NewForConfig(env.Config)
-		if err != nil {
-			return err
-		}
-		found, err := doctor.Examine(c.Context(), env.Client(), args[0], metrics.Platform(clients))
-		for _, f := range found {
-			fmt.Printf("%-7s %s\n        %s\n        next: %s\n", f.Case, f.Object, f.Cause, f.Next)
-		}
-		if errors.Is(err, environment.ErrReadOnly) {
-			fmt.Fprintln(os.Stderr, "ground: Prometheus is asked through the API server's proxy, which this profile does not allow: its errors are not known")
-			err = nil
-		}
-		switch {
-		case err != nil:
-			return err
-		case len(found) > 0:
-			return exitCode(exitFailed)
-		}
-		fmt.Println("nothing that the runbook knows is wrong in", args[0])
-		return nil
+	c.RunE = func(c *cobra.Command, args []string) error {
+		return standing(load, func(env *environment.Environment) error { return examine(c.Context(), env, args[0]) })
 	}
 	return c
+}
+
+func examine(ctx context.Context, env *environment.Environment, namespace string) error {
+	query, err := metrics.Given()
+	if errors.Is(err, metrics.ErrNone) {
+		clients, failed := kubernetes.NewForConfig(env.Config)
+		if failed != nil {
+			return failed
+		}
+		query = metrics.Platform(clients)
+	} else if err != nil {
+		return usageError{err}
+	}
+	found, err := doctor.Examine(ctx, env.Client(), namespace, query)
+	for _, f := range found {
+		fmt.Printf("%-7s %s\n        %s\n        next: %s\n", f.Case, f.Object, f.Cause, f.Next)
+	}
+	if errors.Is(err, environment.ErrReadOnly) {
+		fmt.Fprintf(os.Stderr, "ground: Prometheus is asked through the API server's proxy, which this profile does not allow: its errors are not known; $%s names its address\n", metrics.Variable)
+		err = nil
+	}
+	switch {
+	case err != nil:
+		return err
+	case len(found) > 0:
+		return exitCode(exitFailed)
+	}
+	fmt.Println("nothing that the runbook knows is wrong in", namespace)
+	return nil
 }

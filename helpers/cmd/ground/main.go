@@ -78,7 +78,7 @@ func rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{nearestFlag(c, err)} })
 	root.AddCommand(upCommand(), downCommand(), statusCommand(), verifyCommand(), reportCommand(), certifyCommand(), verifyCertificateCommand(),
 		evidenceCommand(), verifyEvidenceCommand(), gateCommand(),
-		imagesCommand(), engineCommand(), deployCommand(), rollbackCommand(), doctorCommand())
+		imagesCommand(), engineCommand(), deployCommand(), rollbackCommand(), doctorCommand(), stopCommand(), resumeCommand())
 	return root
 }
 
