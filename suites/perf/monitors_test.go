@@ -332,37 +332,50 @@ func (m *monitors) curve(ctx context.Context, name, unit, query string, begin ti
 }
 
 // scraped waits until Prometheus has what the frontend counted up to a moment, and has
-// evaluated its rules since.
+// evaluated its rules since: twice, for a group goes by what another one recorded, which
+// may have been evaluated later than it.
 func (m *monitors) scraped(ctx context.Context, after time.Time) error {
-	scrape := 0. // the first one after that moment
-	return wait.Answers(ctx, scrapedTimeout, "Prometheus to have scraped the frontend, and evaluated its rules since", func(ctx context.Context) (string, error) {
-		if scrape == 0 {
+	scrape, rounds := time.Time{}, 0 // the first one after that moment
+	since := time.Time{}
+	return wait.Answers(ctx, scrapedTimeout, "Prometheus to have scraped the frontend, and evaluated its rules twice since", func(ctx context.Context) (string, error) {
+		if scrape.IsZero() {
 			at, has, err := m.value(ctx, `min(timestamp(http_requests_total{job="pods",app="frontend"}))`)
 			if err != nil || !has || at < float64(after.UnixMilli())/1000 {
 				return fmt.Sprintf("the frontend was scraped at %.3f (%t), which is not after %s", at, has, after), err
 			}
-			scrape = at
+			scrape = time.UnixMilli(int64(at * 1000))
+			since = scrape.Add(scrapeMost)
 		}
-		evaluated, err := m.evaluated(ctx)
-		if err != nil || evaluated.After(time.UnixMilli(int64(scrape*1000)).Add(scrapeMost)) {
+		first, last, err := m.evaluated(ctx)
+		if err != nil {
 			return "", err
 		}
-		return fmt.Sprintf("rules were evaluated at %s, the scrape began at %.3f", evaluated, scrape), nil
+		if first.After(since) {
+			since, rounds = last, rounds+1
+		}
+		if rounds == 2 {
+			return "", nil
+		}
+		return fmt.Sprintf("rules were evaluated at %s to %s, the scrape began at %s", first, last, scrape), nil
 	})
 }
 
-// evaluated is when all groups of rules were evaluated last.
-func (m *monitors) evaluated(ctx context.Context) (first time.Time, err error) {
+// evaluated is when groups of rules were evaluated last: the one of which that is longest
+// ago, and the latest.
+func (m *monitors) evaluated(ctx context.Context) (first, last time.Time, err error) {
 	var rules struct {
 		Groups []struct{ LastEvaluation time.Time }
 	}
 	if err := m.asked(ctx, "rules", nil, &rules); err != nil {
-		return first, err
+		return first, last, err
 	}
 	for i, g := range rules.Groups {
 		if i == 0 || g.LastEvaluation.Before(first) {
 			first = g.LastEvaluation
 		}
+		if g.LastEvaluation.After(last) {
+			last = g.LastEvaluation
+		}
 	}
-	return first, nil
+	return first, last, nil
 }
