@@ -129,9 +129,9 @@ func TestErrors(t *testing.T) {
 		return func(_ context.Context, query string) ([]metrics.Sample, error) {
 			assert.Contains(t, query, `destination_service_namespace="shop"`)
 			if strings.Contains(query, "response_code") {
-				return []metrics.Sample{{map[string]string{"destination_service_name": "backend", "response_code": "503", "response_flags": flag}, 10 * share}}, nil
+				return []metrics.Sample{{Labels: map[string]string{"destination_service_name": "backend", "response_code": "503", "response_flags": flag}, Value: 10 * share}}, nil
 			}
-			return []metrics.Sample{{map[string]string{"destination_service_name": "backend"}, 10}}, nil
+			return []metrics.Sample{{Labels: map[string]string{"destination_service_name": "backend"}, Value: 10}}, nil
 		}
 	}
 	for name, c := range map[string]struct {
