@@ -3,6 +3,7 @@ package wait
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -12,6 +13,11 @@ const (
 	firstInterval = 10 * time.Millisecond
 	lastInterval  = 160 * time.Millisecond
 )
+
+// unasked is how the API's client says that its own rate leaves no time for another
+// question: it says so before the time is over (golang.org/x/time/rate has no error of its
+// own for it).
+const unasked = "would exceed context deadline"
 
 // Answers asks again until ask says that nothing is missing: for what no watch
 // tells, such as whether the API server has taken up a webhook's configuration,
@@ -34,6 +40,9 @@ func Answers(ctx context.Context, limit Timeout, what string, ask func(context.C
 		}
 		missing, err := ask(ctx)
 		switch {
+		case err != nil && strings.Contains(err.Error(), unasked):
+			<-ctx.Done()
+			continue
 		case err != nil && ctx.Err() == nil:
 			return fmt.Errorf("waiting for %s: %w", what, err)
 		case err == nil && missing == "":

@@ -69,6 +69,16 @@ func TestAnswersEnds(t *testing.T) {
 			},
 			"for the node to follow: seen before: time is over", errOver, time.Minute,
 		},
+		// The client knows before the end that it may not ask again in time.
+		"with no question left": {
+			func(n int, _ context.Context) (string, error) {
+				if n == 0 {
+					return "seen before", nil
+				}
+				return "", errors.New("client rate limiter Wait returned an error: rate: Wait(n=1) would exceed context deadline")
+			},
+			"for the node to follow: seen before: time is over", errOver, time.Minute,
+		},
 		"before anything was seen": {
 			func(_ int, ctx context.Context) (string, error) {
 				<-ctx.Done()

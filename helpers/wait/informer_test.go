@@ -3,6 +3,7 @@ package wait
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -154,10 +155,10 @@ func TestRefusedAndLetInSince(t *testing.T) {
 func TestRefusedAgainLeavesTheOthers(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, config("a", "made"))
-		broken, begins := apiwatch.NewFake(), 0
+		broken := apiwatch.NewFake()
+		var begins atomic.Int32
 		c.api.PrependWatchReactor("configmaps", func(clienttesting.Action) (bool, apiwatch.Interface, error) {
-			begins++
-			switch begins {
+			switch begins.Add(1) {
 			case 1:
 				return true, broken, nil
 			case 2:
@@ -169,7 +170,7 @@ func TestRefusedAgainLeavesTheOthers(t *testing.T) {
 		wait.on(t)
 		broken.Stop()
 		time.Sleep(limit.D / 4)
-		require.Greater(t, begins, 2, "refused, and let in since")
+		require.Greater(t, begins.Load(), int32(2), "refused, and let in since")
 		for range 20 {
 			_, err := c.Until(t.Context(), limit, one, Field("data.state", "made"))
 			require.NoError(t, err)

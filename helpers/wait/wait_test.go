@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -152,11 +153,13 @@ func TestHolds(t *testing.T) {
 func TestHoldsOfADeadWatch(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, config("a", "ready"))
+		var down atomic.Bool
+		c.api.PrependReactor("list", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
+			return down.Load(), nil, apierrors.NewServiceUnavailable("it is down")
+		})
 		wait := beginErr(func() error { return c.Holds(t.Context(), 10*time.Second, all, ready) })
 		wait.on(t)
-		c.api.PrependReactor("list", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
-			return true, nil, apierrors.NewServiceUnavailable("it is down")
-		})
+		down.Store(true)
 		<-wait.done
 		require.ErrorContains(t, wait.err, "whether it did cannot be told: it is down")
 		var late *Error
