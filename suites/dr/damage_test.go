@@ -90,7 +90,7 @@ func TestDamagedBackups(t *testing.T) {
 	s := newStage(t, "damage", nil)
 	var judge verdict = byRows
 	spec.Run(t, spec.Specification{
-		ID: "DR-007", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 10 * time.Minute,
+		ID: "DR-007", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 15 * time.Minute, // six restores, each slow beside other work: ten were not enough once
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveDamage(ctx, t, env, s, judge) },
 		CounterProofs: []spec.Sabotage{
 			spec.Swapped("a restore judged by Velero's word", `a damaged backup counts as whole`, &judge, byPhase),
