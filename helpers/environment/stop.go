@@ -17,9 +17,10 @@ import (
 )
 
 // The switch is a ConfigMap of the cluster itself, so that whoever may write there can throw
-// it, with kubectl too, whatever machine runs come from.
+// it, with kubectl too, whatever machine runs come from. No admission webhook looks at
+// kube-system, whose failure may be what a run has just seeded.
 const (
-	StopNamespace = "default"
+	StopNamespace = "kube-system"
 	StopName      = "ground-stop"
 	stopReason    = "reason" // its key
 )

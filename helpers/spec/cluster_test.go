@@ -24,7 +24,7 @@ type cluster struct {
 
 	mu   sync.Mutex
 	made int
-	maps map[string]map[string]any // by name, in the namespace default
+	maps map[string]map[string]any // by name
 	news []chan map[string]any     // for each watch
 }
 
@@ -49,7 +49,7 @@ func newCluster(t *testing.T) *cluster {
 	says("GET /api/v1", `{"kind":"APIResourceList","apiVersion":"v1","groupVersion":"v1","resources":[
 		{"name":"configmaps","singularName":"configmap","namespaced":true,"kind":"ConfigMap","verbs":["get","list","watch","create","delete"]}]}`)
 	says("GET /api/v1/namespaces/kube-system", `{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"kube-system","uid":"the-cluster"}}`)
-	const maps = "/api/v1/namespaces/default/configmaps"
+	const maps = "/api/v1/namespaces/{namespace}/configmaps"
 	mux.HandleFunc("POST "+maps, c.create)
 	mux.HandleFunc("GET "+maps, c.watch)
 	mux.HandleFunc("GET "+maps+"/{name}", c.get)
@@ -105,7 +105,7 @@ func (c *cluster) throw(reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.add(map[string]any{
-		"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"namespace": "default", "name": environment.StopName},
+		"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"namespace": environment.StopNamespace, "name": environment.StopName},
 		"data": map[string]any{"reason": reason},
 	})
 }
@@ -160,9 +160,11 @@ func (c *cluster) watch(w http.ResponseWriter, r *http.Request) {
 	for {
 		select {
 		case o := <-news:
-			switch name, _ := o["metadata"].(map[string]any)["name"].(string); {
+			meta := o["metadata"].(map[string]any)
+			switch name, _ := meta["name"].(string); {
 			case name == "":
 				say("BOOKMARK", o)
+			case meta["namespace"] != r.PathValue("namespace"):
 			case asked.Get("fieldSelector") == "" || asked.Get("fieldSelector") == "metadata.name="+name:
 				say("ADDED", o)
 			}
