@@ -10,8 +10,9 @@ import (
 )
 
 // dialTimeout is what one dial may take inside its pod. A firewall that rejects
-// answers at once; one that drops is told by this time.
-const dialTimeout = time.Second
+// answers at once; one that drops is told by this time. TCP asks again after a second
+// (RFC 6298): by a shorter time one packet that was lost would be a closed way.
+const dialTimeout = 2500 * time.Millisecond
 
 // Outcome is what came of one dial.
 type Outcome struct {

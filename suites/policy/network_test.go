@@ -109,7 +109,7 @@ func proveNetwork(ctx context.Context, t spec.T, env *environment.Environment) {
 	if err := st.apply(ctx, t.Scope(), live.Items); err != nil {
 		t.Broken(err)
 	}
-	seen, err := openPaths(ctx, st.pods, st.targets)
+	seen, came, err := openPaths(ctx, st.pods, st.targets)
 	if err != nil {
 		t.Broken(err)
 	}
@@ -121,7 +121,7 @@ func proveNetwork(ctx context.Context, t spec.T, env *environment.Environment) {
 			if is == want {
 				asDeclared++
 			}
-			assert.Equal(t, want, is, "%s -> %s is %s", from, to, map[bool]string{true: "open", false: "closed"}[is])
+			assert.Equal(t, want, is, "%s -> %s is %s: %s", from, to, map[bool]string{true: "open", false: "closed"}[is], came[from+" -> "+to])
 		}
 	}
 	t.Observe(fmt.Sprintf("%d policies of %s: of %d ways tried between %d pods, %d were open or closed as declared",
@@ -290,19 +290,20 @@ func outsideAddress(ctx context.Context, env *environment.Environment) (string, 
 	return "", errors.New("the service default/kubernetes has no endpoint")
 }
 
-// openPaths dials every target from every pod.
-func openPaths(ctx context.Context, pods map[string]*probe.Pod, targets map[string]string) (map[string][]string, error) {
+// openPaths dials every target from every pod. came is what came of each dial.
+func openPaths(ctx context.Context, pods map[string]*probe.Pod, targets map[string]string) (seen map[string][]string, came map[string]string, err error) {
 	names := slices.Sorted(maps.Keys(targets))
 	var hosts []string
 	for _, n := range names {
 		hosts = append(hosts, targets[n])
 	}
 	callers := slices.Sorted(maps.Keys(pods))
-	open := make([][]string, len(callers))
+	open, all := make([][]string, len(callers)), make([][]probe.Outcome, len(callers))
 	group, ctx := errgroup.WithContext(ctx)
 	for i, from := range callers {
 		group.Go(func() error {
 			outcomes, err := pods[from].Dial(ctx, hosts...)
+			all[i] = outcomes
 			for j, o := range outcomes {
 				if o.Result == "error" { // neither open nor closed: it could not be asked
 					return fmt.Errorf("%s -> %s: %s", from, names[j], o.Detail)
@@ -315,13 +316,16 @@ func openPaths(ctx context.Context, pods map[string]*probe.Pod, targets map[stri
 		})
 	}
 	if err := group.Wait(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	seen := map[string][]string{}
+	seen, came = map[string][]string{}, map[string]string{}
 	for i, from := range callers {
 		seen[from] = open[i]
+		for j, o := range all[i] {
+			came[from+" -> "+names[j]] = fmt.Sprintf("%s after %.0f ms %s", o.Result, o.Millis, o.Detail)
+		}
 	}
-	return seen, nil
+	return seen, came, nil
 }
 
 // networkFault changes a live policy of the application.
