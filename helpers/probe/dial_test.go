@@ -33,7 +33,7 @@ func TestDial(t *testing.T) {
 			p := caller(t, server.URL)
 			got, err := p.Dial(t.Context(), targets...)
 			assert.Equal(t, "/api/v1/namespaces/ns/pods/caller/exec", k.path)
-			assert.Equal(t, append([]string{"/probe", "dial", "-timeout", "1s"}, targets...), k.command)
+			assert.Equal(t, append([]string{"/probe", "dial", "-timeout", dialTimeout.String()}, targets...), k.command)
 			if c.err != "" {
 				require.ErrorContains(t, err, c.err)
 				require.ErrorContains(t, err, "dial from ns/caller")
