@@ -85,8 +85,10 @@ func (q Query) Value(ctx context.Context, query string) (value float64, has bool
 	case len(all) > 1:
 		return 0, false, fmt.Errorf("prometheus, %s: %d series, want 1", query, len(all))
 	}
-	value = all[0].Value
-	return value, value == value, nil // else NaN
+	if value = all[0].Value; value != value { // NaN
+		return 0, false, nil
+	}
+	return value, true, nil
 }
 
 func read(query string, raw []byte) (all []Sample, err error) {

@@ -83,10 +83,7 @@ func promQuery(ctx context.Context, env *environment.Environment, query string) 
 	if err != nil {
 		return 0, err
 	}
-	value, has, err := metrics.Platform(clients).Value(ctx, query)
-	if !has {
-		value = 0
-	}
+	value, _, err := metrics.Platform(clients).Value(ctx, query)
 	return value, err
 }
 
