@@ -1,4 +1,4 @@
-# Each target does all that it needs on a fresh machine; see README.md.
+# Each target does all that it needs on a fresh machine (bench wants the environment up, sonar a scanner, checker python3-venv); see README.md.
 
 GROUND = go run ./helpers/cmd/ground
 
@@ -64,7 +64,7 @@ prove: ## SUITES on the cluster that GROUND_KUBECONFIG leads to, by PROFILE
 	$(GROUND) verify -p $(PROFILE) $(SUITES)
 
 look: ## on production: what looking alone proves of it; all else is above its ceiling
-	$(GROUND) verify -p production policy perf -- -run '^(TestInventory|TestServiceLevels)$$'
+	$(GROUND) verify -p production policy dr perf -- -run '^(TestInventory|TestSchedules|TestServiceLevels)$$'
 
 nightly: ## all that the profile's ceiling allows, at full length, and the evidence of it
 	$(GROUND) verify -p $(PROFILE) --counterproof

@@ -14,6 +14,8 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+
+	"github.com/agnivade/levenshtein"
 )
 
 // File is the catalogue's place, relative to the root of the repository.
@@ -129,7 +131,7 @@ func (c Catalogue) Lookup(id string) (Clause, error) {
 func (c Catalogue) Nearest(id string) string {
 	best, near := 3, []string(nil)
 	for _, clause := range c {
-		d := distance(strings.ToUpper(id), clause.ID)
+		d := levenshtein.ComputeDistance(strings.ToUpper(id), clause.ID)
 		switch {
 		case d < best:
 			best, near = d, []string{clause.ID}
@@ -206,26 +208,4 @@ func list(text string) []string {
 		return parts
 	}
 	return nil
-}
-
-// distance is Levenshtein's: insertions, deletions and substitutions.
-func distance(a, b string) int {
-	from, to := []rune(a), []rune(b)
-	row := make([]int, len(to)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i, r := range from {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j, s := range to {
-			cost := diagonal
-			if r != s {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(row[j+1]+1, row[j]+1, cost)
-		}
-	}
-	return row[len(to)]
 }

@@ -136,16 +136,6 @@ func TestNearest(t *testing.T) {
 	assert.Empty(t, Catalogue(nil).Nearest("A-001"))
 }
 
-func TestDistance(t *testing.T) {
-	for _, tc := range []struct {
-		a, b string
-		want int
-	}{{"", "", 0}, {"", "abc", 3}, {"abc", "", 3}, {"kitten", "sitting", 3}, {"é", "e", 1}} {
-		assert.Equal(t, tc.want, distance(tc.a, tc.b))
-		assert.Equal(t, tc.want, distance(tc.b, tc.a))
-	}
-}
-
 func TestFind(t *testing.T) {
 	got, err := Find(".")
 	require.NoError(t, err)

@@ -35,6 +35,11 @@ func Gather(entries []journal.Entry, torn int, clauses []catalogue.Clause, lock 
 		g.refuse("the journal is of %d runs (%s), want one", len(runs), strings.Join(runs, ", "))
 	}
 	g.clauses(&c.Predicate, clauses)
+	for _, name := range slices.Sorted(maps.Keys(g.suites)) {
+		if cut := g.suites[name].Cut; cut != "" {
+			g.refuse("the suite %s did not end well: %s", name, cut)
+		}
+	}
 	g.start(&c.Predicate, entries)
 	g.figures(&c.Predicate, entries)
 	images := g.environments(&c.Predicate)

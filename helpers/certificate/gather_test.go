@@ -84,6 +84,7 @@ func TestGatherRefuses(t *testing.T) {
 		"a counter-proof survived":       {trial(journal.Survived, "it held"), `DR-007: the counter-proof "a byte flipped" came out as survived, want killed: it held`},
 		"a counter-proof void":           {trial(journal.VoidTrial, "not in force"), `DR-007: the counter-proof "a byte flipped" came out as void, want killed: not in force`},
 		"counter-proofs left out":        {without(journal.CounterProof, "DR-007"), "DR-007: these counter-proofs were not tried: a byte flipped, an object missing, a label added"},
+		"a suite that was cut":           {with(journal.RunEnd, "", func(e *journal.Entry) { e.Text = journal.NotWhole + "no space left" }), "the suite dr did not end well: not whole: no space left"},
 		"no commit":                      {run(func(r *journal.Run) { r.Commit = "" }), "the run recorded no commit"},
 		"a commit that nobody has":       {run(func(r *journal.Run) { r.Commit += "-dirty" }), commit + "-dirty, which nobody else can look at: commit, then run it again"},
 		"a process of another commit":    {again(func(r *journal.Run) { r.Commit = strings.Repeat("0", 40) }), "processes of the suites dr were started in different ways"},

@@ -144,16 +144,24 @@ func RunDir(root, run string) string { return filepath.Join(root, "reports", run
 // commitTimeout is for git to say what is checked out.
 const commitTimeout = 5 * time.Second
 
-// Commit is what is checked out in root, with "-dirty" when it was changed since, or
-// empty outside a repository.
+// Commit is what is checked out in root, with "-dirty" when something was changed since,
+// or lies there that git does not know: values, profiles and proofs are taken by their
+// file's name. It is empty outside a repository.
 func Commit(root string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*").Output()
+	git := func(args ...string) (string, error) {
+		out, err := exec.CommandContext(ctx, "git", append([]string{"--no-optional-locks", "-C", root}, args...)...).Output()
+		return strings.TrimSpace(string(out)), err
+	}
+	commit, err := git("rev-parse", "HEAD")
 	if err != nil {
 		return ""
 	}
-	return strings.TrimSpace(string(out))
+	if changed, err := git("status", "--porcelain", "--untracked-files=normal"); err != nil || changed != "" {
+		return commit + "-dirty"
+	}
+	return commit
 }
 
 // FindRun is the directory of a run by its name, or of the latest one. An

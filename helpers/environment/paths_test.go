@@ -2,6 +2,7 @@ package environment
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -120,4 +121,31 @@ func TestFindRun(t *testing.T) {
 			require.Equal(t, RunDir(root, c.want), got)
 		})
 	}
+}
+
+func TestCommit(t *testing.T) {
+	root := t.TempDir()
+	require.Empty(t, Commit(root), "outside a repository")
+	git := func(args ...string) string {
+		out, err := exec.Command("git", append([]string{"-C", root, "-c", "user.name=a", "-c", "user.email=a@example.org"}, args...)...).CombinedOutput()
+		require.NoError(t, err, string(out))
+		return strings.TrimSpace(string(out))
+	}
+	write := func(name, text string) {
+		require.NoError(t, os.WriteFile(filepath.Join(root, name), []byte(text), 0o600))
+	}
+	git("init", "-q")
+	write("a.yaml", "a")
+	write(".gitignore", "reports\n")
+	git("add", "-A")
+	git("commit", "-q", "-m", "a")
+	head := git("rev-parse", "HEAD")
+	require.Equal(t, head, Commit(root))
+	write("reports", "what a run leaves")
+	require.Equal(t, head, Commit(root))
+	write("b-kind.yaml", "taken by its name")
+	require.Equal(t, head+"-dirty", Commit(root), "a file that git does not know")
+	require.NoError(t, os.Remove(filepath.Join(root, "b-kind.yaml")))
+	write("a.yaml", "b")
+	require.Equal(t, head+"-dirty", Commit(root))
 }

@@ -36,10 +36,11 @@ type connector func(ctx context.Context, e entry) (client.WithWatch, error)
 // Reap undoes what killed processes left: for each ledger whose lock is free,
 // its open entries, the last first, and then the ledger goes. Ledgers of living
 // processes are not touched, nor any object that stands in no ledger. When the
-// cluster is gone, does not answer or is another, its entries are dropped; for a
-// given cluster the ledger is then kept under runs/dropped, for a human. log,
-// when not nil, is told each step. Errors do not stop it; all are returned, and
-// what they concern is tried again next time.
+// cluster is gone or is another, its entries are dropped; for a given cluster,
+// also when it does not answer, the ledger is then kept under runs/dropped, for
+// a human. One of ours that does not answer may do so again, and with all that
+// was left: its ledger stays. log, when not nil, is told each step. Errors do not
+// stop it; all are returned, and what they concern is tried again next time.
 func Reap(ctx context.Context, cacheDir string, log func(string)) ([]Reaped, error) {
 	return reap(ctx, cacheDir, log, reconnect)
 }
@@ -125,6 +126,12 @@ func reapOne(ctx context.Context, path string, log func(string), connect connect
 				if ctx.Err() != nil { // ours to blame, not the cluster's
 					errs = append(errs, err)
 					break
+				}
+				if e.Provider == ProviderKind && !errors.Is(err, errOtherCluster) && !errors.Is(err, os.ErrNotExist) {
+					unreachable[key] = true
+					got.Left++
+					errs = append(errs, fmt.Errorf("cluster %s: %w", e.Cluster, err))
+					continue
 				}
 				unreachable[key], given = true, given || e.Provider != ProviderKind
 				got.Dropped = strings.TrimPrefix(got.Dropped+"; "+fmt.Sprintf("cluster %s: %v", e.Cluster, err), "; ")

@@ -78,6 +78,9 @@ func Decide(p *Policy, c Candidate, given []Given, now time.Time) Decision {
 		}
 		for _, s := range g.Evidence.Report.Suites {
 			for _, clause := range s.Clauses {
+				if s.Cut != "" && clause.Outcome == journal.Proved { // what it would have said next is not known
+					clause.Outcome, clause.Reason = journal.Inconclusive, "its suite did not end well: "+s.Cut
+				}
 				found[clause.ID] = append(found[clause.ID], of{clause, g.name()})
 			}
 		}
@@ -168,6 +171,8 @@ func (p *Policy) refuses(g Given, c Candidate, now time.Time) string {
 		return fmt.Sprintf("it ended at %s, which is in the future: is this machine's clock right?", r.EndedAt.UTC().Format(time.RFC3339))
 	case now.Sub(r.EndedAt) > p.Freshest.Duration:
 		return fmt.Sprintf("it is %s old, want at most %s", now.Sub(r.EndedAt).Round(time.Minute), p.Freshest.Duration)
+	case g.Evidence.Report.Torn > 0:
+		return fmt.Sprintf("its journals have %d torn lines, and nobody knows what they said: run it again", g.Evidence.Report.Torn)
 	case len(r.Clusters) == 0:
 		return "it recorded no cluster"
 	}
@@ -177,13 +182,17 @@ func (p *Policy) refuses(g Given, c Candidate, now time.Time) string {
 		}
 	}
 	ran := g.Evidence.Images()
-	if len(c.Images) > 0 && len(ran) == 0 {
-		return "it recorded no image: nobody knows what ran"
-	}
+	known := 0
 	for _, i := range ran {
-		if want, is := c.Images[i.Name]; is && want != i.Digest {
-			return fmt.Sprintf("the image %s ran as %s, and %s is to be released", i.Name, i.Digest, want)
+		want, is := c.Images[i.Name]
+		if is && want != i.Digest {
+			return fmt.Sprintf("the image %s ran as %s, and %s is to be released", i.Name, cmp.Or(i.Digest, "(no digest)"), want)
+		} else if is {
+			known++
 		}
+	}
+	if len(c.Images) > 0 && known == 0 {
+		return fmt.Sprintf("of the %d images that it recorded none is to be released: nobody knows what ran", len(ran))
 	}
 	return ""
 }

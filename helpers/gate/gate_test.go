@@ -107,6 +107,15 @@ func run(t *testing.T, id string, change func([]journal.Entry) []journal.Entry) 
 	return Given{From: id + ".json", Evidence: e, Signed: true}
 }
 
+// ends gives the end of the journal a text.
+func ends(text string) func([]journal.Entry) []journal.Entry {
+	return with(func(e *journal.Entry) {
+		if e.Kind == journal.RunEnd {
+			e.Text = text
+		}
+	})
+}
+
 // with changes each entry.
 func with(change func(*journal.Entry)) func([]journal.Entry) []journal.Entry {
 	return func(all []journal.Entry) []journal.Entry {
@@ -174,13 +183,18 @@ func TestDecide(t *testing.T) {
 		"an image twice": {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) {
 			p.Images = append([]journal.Image{{Name: image, Digest: "sha256:00"}}, p.Images...)
 		})}, nil, Inconclusive, "the image " + image + " ran as sha256:00"},
-		"another profile": {"", []func([]journal.Entry) []journal.Entry{start(func(r *journal.Run) { r.Profile = "kind" })}, nil, Inconclusive, "it is of profile kind, want staging"},
-		"another cluster": {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.Cluster = "old" })}, nil, Inconclusive, "it is of cluster old, and staging is to be released to"},
-		"another image":   {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.Images[0].Digest = "sha256:bb" })}, nil, Inconclusive, "the image " + image + " ran as sha256:bb, and " + digest + " is to be released"},
-		"no image":        {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.Images = nil })}, nil, Inconclusive, "it recorded no image"},
-		"no cluster":      {"", []func([]journal.Entry) []journal.Entry{with(func(e *journal.Entry) { e.Platform = nil })}, nil, Inconclusive, "it recorded no cluster"},
-		"old":             {"", []func([]journal.Entry) []journal.Entry{nil}, func(g *Given) { g.Evidence.Run.EndedAt = time.Now().Add(-37 * time.Hour) }, Inconclusive, "it is 37h0m0s old, want at most 36h0m0s"},
-		"of the future":   {"", []func([]journal.Entry) []journal.Entry{nil}, func(g *Given) { g.Evidence.Run.EndedAt = time.Now().Add(time.Hour) }, Inconclusive, "is this machine's clock right?"},
+		"a suite that was cut":   {"", []func([]journal.Entry) []journal.Entry{ends(journal.NotWhole + "no space left")}, nil, Inconclusive, "MSH-001: inconclusive in run a (a.json): its suite did not end well: not whole: no space left"},
+		"a suite without an end": {"", []func([]journal.Entry) []journal.Entry{func(all []journal.Entry) []journal.Entry { return all[:len(all)-1] }}, nil, Inconclusive, "its suite did not end well"},
+		"torn":                   {"", []func([]journal.Entry) []journal.Entry{nil}, func(g *Given) { g.Evidence.Report.Torn = 1 }, Inconclusive, "1 torn lines"},
+		"another platform's":     {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.Images[0].Name = "mirror/postgres:15" })}, nil, Inconclusive, "of the 1 images that it recorded none is to be released"},
+		"an image put there":     {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.Images[0].Digest = "" })}, nil, Inconclusive, "ran as (no digest)"},
+		"another profile":        {"", []func([]journal.Entry) []journal.Entry{start(func(r *journal.Run) { r.Profile = "kind" })}, nil, Inconclusive, "it is of profile kind, want staging"},
+		"another cluster":        {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.Cluster = "old" })}, nil, Inconclusive, "it is of cluster old, and staging is to be released to"},
+		"another image":          {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.Images[0].Digest = "sha256:bb" })}, nil, Inconclusive, "the image " + image + " ran as sha256:bb, and " + digest + " is to be released"},
+		"no image":               {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.Images = nil })}, nil, Inconclusive, "of the 0 images that it recorded"},
+		"no cluster":             {"", []func([]journal.Entry) []journal.Entry{with(func(e *journal.Entry) { e.Platform = nil })}, nil, Inconclusive, "it recorded no cluster"},
+		"old":                    {"", []func([]journal.Entry) []journal.Entry{nil}, func(g *Given) { g.Evidence.Run.EndedAt = time.Now().Add(-37 * time.Hour) }, Inconclusive, "it is 37h0m0s old, want at most 36h0m0s"},
+		"of the future":          {"", []func([]journal.Entry) []journal.Entry{nil}, func(g *Given) { g.Evidence.Run.EndedAt = time.Now().Add(time.Hour) }, Inconclusive, "is this machine's clock right?"},
 		"old, beside fresh": {"", []func([]journal.Entry) []journal.Entry{nil, nil}, func(g *Given) {
 			g.Evidence.Run.EndedAt = g.Evidence.Run.EndedAt.Add(map[string]time.Duration{"a.json": -99 * time.Hour}[g.From])
 		}, Release, "refused  run a (a.json): it is 99h0m0s old"},

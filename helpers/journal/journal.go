@@ -140,15 +140,25 @@ type Trial struct {
 	Seconds  float64      `json:"seconds"`
 }
 
-// Result is the verdict of one specification. Reason is typed for
-// inconclusive and void ("not built yet", "no Falco engine", "above the risk
-// ceiling"), free for refuted.
+// Reasons of verdicts by which more than one room goes.
+const (
+	NotBuiltYet      = "not built yet"
+	NoFalcoEngine    = "no Falco engine"
+	AboveCeiling     = "above the risk ceiling"
+	CounterProofsOff = "counter-proofs are off"
+)
+
+// Result is the verdict of one specification. Reason is typed for inconclusive
+// and void (NotBuiltYet and its like begin it), free for refuted.
 type Result struct {
 	Outcome Outcome `json:"outcome"`
 	Reason  string  `json:"reason,omitempty"`
 	Detail  string  `json:"detail,omitempty"`
 	Seconds float64 `json:"seconds"`
 }
+
+// NotWhole begins the text of a RunEnd whose journal does not tell all that happened.
+const NotWhole = "not whole: "
 
 // Writer appends entries to one file; it is safe for concurrent use.
 type Writer struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
@@ -83,18 +84,6 @@ func onlyChart(env *environment.Environment, c Component, namespace string) (*in
 	return i, &chart, nil
 }
 
-// Merged is over laid upon base, table by table; neither is changed.
-func Merged(base, over map[string]any) map[string]any {
-	out := map[string]any{}
-	for k, v := range base {
-		out[k] = v
-	}
-	for k, v := range over {
-		below, both := out[k].(map[string]any)
-		if table, ok := v.(map[string]any); ok && both {
-			v = Merged(below, table)
-		}
-		out[k] = v
-	}
-	return out
-}
+// Merged is over laid upon base as Helm lays values: maps are merged recursively, lists and
+// all else replaced. Neither is changed.
+func Merged(base, over map[string]any) map[string]any { return loader.MergeMaps(base, over) }

@@ -120,9 +120,16 @@ func describe(ctx context.Context, env *environment.Environment, components []st
 	for _, n := range nodes.Items {
 		p.Nodes = append(p.Nodes, journal.Node{Name: n.Name, Version: n.Status.NodeInfo.KubeletVersion, Zone: n.Labels[corev1.LabelTopologyZone]})
 	}
+	var pods corev1.PodList
+	if err := env.Client().List(ctx, &pods); err != nil {
+		return p, fmt.Errorf("pods: %w", err)
+	}
+	ran := running(pods.Items)
 	if !env.Made() {
-		err := observe(ctx, env, &p)
-		return p, err
+		// A fingerprint of what its kubelets run: evidence must be of the images that are to be released.
+		p.Images = ran
+		p.Hash = fmt.Sprintf("%x", sha256.Sum256(fmt.Append(nil, p.Kubernetes, p.Nodes, p.Images)))[:12]
+		return p, nil
 	}
 	images, err := env.Images(ctx, components...)
 	if err != nil {
@@ -131,28 +138,39 @@ func describe(ctx context.Context, env *environment.Environment, components []st
 	for _, b := range image.Sorted(images) {
 		p.Images = append(p.Images, journal.Image{Name: b.Name, Digest: b.Digest, Source: b.Source, Pin: b.Pin})
 	}
+	p.Images = append(p.Images, strayed(p.Images, ran)...)
 	return p, nil
 }
 
-// observe tells of a cluster that others made what its kubelets run, and a fingerprint of
-// that: evidence must be of the images that are to be released.
-func observe(ctx context.Context, env *environment.Environment, p *journal.Platform) error {
-	var pods corev1.PodList
-	if err := env.Client().List(ctx, &pods); err != nil {
-		return fmt.Errorf("pods: %w", err)
+// strayed are those that run under the name of one that was built, and are another: a node
+// that has a tag does not ask for it again. By its second digest evidence is refused.
+func strayed(built, ran []journal.Image) (strays []journal.Image) {
+	digests := map[string]string{}
+	for _, b := range built {
+		digests[b.Name] = b.Digest
 	}
-	for _, pod := range pods.Items {
+	for _, r := range ran {
+		if digest, is := digests[r.Name]; is && digest != r.Digest {
+			strays = append(strays, r)
+		}
+	}
+	return strays
+}
+
+// running are the images that kubelets run, each once, by name. One that was put on a node
+// by hand has no digest, which no evidence may have.
+func running(pods []corev1.Pod) (images []journal.Image) {
+	for _, pod := range pods {
 		for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
-			_, digest, known := strings.Cut(s.ImageID, "@")
+			_, digest, _ := strings.Cut(s.ImageID, "@")
 			i := journal.Image{Name: s.Image, Digest: digest, Source: "observed"}
-			if known && !slices.Contains(p.Images, i) {
-				p.Images = append(p.Images, i)
+			if s.ImageID != "" && !slices.Contains(images, i) {
+				images = append(images, i)
 			}
 		}
 	}
-	slices.SortFunc(p.Images, func(a, b journal.Image) int {
+	slices.SortFunc(images, func(a, b journal.Image) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Digest, b.Digest))
 	})
-	p.Hash = fmt.Sprintf("%x", sha256.Sum256(fmt.Append(nil, p.Kubernetes, p.Nodes, p.Images)))[:12]
-	return nil
+	return images
 }

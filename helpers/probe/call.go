@@ -143,6 +143,9 @@ func (p *Pod) CallsInSequence(ctx context.Context, calls []Checked) ([]Answer, e
 
 func (p *Pod) calls(ctx context.Context, calls []Checked, command ...string) ([]Answer, error) {
 	from := fmt.Sprintf("calls from %s/%s", p.Namespace, p.Name)
+	if len(calls) == 0 {
+		return nil, fmt.Errorf("%s: there is nobody to call, and so nothing to be seen", from)
+	}
 	requests := make([]Request, len(calls))
 	for i, c := range calls {
 		var err error

@@ -29,6 +29,9 @@ func (o Outcome) Open() bool { return o.Result == "open" }
 // Dial tries to connect to each target (host:port) from the pod, all at once,
 // and returns what came of each, in their order. What was refused is no error.
 func (p *Pod) Dial(ctx context.Context, targets ...string) ([]Outcome, error) {
+	if len(targets) == 0 {
+		return nil, fmt.Errorf("dial from %s/%s: there is nobody to dial, and so nothing to be seen", p.Namespace, p.Name)
+	}
 	var out bytes.Buffer
 	if err := p.exec(ctx, nil, &out, append([]string{"dial", "-timeout", dialTimeout.String()}, targets...)...); err != nil {
 		return nil, fmt.Errorf("dial from %s/%s: %w", p.Namespace, p.Name, err)

@@ -65,3 +65,11 @@ func TestOpen(t *testing.T) {
 		assert.Equal(t, result == "open", o.Open(), result)
 	}
 }
+
+func TestNobodyToAsk(t *testing.T) {
+	p := &Pod{Spec: Spec{Namespace: "ns", Name: "caller"}}
+	_, err := p.Dial(t.Context())
+	require.ErrorContains(t, err, "there is nobody to dial")
+	_, err = p.Calls(t.Context(), nil)
+	require.ErrorContains(t, err, "there is nobody to call")
+}

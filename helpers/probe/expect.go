@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
-	"time"
 )
 
 // Expectation is what an answer is to be. Suites make their own where those of
@@ -64,10 +62,6 @@ func result(what, want string, refusal bool) Expectation {
 // who speak plaintext. A status such as 403 is an answer, not a refusal.
 func Refused() Expectation { return result("to be refused", refused, true) }
 
-// TLSFailed is met when the TLS handshake failed: the server's certificate is
-// not trusted, or it wants one of the caller.
-func TLSFailed() Expectation { return result("the TLS handshake to fail", tlsFailed, true) }
-
 // answer is an expectation of a whole answer.
 func answer(what string, unmet func(Answer) string) Expectation {
 	return Expectation{What: what, Unmet: func(a Answer) string {
@@ -99,25 +93,12 @@ func Header(name, value string) Expectation {
 	})
 }
 
-// HeaderMatches is met when the answer's first header of the name matches.
-func HeaderMatches(name string, value *regexp.Regexp) Expectation {
-	return answer(fmt.Sprintf("header %s to match %s", name, value), func(a Answer) string {
-		if got, has := a.Headers[http.CanonicalHeaderKey(name)]; !has || !value.MatchString(got[0]) {
-			return headerSeen(a, name)
-		}
-		return ""
-	})
-}
-
 func headerSeen(a Answer, name string) string {
 	if got, has := a.Headers[http.CanonicalHeaderKey(name)]; has {
 		return fmt.Sprintf("%s: %s", name, got[0])
 	}
 	return fmt.Sprintf("no %s in %s", name, a)
 }
-
-// ServedBy is met when a pod of the application's version answered.
-func ServedBy(version string) Expectation { return Header("X-App-Version", version) }
 
 // Redirect is met by a redirect to exactly that location.
 func Redirect(to string) Expectation {
@@ -131,16 +112,6 @@ func Redirect(to string) Expectation {
 		}
 		return a.String()
 	})
-}
-
-// Within is met when it took no longer, whatever came of it.
-func Within(d time.Duration) Expectation {
-	return Expectation{What: "it within " + d.String(), Unmet: func(a Answer) string {
-		if a.Millis > d.Seconds()*1000 {
-			return a.String()
-		}
-		return ""
-	}}
 }
 
 // TLSIssuedBy is met when the server's certificate is of the issuer, by its
@@ -177,17 +148,9 @@ func certificate(what string, unmet func(Certificate) string) Expectation {
 // Peer is met when the server saw the identity as that of its immediate peer: a
 // SPIFFE ID in full, or namespace/service-account of any trust domain. The
 // answer is that of /echo, of the application's backend or of an upstream.
-func Peer(identity string) Expectation { return PeerAt("", identity) }
-
-// PeerAt is Peer at one hop of an answer that tells of several: frontend or
-// backend, of the application's frontend.
-func PeerAt(hop, identity string) Expectation {
-	where := "the server"
-	if hop != "" {
-		where = "the " + hop
-	}
-	return answer(fmt.Sprintf("%s to see %s as its peer", where, identity), func(a Answer) string {
-		got, err := peer(a, hop)
+func Peer(identity string) Expectation {
+	return answer(fmt.Sprintf("the server to see %s as its peer", identity), func(a Answer) string {
+		got, err := peer(a)
 		if err != nil {
 			return err.Error()
 		}
@@ -203,21 +166,15 @@ const peerHeader = "X-Forwarded-Client-Cert"
 
 // peer is the identity in the last element of Envoy's header: each proxy adds
 // one, the last is of who called the server itself.
-func peer(a Answer, hop string) (string, error) {
-	type seen struct {
+func peer(a Answer) (string, error) {
+	var seen struct {
 		Headers http.Header `json:"headers"`
 	}
-	var one seen
-	err := json.Unmarshal([]byte(a.Body), &one)
-	if hop != "" {
-		var hops map[string]seen
-		err = json.Unmarshal([]byte(a.Body), &hops)
-		one = hops[hop]
-	}
-	if err != nil || one.Headers == nil {
+	err := json.Unmarshal([]byte(a.Body), &seen)
+	if err != nil || seen.Headers == nil {
 		return "", fmt.Errorf("no echo in the body of %s: %.200q", a, a.Body)
 	}
-	elements := split(strings.Join(one.Headers[peerHeader], ","), ',')
+	elements := split(strings.Join(seen.Headers[peerHeader], ","), ',')
 	for _, pair := range split(elements[len(elements)-1], ';') {
 		if key, value, _ := strings.Cut(pair, "="); strings.EqualFold(key, "URI") && value != "" {
 			return strings.Trim(value, `"`), nil

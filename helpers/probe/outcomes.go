@@ -65,12 +65,6 @@ func (o Outcomes) where(what string, is func(Sent) bool) Outcomes {
 	return Outcomes{of: o.of + ", " + what, Sent: slices.DeleteFunc(slices.Clone(o.Sent), func(s Sent) bool { return !is(s) })}
 }
 
-// Versions counts whole answers by the version that gave them; those without a
-// version, such as a proxy's own, count as "".
-func (o Outcomes) Versions() map[string]int {
-	return count(o, func(s Sent) (string, bool) { return s.Version, s.Result == answered })
-}
-
 // Pods counts whole answers by the pod that gave them.
 func (o Outcomes) Pods() map[string]int {
 	return count(o, func(s Sent) (string, bool) { return s.Pod, s.Result == answered })

@@ -37,7 +37,6 @@ func late(s *Sent) { s.At = s.Due.Add(300 * time.Millisecond) }
 
 func TestCounts(t *testing.T) {
 	o := made(failed, refusal, resent)
-	assert.Equal(t, map[string]int{"v1": 8, "v2": 1}, o.Versions())
 	assert.Equal(t, map[string]int{"a": 9}, o.Pods())
 	assert.Equal(t, map[int]int{200: 8, 503: 1}, o.Statuses())
 	assert.Equal(t, map[string]int{"answered": 9, "refused": 1}, o.Results())

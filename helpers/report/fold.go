@@ -109,9 +109,15 @@ func (f *folder) take(e journal.Entry) (notice string) {
 	switch e.Kind {
 	case journal.RunStart:
 		f.suite.Starts++
-		f.suite.Start, f.suite.Ended, f.suite.Cut = e.Start, false, ""
+		f.suite.Start, f.suite.Ended = e.Start, false
+		if !strings.HasPrefix(f.suite.Cut, journal.NotWhole) { // what is lost no later process makes up for
+			f.suite.Cut = ""
+		}
 	case journal.RunEnd:
-		f.suite.Ended, f.suite.Cut = true, e.Text
+		f.suite.Ended = true
+		if f.suite.Cut == "" || e.Text != "" {
+			f.suite.Cut = e.Text
+		}
 	case journal.Environment:
 		if e.Platform == nil {
 			return odd("without a platform")

@@ -20,14 +20,14 @@ const (
 // that a run that proves all that it can is not told apart from one that
 // failed to try. They are shown as prominently as any other clause that is not
 // proved. Every other reason, also an unknown one, makes the run inconclusive.
-var accepted = []string{"not built yet", "no Falco engine"}
+var accepted = []string{journal.NotBuiltYet, journal.NoFalcoEngine}
 
 // remedies maps the beginning of a reason to what to do about it.
 var remedies = []struct{ reason, remedy string }{
-	{"not built yet", "Build the specification; until then the clause is a promise without evidence."},
-	{"no Falco engine", "Run on a machine whose kernel lets Falco load its eBPF probe."},
-	{"above the risk ceiling", "Run with a profile whose risk ceiling allows it, on an environment that may be disturbed."},
-	{"counter-proofs are off", "Run with counter-proofs on: its evidence is what they killed."},
+	{journal.NotBuiltYet, "Build the specification; until then the clause is a promise without evidence."},
+	{journal.NoFalcoEngine, "Run on a machine whose kernel lets Falco load its eBPF probe."},
+	{journal.AboveCeiling, "Run with a profile whose risk ceiling allows it, on an environment that may be disturbed."},
+	{journal.CounterProofsOff, "Run with counter-proofs on: its evidence is what they killed."},
 	{reasonNoVerdict, "Look at its last phase for what it was doing, then run this suite again."},
 	{reasonUnplanned, "Register the specification before it runs, so that a killed run is noticed."},
 	{reasonUnchallenged, "Give the specification a fault under which its proof must fail."},

@@ -69,7 +69,7 @@ func (c *clause) verdict(ctx context.Context) journal.Result {
 	case !c.counterProofs:
 		return journal.Result{Outcome: journal.Proved}
 	case c.looks():
-		return inconclusive(reasonCeiling, "it held by looking, and its faults are above what the profile allows")
+		return inconclusive(journal.AboveCeiling, "it held by looking, and its faults are above what the profile allows")
 	}
 	return c.challenge(ctx)
 }
@@ -83,10 +83,10 @@ func (c *clause) excused() *journal.Result {
 	if w, ok := c.profile.Waiver(c.spec.ID); ok {
 		r = inconclusive(reasonWaived+w.Expires+": "+w.Reason, "")
 	} else if !c.profile.Allows(c.spec.Risk) && c.spec.Look == nil {
-		r = inconclusive(reasonCeiling, fmt.Sprintf("it is %s, and the profile %s allows %s at most",
+		r = inconclusive(journal.AboveCeiling, fmt.Sprintf("it is %s, and the profile %s allows %s at most",
 			c.spec.Risk, c.profile.Name, c.profile.RiskCeiling))
 	} else if len(c.spec.After) > 0 && !c.counterProofs {
-		r = inconclusive(reasonUnchallenged, "it goes by the killed counter-proofs of "+strings.Join(c.spec.After, ", "))
+		r = inconclusive(journal.CounterProofsOff, "it goes by the killed counter-proofs of "+strings.Join(c.spec.After, ", "))
 	} else {
 		return nil
 	}

@@ -29,7 +29,7 @@ func (f *findings) verdict() journal.Result {
 		{journal.Inconclusive, reasonSurvived, f.survived},
 		{journal.Inconclusive, reasonFalseAlarm, f.alarms},
 		{journal.Void, reasonVoid, f.void},
-		{journal.Inconclusive, reasonCeiling, f.forbidden},
+		{journal.Inconclusive, journal.AboveCeiling, f.forbidden},
 	} {
 		if len(kind.what) > 0 && r.Outcome == "" {
 			r.Outcome, r.Reason = kind.outcome, kind.reason

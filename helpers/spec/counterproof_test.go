@@ -262,7 +262,7 @@ func TestFindings(t *testing.T) {
 		{journal.Inconclusive, reasonSurvived, "survived; survived too; alarm; void; forbidden", func() { all.survived = nil }},
 		{journal.Inconclusive, reasonFalseAlarm, "alarm; void; forbidden", func() { all.alarms = nil }},
 		{journal.Void, reasonVoid, "void; forbidden", func() { all.void = nil }},
-		{journal.Inconclusive, reasonCeiling, "forbidden", func() { all.forbidden = nil }},
+		{journal.Inconclusive, journal.AboveCeiling, "forbidden", func() { all.forbidden = nil }},
 		{journal.Proved, "", "", func() {}},
 	}
 	for _, want := range graver {

@@ -57,11 +57,14 @@ type harness struct {
 	locks         lockSet
 	ctx           context.Context // ends when the run is cut short, with the cause
 	open          func() (ground, *environment.Environment, error)
+	began         string        // commit that was checked out
+	commit        func() string // that is now
 
 	mu      sync.Mutex
 	tests   map[string]string    // ID to the Go test that it is registered under
 	stages  map[string]*progress // by ID, of those that were selected
 	settled []string             // a line for each verdict
+	failed  bool                 // a verdict failed its test
 }
 
 // running is the harness of this process, once Main has made it.
@@ -145,10 +148,18 @@ func (h *harness) settle(id string, r journal.Result) journal.Result {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.settled = append(h.settled, line)
+	h.failed = h.failed || !passes(r)
 	if s := h.stages[id]; s != nil {
 		s.end()
 	}
 	return r
+}
+
+// alarmed says whether a verdict failed its test.
+func (h *harness) alarmed() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.failed
 }
 
 // verdicts are the lines of settle, by ID.

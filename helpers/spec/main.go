@@ -79,7 +79,9 @@ func runSuite(m *testing.M, suite string, up Up) int {
 	up, stopHeeding := h.heeding(up, cut)
 	s := &site{harness: h, up: up, cache: o.cache}
 	h.open = s.once
-	h.record.add(journal.Entry{Kind: journal.RunStart, Start: o.describe()})
+	start := o.describe()
+	h.began, h.commit = start.Commit, func() string { return environment.Commit(o.root) }
+	h.record.add(journal.Entry{Kind: journal.RunStart, Start: start})
 	running.Store(h)
 
 	stopListening := h.listen(cut)
@@ -198,6 +200,15 @@ func (h *harness) cutShort(cut context.CancelCauseFunc, why error) {
 	cut(why)
 }
 
+// moved is an error when what is checked out is no longer what the run began with: fixtures
+// are read as they are needed.
+func (h *harness) moved() error {
+	if now := h.commit(); now != h.began {
+		return fmt.Errorf("the checkout changed while it ran: %q at its start, %q at its end", h.began, now)
+	}
+	return nil
+}
+
 // finish writes the end of the journal and gives the exit code.
 func (h *harness) finish(code int, closing error, closeJournal func() error) int {
 	lines := h.verdicts()
@@ -211,8 +222,10 @@ func (h *harness) finish(code int, closing error, closeJournal func() error) int
 	case len(lines) == 0 && !h.benchmarks:
 		why = "no specification was selected"
 	default: // what could not be written, or undone, is no clean end
-		if err := errors.Join(closing, h.record.failure()); err != nil {
-			why = "not whole: " + err.Error()
+		if err := errors.Join(closing, h.record.failure(), h.moved()); err != nil {
+			why = journal.NotWhole + err.Error()
+		} else if code != 0 && !h.alarmed() { // such as a test that ended before its specification ran, or a data race
+			why = fmt.Sprintf("go test ended with code %d, and no verdict says why", code)
 		}
 	}
 	h.record.add(journal.Entry{Kind: journal.RunEnd, Text: why})
@@ -259,7 +272,7 @@ func (s *site) once() (ground, *environment.Environment, error) {
 // open undoes what dead runs left and brings the environment up.
 func (s *site) open() (*environment.Environment, error) {
 	defer s.record.phase("", "install environment", "")()
-	s.reap()
+	left := s.reap()
 	var platform journal.Platform
 	err := guarded(s.ctx, s.limits.grace, func(ctx context.Context) error {
 		env, p, err := s.up(ctx, s.profile, s.progress)
@@ -276,19 +289,24 @@ func (s *site) open() (*environment.Environment, error) {
 		s.progress("no environment: " + err.Error())
 		return nil, err
 	}
+	if left != nil { // by a cluster that did not answer before it was brought up, for one
+		s.reap()
+	}
 	s.record.add(journal.Entry{Kind: journal.Environment, Platform: &platform})
 	return s.env, nil
 }
 
 // reap never stops a run: what could not be undone now is tried again next
 // time, and stands in the journal.
-func (s *site) reap() {
+func (s *site) reap() error {
 	ctx, cancel := context.WithTimeout(s.ctx, reapingTimeout)
 	defer cancel()
-	if _, err := environment.Reap(ctx, s.cache, s.progress); err != nil {
+	_, err := environment.Reap(ctx, s.cache, s.progress)
+	if err != nil {
 		s.record.observation("", "what dead runs left could not all be undone: "+err.Error(), nil)
 		s.progress(err.Error())
 	}
+	return err
 }
 
 func (s *site) progress(line string) { fmt.Fprintf(os.Stderr, "%s: %s\n", s.suite, redact.Text(line)) }

@@ -27,12 +27,16 @@ func TestFinish(t *testing.T) {
 		closing   error
 		closeFile error
 		bench     bool
+		refuted   bool // a clause more
+		moved     bool
 		want      int
 		why       string // in the journal's last entry
 	}{
 		"all is well":                    {verdicts: 1},
-		"a test failed":                  {code: 1, verdicts: 1, want: 1},
-		"the tests had no leave to run":  {code: 2, verdicts: 1, want: 2},
+		"a clause failed":                {code: 1, verdicts: 1, refuted: true, want: 1},
+		"a test failed":                  {code: 1, verdicts: 1, want: 1, why: "go test ended with code 1, and no verdict says why"},
+		"the tests had no leave to run":  {code: 2, verdicts: 1, want: 2, why: "go test ended with code 2, and no verdict says why"},
+		"the checkout changed":           {verdicts: 1, moved: true, want: 1, why: `not whole: the checkout changed while it ran: "c0ffee" at its start, "c0ffee-dirty" at its end`},
 		"nothing was selected":           {want: 1, why: "no specification was selected"},
 		"benchmarks alone":               {bench: true},
 		"cut short":                      {verdicts: 1, cut: errors.New("signal interrupt"), want: 1, why: "cut short: signal interrupt"},
@@ -47,8 +51,14 @@ func TestFinish(t *testing.T) {
 			for range c.verdicts {
 				s.h.settle("POL-001", journal.Result{Outcome: journal.Proved})
 			}
+			if c.refuted {
+				s.h.settle("POL-002", journal.Result{Outcome: journal.Refuted})
+			}
 			if c.cut != nil {
 				s.cut(c.cut)
+			}
+			if s.h.began = s.h.commit(); c.moved {
+				s.h.commit = func() string { return s.h.began + "-dirty" }
 			}
 			s.h.record.err, s.h.benchmarks = c.journal, c.bench
 			closed := false

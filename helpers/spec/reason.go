@@ -8,14 +8,10 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/redact"
 )
 
-// Reasons of verdicts, as they stand in the journal.
+// Reasons of verdicts, as they stand in the journal beside its own.
 const (
-	reasonNotBuilt     = "not built yet"
-	reasonNoFalco      = "no Falco engine"
-	reasonCeiling      = "above the risk ceiling"
 	reasonWaived       = "waived until " // and the date
 	reasonInvalid      = "not a valid specification"
-	reasonUnchallenged = "counter-proofs are off"
 	reasonNoVerdicts   = "others have no verdict"
 	reasonNoPlace      = "no environment"
 	reasonNoLease      = "no lease"
@@ -33,7 +29,7 @@ const (
 // known are the beginnings of reasons that are known before the run and that no
 // run can overcome: only they skip a test. The first two are those that
 // helpers/report accepts without changing its exit code.
-var known = []string{reasonNotBuilt, reasonNoFalco, reasonCeiling, reasonWaived, reasonUnchallenged}
+var known = []string{journal.NotBuiltYet, journal.NoFalcoEngine, journal.AboveCeiling, reasonWaived, journal.CounterProofsOff}
 
 func isKnown(reason string) bool {
 	for _, k := range known {
@@ -42,6 +38,11 @@ func isKnown(reason string) bool {
 		}
 	}
 	return false
+}
+
+// passes says whether a verdict leaves its Go test, passed or skipped, without an error.
+func passes(r journal.Result) bool {
+	return r.Outcome == journal.Proved || r.Outcome == journal.Inconclusive && isKnown(r.Reason)
 }
 
 func inconclusive(reason, detail string) journal.Result {
@@ -62,7 +63,7 @@ func conclude(t *testing.T, id string, r journal.Result) {
 	switch {
 	case r.Outcome == journal.Proved:
 		t.Log(text)
-	case r.Outcome == journal.Inconclusive && isKnown(r.Reason):
+	case passes(r):
 		t.Skip(text)
 	default:
 		t.Error(text)

@@ -177,21 +177,9 @@ func NotBuiltYet(t *testing.T, ids ...string) {
 			if err := h.planPromise(id, t.Name()); err != nil {
 				t.Fatal(err)
 			}
-			conclude(t, id, h.settle(id, inconclusive(reasonNotBuilt, "")))
+			conclude(t, id, h.settle(id, inconclusive(journal.NotBuiltYet, "")))
 		})
 	}
-}
-
-// Unavailable plans a specification that cannot be tried on this machine, and
-// gives the reason instead of a verdict, such as "no Falco engine". A reason
-// that the report does not accept fails the test, as it does in Run.
-func Unavailable(t *testing.T, s Specification, reason, detail string) {
-	t.Helper()
-	h := current(t)
-	if err := h.plan(&s, t.Name()); err != nil {
-		t.Fatal(err)
-	}
-	conclude(t, s.ID, h.settle(s.ID, inconclusive(reason, detail)))
 }
 
 // Parallel says how many specifications of a suite go on at once when -parallel is

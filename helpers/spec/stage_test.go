@@ -46,6 +46,7 @@ func newStage(t *testing.T) *stage {
 		ctx:           ctx,
 		tests:         map[string]string{},
 		stages:        map[string]*progress{},
+		commit:        func() string { return "c0ffee" },
 		catalogue: catalogue.Catalogue{
 			{ID: "POL-001", Area: "policy", Text: "The door is shut."},
 			{ID: "POL-002", Area: "policy", Text: "The window is shut."},

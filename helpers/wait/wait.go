@@ -177,6 +177,10 @@ func (w *Waiter) Holds(ctx context.Context, d time.Duration, t Target, c Conditi
 		case lack != "":
 			return w.failed(t, c, Timeout{"hold", d}, start, objects, "it held for "+time.Since(start).Round(time.Millisecond).String()+", then: "+lack, nil)
 		case ended:
+			// Of what the last look brought, handlers may not have been told yet.
+			if lack = missing(objects, c); lack != "" {
+				return w.failed(t, c, Timeout{"hold", d}, start, objects, "it held for "+time.Since(start).Round(time.Millisecond).String()+", then: "+lack, nil)
+			}
 			return nil
 		}
 		select {

@@ -167,6 +167,25 @@ func TestHoldsOfADeadWatch(t *testing.T) {
 	})
 }
 
+// What the watch's store has, its handlers may be told of later.
+func TestHoldsByWhatIsThereAtItsEnd(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, config("a", "ready"))
+		wait := beginErr(func() error { return c.Holds(t.Context(), 10*time.Second, all, ready) })
+		wait.on(t)
+		for _, from := range c.watches {
+			store := from.informer.GetStore()
+			for _, known := range store.List() {
+				bad := known.(*unstructured.Unstructured).DeepCopy()
+				require.NoError(t, unstructured.SetNestedField(bad.Object, "broken", "data", "state"))
+				require.NoError(t, store.Update(bad))
+			}
+		}
+		<-wait.done
+		require.ErrorContains(t, wait.err, "it held for 10s, then: a: data.state=broken")
+	})
+}
+
 func TestTimeoutSaysWhatToKnow(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, `

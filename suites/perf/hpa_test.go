@@ -8,6 +8,8 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/utils/ptr"
@@ -32,16 +34,20 @@ func TestHPA(t *testing.T) {
 	metrics := func(name, kills string, with func([]any) []any) spec.Sabotage {
 		return spec.Swapped(name, kills, &edit, func(o *unstructured.Unstructured) { _ = each(o, with, "spec", "metrics") })
 	}
+	never := func(metric int) func([]any) []any {
+		return func(m []any) []any {
+			m[metric].(map[string]any)["resource"].(map[string]any)["target"].(map[string]any)["averageUtilization"] = int64(100000)
+			return m
+		}
+	}
 	spec.Run(t, spec.Specification{
 		ID: "PRF-013", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, metricsServer, l}, Timeout: 10 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveHPA(ctx, t, env, l, edit) },
 		CounterProofs: []spec.Sabotage{
 			metrics("not by the processor's time", `measures cpu`, func(m []any) []any { return m[1:] }),
 			metrics("not by memory", `measures memory`, func(m []any) []any { return m[:1] }),
-			metrics("a target of the processor's time that is never met", `under load`, func(m []any) []any {
-				m[0].(map[string]any)["resource"].(map[string]any)["target"].(map[string]any)["averageUtilization"] = int64(100000)
-				return m
-			}),
+			metrics("a target of the processor's time that is never met", `under load`, never(0)),
+			metrics("a target of memory that is never met", `use more memory than they ask for`, never(1)),
 			withoutMetricsServer(),
 			spec.Harmless(spec.Swapped("at most twelve replicas", "", &edit, field("HorizontalPodAutoscaler", int64(12), "spec", "maxReplicas"))),
 		},
@@ -65,13 +71,13 @@ func withoutMetricsServer() spec.Sabotage {
 }
 
 // measuring is met by an HPA that has the current value of a resource.
-func measuring(resource string) wait.Condition {
-	return wait.Condition{What: "measure " + resource, Missing: func(o *unstructured.Unstructured) string {
+func measuring(metric string) wait.Condition {
+	return wait.Condition{What: "measure " + metric, Missing: func(o *unstructured.Unstructured) string {
 		current, _, _ := unstructured.NestedSlice(o.Object, "status", "currentMetrics")
 		for _, c := range current {
 			name, _, _ := unstructured.NestedString(c.(map[string]any), "resource", "name")
 			_, has, _ := unstructured.NestedInt64(c.(map[string]any), "resource", "current", "averageUtilization")
-			if name == resource && has {
+			if name == metric && has {
 				return ""
 			}
 		}
@@ -85,9 +91,9 @@ func proveHPA(ctx context.Context, t spec.T, env *environment.Environment, l *le
 	w, err := wait.On(env.Config)
 	spec.Check(t, err)
 	hpa := wait.Target{Kind: hpaKind, Namespace: l.ns, Name: "frontend"}
-	for _, resource := range []string{"cpu", "memory"} {
-		_, err := w.Until(ctx, hpaMeasures, hpa, measuring(resource))
-		notInTime(ctx, t, err, "the frontend's autoscaler measures "+resource)
+	for _, metric := range []string{"cpu", "memory"} {
+		_, err := w.Until(ctx, hpaMeasures, hpa, measuring(metric))
+		notInTime(ctx, t, err, "the frontend's autoscaler measures "+metric)
 	}
 	var before autoscalingv2.HorizontalPodAutoscaler
 	spec.Check(t, env.Client().Get(ctx, client.ObjectKey{Namespace: l.ns, Name: "frontend"}, &before))
@@ -110,6 +116,31 @@ func proveHPA(ctx context.Context, t spec.T, env *environment.Environment, l *le
 	notInTime(ctx, t, err, fmt.Sprintf("the frontend has %d replicas when the load is over", idle))
 	t.Observe(fmt.Sprintf("%d replicas at rest; more after %s of 100 requests a second (%d, at %s); as before %s after the load",
 		idle, up.Round(time.Second), loaded.Status.DesiredReplicas, utilization(loaded), time.Since(start).Round(time.Second)), loaded.Status)
+
+	// Of memory the pods always use more than 4Mi: with that as their request they are
+	// over the target without any load, and without the processor's time having a say.
+	spec.Check(t, requestsMemory(ctx, t.Scope(), l.ns, "4Mi"))
+	start = time.Now()
+	_, err = w.Until(ctx, scaledTimeout, frontend, wantReplicas(int64(idle)+1, 12))
+	notInTime(ctx, t, err, fmt.Sprintf("the frontend has more than %d replicas while its pods use more memory than they ask for", idle))
+	up = time.Since(start)
+	var full autoscalingv2.HorizontalPodAutoscaler
+	spec.Check(t, env.Client().Get(ctx, client.ObjectKey{Namespace: l.ns, Name: "frontend"}, &full))
+	spec.Check(t, requestsMemory(ctx, t.Scope(), l.ns, "64Mi"))
+	start = time.Now()
+	_, err = w.Until(ctx, scaledTimeout, frontend, wantReplicas(0, int64(idle)))
+	notInTime(ctx, t, err, fmt.Sprintf("the frontend has %d replicas when its memory is enough", idle))
+	t.Observe(fmt.Sprintf("more %s after its pods asked for 4Mi of memory, without load (%d, at %s); as before %s after they asked for enough",
+		up.Round(time.Second), full.Status.DesiredReplicas, utilization(full), time.Since(start).Round(time.Second)), full.Status)
+}
+
+// requestsMemory has the frontend's pods ask for so much memory.
+func requestsMemory(ctx context.Context, scope *environment.Scope, namespace, memory string) error {
+	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "frontend"}}
+	return scope.Update(ctx, d, func() error {
+		d.Spec.Template.Spec.Containers[0].Resources.Requests[corev1.ResourceMemory] = resource.MustParse(memory)
+		return nil
+	})
 }
 
 // utilization is what an autoscaler has measured, in per cent of what is asked for.

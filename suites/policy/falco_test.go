@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/journal"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/wait"
 )
@@ -66,7 +67,7 @@ func proveAlert(ctx context.Context, t spec.T, env *environment.Environment, rul
 		t.Broken(err)
 	}
 	if len(engines.Items) == 0 {
-		t.Inconclusive("no Falco engine", "there is no pod of Falco's in the namespace %s", falcoNamespace)
+		t.Inconclusive(journal.NoFalcoEngine, "there is no pod of Falco's in the namespace %s", falcoNamespace)
 	}
 	ns, err := makeNamespace(ctx, env, t.Scope(), nil)
 	if err != nil {

@@ -8,9 +8,6 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/journal"
 )
 
-// notBuilt is the reason of clauses that have no specification yet.
-const notBuilt = "not built yet"
-
 // progress tells how far the suites are, from their journals: go test itself
 // keeps what a package prints until it has ended.
 type progress struct {
@@ -43,7 +40,7 @@ func (p *progress) tell(e journal.Entry) {
 	case journal.Verdict:
 		p.done += 1 + p.trials[e.ID] // what was not tried will not be
 		delete(p.trials, e.ID)
-		if e.Result.Reason == notBuilt { // said once, by the report
+		if e.Result.Reason == journal.NotBuiltYet { // said once, by the report
 			return
 		}
 		line := []string{fmt.Sprintf("%s %s", e.ID, e.Result.Outcome)}
