@@ -16,7 +16,7 @@ unit: ## what needs no cluster; the race detector wants a C compiler
 	go vet ./...
 	cd fixtures/docuthinker/app && go vet ./... && go test ./...
 	cd fixtures/platform/litmus/src && go vet ./... && go test ./...
-	go test -race -count=1 ./helpers/...
+	go test -race -count=1 ./helpers/... ./suites/perf/slo ./suites/infra/rules
 
 lint: ## formatting and the rules of .golangci.yml; builds the linter at the first run
 	go tool -modfile=tools.mod gofumpt -l -d $$(git ls-files '*.go')
@@ -67,7 +67,7 @@ look: ## on production: what looking alone proves of it; all else is above its c
 	$(GROUND) verify -p production policy dr perf -- -run '^(TestInventory|TestSchedules|TestServiceLevels)$$'
 
 nightly: ## all that the profile's ceiling allows, at full length, and the evidence of it
-	$(GROUND) verify -p $(PROFILE) --counterproof
+	$(GROUND) verify -p $(PROFILE) --counterproof -- -timeout 10h
 	$(GROUND) evidence $(if $(SIGNING_KEY),--key $(SIGNING_KEY))
 
 certify: ## each quarter: disaster recovery with counter-proofs, and its certificate; on a cluster of ours, for DR-005 loses one

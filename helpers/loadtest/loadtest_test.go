@@ -53,6 +53,11 @@ func TestMostRate(t *testing.T) {
 	}
 	assert.InDelta(t, 3, s.MostRate("http_reqs"), 0)
 	assert.Zero(t, s.MostRate("iterations"))
+	for rate, first := range map[float64]int{1: 0, 2: 0, 3: 2, 4: 6} { // requests before the second that has so many
+		early, err := s.Until("http_reqs", rate).Of("http_reqs")
+		require.NoError(t, err)
+		assert.Len(t, early, first, "%g a second", rate)
+	}
 }
 
 func TestThresholds(t *testing.T) {

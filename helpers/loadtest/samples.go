@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -105,6 +106,28 @@ func (s *Samples) MostRate(metric string) (most float64) {
 		}
 	}
 	return most
+}
+
+// Until are the samples from before the first second in which a metric has that many, and
+// all of them when there is none.
+func (s *Samples) Until(metric string, rate float64) *Samples {
+	from, _ := s.Span()
+	seconds, first := map[time.Duration]float64{}, time.Duration(math.MaxInt64)
+	for _, one := range s.All {
+		if one.Metric == metric {
+			second := one.At.Sub(from).Truncate(time.Second)
+			if seconds[second]++; seconds[second] >= rate {
+				first = min(first, second)
+			}
+		}
+	}
+	early := &Samples{Kinds: s.Kinds}
+	for _, one := range s.All {
+		if one.At.Sub(from) < first {
+			early.All = append(early.All, one)
+		}
+	}
+	return early
 }
 
 // Values are those of some samples.

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -76,6 +77,20 @@ func (s *stage) queueLeftOut(kills string) spec.Sabotage {
 			metav1.SetMetaDataLabel(&redis.ObjectMeta, "velero.io/exclude-from-backup", "true")
 			return nil
 		})
+	})
+}
+
+// frontendLeftOut has Velero pass by the frontend's Deployment. Its pods would be restored
+// all the same, and serve until they end.
+func (s *stage) frontendLeftOut(kills string) spec.Sabotage {
+	return s.fault("the frontend left out", kills, s.withoutFrontend)
+}
+
+func (s *stage) withoutFrontend(ctx context.Context, scope *environment.Scope) error {
+	frontend := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "frontend"}}
+	return scope.Update(ctx, frontend, func() error {
+		metav1.SetMetaDataLabel(&frontend.ObjectMeta, "velero.io/exclude-from-backup", "true")
+		return nil
 	})
 }
 

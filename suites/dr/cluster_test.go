@@ -37,6 +37,7 @@ func TestClusterLost(t *testing.T) {
 			changed(func(s *stage) spec.Sabotage {
 				return s.volumeLeftOut(`rows in the new cluster|does not serve in the new cluster`)
 			}),
+			changed(func(s *stage) spec.Sabotage { return s.frontendLeftOut(`objects in the new cluster`) }),
 			changed(func(s *stage) spec.Sabotage { return s.harmlessNote() }),
 		},
 	})
@@ -53,7 +54,7 @@ func proveClusterLost(ctx context.Context, t spec.T, env *environment.Environmen
 	if change != nil {
 		spec.Check(t, change(s).Apply(ctx, first, first.Lasting()))
 	}
-	want, err := rows(ctx, s.outside, s.ns)
+	before, err := snapshotOf(ctx, first, s.outside, s.ns)
 	spec.Check(t, err)
 	b, err := backUp(ctx, first, first.Lasting(), s.location, s.ns, nil)
 	spec.Check(t, err)
@@ -77,12 +78,13 @@ func proveClusterLost(ctx context.Context, t spec.T, env *environment.Environmen
 	reader, err := newReader(ctx, second, scope)
 	spec.Check(t, err)
 	require.NoError(t, serves(ctx, reader, s.ns), "the application does not serve in the new cluster")
-	got, err := rows(ctx, reader, s.ns)
+	after, err := snapshotOf(ctx, second, reader, s.ns)
 	spec.Check(t, err)
 	took := time.Since(lost)
-	require.Empty(t, difference(want, got), "rows in the new cluster differ from those of the lost one")
-	t.Observe(fmt.Sprintf("cluster %s (%s) lost with all its nodes; cluster %s (%s) stood after %s, and after %s the application served all %d rows there",
-		first.Cluster, first.ClusterUID, second.Cluster, second.ClusterUID, ready.Round(time.Second), took.Round(time.Second), len(got)), nil)
+	require.Empty(t, difference(before.rows, after.rows), "rows in the new cluster differ from those of the lost one")
+	require.Empty(t, before.without(after), "objects in the new cluster lack some of those in the lost one, or their contents")
+	t.Observe(fmt.Sprintf("cluster %s (%s) lost with all its nodes; cluster %s (%s) stood after %s, and after %s the application served all %d rows there, with all %d objects",
+		first.Cluster, first.ClusterUID, second.Cluster, second.ClusterUID, ready.Round(time.Second), took.Round(time.Second), len(after.rows), len(before.objects)), nil)
 }
 
 // anotherCluster is one with what every environment has; it ends with the proof.

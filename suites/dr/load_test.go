@@ -1,6 +1,7 @@
 package dr
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"testing"
@@ -34,14 +35,23 @@ type underLoad struct {
 
 // backUpUnderLoad writes before, during and after a backup, then stops: what comes
 // next is the loss.
-func (s *stage) backUpUnderLoad(ctx context.Context, t spec.T, env *environment.Environment) underLoad {
+//
+// With older it is the backup before that one, of some writes before, which is restored.
+func (s *stage) backUpUnderLoad(ctx context.Context, t spec.T, env *environment.Environment, older bool) underLoad {
 	record, round, err := s.writing(ctx, probe.Plan{Rate: writeRate, For: 5 * time.Minute, KeepAlive: true})
 	spec.Check(t, err)
 	spec.Check(t, record.Await(ctx, writeSample))
-	u := underLoad{begun: time.Now()}
+	var u underLoad
+	if older {
+		b, err := backUp(ctx, env, t.Scope(), s.location, s.ns, nil)
+		spec.Check(t, err)
+		u.backup = b.GetName()
+		spec.Check(t, record.Await(ctx, record.Last()+writeSample))
+	}
+	u.begun = time.Now()
 	b, err := backUp(ctx, env, t.Scope(), s.location, s.ns, nil)
 	spec.Check(t, err)
-	u.ended, u.backup = time.Now(), b.GetName()
+	u.ended, u.backup = time.Now(), cmp.Or(u.backup, b.GetName())
 	u.hooks = hooksOf(b)
 	spec.Check(t, record.Await(ctx, record.Last()+writeSample))
 	spec.Check(t, record.Stop(ctx))
@@ -78,6 +88,7 @@ func TestRecoveryPoint(t *testing.T) {
 			s.volumeLeftOut(`none was recovered|does not serve after the restore`),
 			s.idleHook(`none was recovered|does not serve after the restore`),
 			s.renewing(spec.Swapped("a write in the ledger that was never acknowledged", `lost, though later ones were recovered`, &plan, pointPlan{invented: true})),
+			s.renewing(spec.Swapped("the backup before the newest", `acknowledged before the backup began`, &plan, pointPlan{older: true})),
 			spec.Swapped("a target of a second", `RPO: from the last acknowledged write`, &plan, pointPlan{within: time.Second}),
 			s.harmlessNote(),
 		},
@@ -86,6 +97,7 @@ func TestRecoveryPoint(t *testing.T) {
 
 // pointPlan is how the proof goes about it; faults change it for their time.
 type pointPlan struct {
+	older    bool          // the backup before the newest is restored
 	invented bool          // the ledger has a write that was never acknowledged
 	within   time.Duration // in the place of the profile's target
 }
@@ -98,13 +110,14 @@ func provePoint(ctx context.Context, t spec.T, env *environment.Environment, s *
 	var runs []float64
 	var acknowledged, recovered int
 	for range target.Repeats {
-		u := s.backUpUnderLoad(ctx, t, env)
+		u := s.backUpUnderLoad(ctx, t, env, plan.older)
 		if plan.invented {
 			u.ledger[0].Number = numberOf(firstRound-1, 1)
 		}
 		r := s.recovered(ctx, t, env, u)
 		require.NotZero(t, r.Recovered, "of %d acknowledged writes none was recovered", r.Acknowledged)
 		require.Empty(t, r.Holes, "writes of the ledger that are lost, though later ones were recovered: the backup is of no one moment")
+		u.covers(t, r)
 		require.LessOrEqual(t, r.RPO, target.RPO.Duration, "RPO: from the last acknowledged write to the last recovered one")
 		runs, acknowledged, recovered = append(runs, r.RPO.Seconds()), acknowledged+r.Acknowledged, recovered+r.Recovered
 	}
@@ -120,11 +133,15 @@ func provePoint(ctx context.Context, t spec.T, env *environment.Environment, s *
 // notices it.
 func TestBackupUnderLoad(t *testing.T) {
 	s := newStage(t, "load", map[string]any{"fillMiB": 50})
+	older := false
 	spec.Run(t, spec.Specification{
 		ID: "DR-008", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 5 * time.Minute,
-		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveUnderLoad(ctx, t, env, s) },
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+			proveUnderLoad(ctx, t, env, s, older)
+		},
 		CounterProofs: []spec.Sabotage{
 			s.idleHook(`none was recovered|does not serve after the restore`),
+			s.renewing(spec.Swapped("the backup before the newest", `acknowledged before the backup began`, &older, true)),
 			s.fault("a hook that stops the database for a while", `no request to fail`, func(ctx context.Context, scope *environment.Scope) error {
 				return s.hook(ctx, scope, `["/bin/bash", "-c", "bash /etc/docuthinker/backup.sh && pg_ctl restart -m immediate -D $PGDATA"]`)
 			}),
@@ -133,23 +150,30 @@ func TestBackupUnderLoad(t *testing.T) {
 	})
 }
 
-func proveUnderLoad(ctx context.Context, t spec.T, env *environment.Environment, s *stage) {
-	u := s.backUpUnderLoad(ctx, t, env)
+func proveUnderLoad(ctx context.Context, t spec.T, env *environment.Environment, s *stage, older bool) {
+	u := s.backUpUnderLoad(ctx, t, env, older)
 	require.Empty(t, u.failed, "expected no request to fail during the backup")
 	require.Positive(t, u.hooks["hooksAttempted"], "hooks that Velero ran")
 	require.Zero(t, u.hooks["hooksFailed"], "hooks that failed")
 	r := s.recovered(ctx, t, env, u)
 	require.NotZero(t, r.Recovered, "of %d acknowledged writes none was recovered", r.Acknowledged)
 	require.Empty(t, r.Holes, "writes that are lost, though later ones were recovered: the backup is of no one moment")
-	before := 0
+	before := u.covers(t, r)
+	t.Observe(fmt.Sprintf("backup %s took %s under %d writes a second, of which none failed (%d); %d hooks ran; restored, it has the %d writes from before it and %d more, up to one moment, with no hole",
+		u.backup, u.ended.Sub(u.begun).Round(100*time.Millisecond), writeRate, len(u.ledger), u.hooks["hooksAttempted"], before, r.Recovered-before), nil)
+}
+
+// covers asserts that a backup has all that was acknowledged before it began, and gives how
+// many writes that are.
+func (u underLoad) covers(t spec.T, r recovery) (before int) {
+	t.Helper()
 	for _, w := range u.ledger.acknowledged() {
 		if w.Acknowledged.Before(u.begun) {
 			before++
 		}
 	}
 	require.GreaterOrEqual(t, r.Recovered, before, "writes that were acknowledged before the backup began, and are recovered")
-	t.Observe(fmt.Sprintf("backup %s took %s under %d writes a second, of which none failed (%d); %d hooks ran; restored, it has the %d writes from before it and %d more, up to one moment, with no hole",
-		u.backup, u.ended.Sub(u.begun).Round(100*time.Millisecond), writeRate, len(u.ledger), u.hooks["hooksAttempted"], before, r.Recovered-before), nil)
+	return before
 }
 
 const preHook = "pre.hook.backup.velero.io/command"

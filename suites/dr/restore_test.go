@@ -3,7 +3,6 @@ package dr
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -60,6 +60,7 @@ func TestRecovery(t *testing.T) {
 			s.renewing(spec.Swapped("the backup before the newest", dataLost, &plan, recoveryPlan{stale: true})),
 			s.renewing(spec.Swapped("an empty database in the namespace already", dataLost, &plan, recoveryPlan{meanwhile: s.anew})),
 			s.renewing(spec.Swapped("another configuration in the namespace already", `objects after the restore`, &plan, recoveryPlan{meanwhile: s.reconfigured})),
+			s.renewing(spec.Swapped("a wider Role in the namespace already", `objects after the restore`, &plan, recoveryPlan{meanwhile: s.reauthorized})),
 			s.harmlessNote(),
 		},
 	})
@@ -83,7 +84,7 @@ func proveRecovery(ctx context.Context, t spec.T, env *environment.Environment, 
 	for _, d := range took {
 		seconds = append(seconds, d.Seconds())
 	}
-	t.Observe(fmt.Sprintf("namespace lost and restored %d times: %d rows, %d objects and the Secrets' contents as at the backup, and the worker takes jobs again; RTO %v (target %s), of which Velero's own restore took %v",
+	t.Observe(fmt.Sprintf("namespace lost and restored %d times: %d rows, %d objects and their contents as at the backup, and the worker takes jobs again; RTO %v (target %s), of which Velero's own restore took %v",
 		len(took), last.rows, last.objects, rounded(took), want.RTO.Duration, rounded(ofVelero)),
 		journal.Evidence{Certificate: journal.Recovery{
 			Backup: &journal.Backup{Name: last.backup, Digest: last.digest},
@@ -135,7 +136,7 @@ func (s *stage) loseAndRecover(ctx context.Context, t spec.T, env *environment.E
 		spec.Check(t, err)
 	}
 	spec.Check(t, s.write(ctx, freshRows))
-	before, err := s.snapshot(ctx, env)
+	before, err := snapshotOf(ctx, env, s.outside, s.ns)
 	spec.Check(t, err)
 	b, err := backUp(ctx, env, t.Scope(), s.location, s.ns, nil)
 	spec.Check(t, err)
@@ -160,7 +161,7 @@ func (s *stage) loseAndRecover(ctx context.Context, t spec.T, env *environment.E
 	rto := time.Since(lost)
 	require.Empty(t, difference(before.rows, got), "rows after the restore differ from those before the loss")
 	require.NoError(t, s.analyses(ctx, newest(got)), "no analysis after the restore")
-	after, err := s.snapshot(ctx, env)
+	after, err := snapshotOf(ctx, env, s.outside, s.ns)
 	spec.Check(t, err)
 	require.Empty(t, before.without(after), "objects after the restore lack some of those before the loss, or their contents")
 	return &recoveredOnce{rto: rto, velero: ofVelero, rows: len(got), objects: len(before.objects), backup: b.GetName(), digest: digest}
@@ -224,69 +225,6 @@ func (s *stage) analyses(ctx context.Context, number int64) error {
 	})
 }
 
-// snapshot is what a restore is to bring back.
-type snapshot struct {
-	rows    map[int64]string
-	objects map[string]string // by kind and name: the digest of a Secret's or a ConfigMap's contents, else nothing
-}
-
-// remade are kinds that controllers make anew, under names of their own or not at
-// all: those of Jobs that are done.
-var remade = []string{"v1/Pod ", "apps/v1/ReplicaSet ", "batch/v1/Job "}
-
-func (s *stage) snapshot(ctx context.Context, env *environment.Environment) (snapshot, error) {
-	var out snapshot
-	var err error
-	if out.rows, err = rows(ctx, s.outside, s.ns); err != nil {
-		return out, err
-	}
-	all, err := inventory(ctx, env, s.ns)
-	if err != nil {
-		return out, err
-	}
-	out.objects = map[string]string{}
-	for _, o := range all {
-		if !slices.ContainsFunc(remade, func(kind string) bool { return strings.HasPrefix(o, kind) }) {
-			out.objects[o] = ""
-		}
-	}
-	var secrets corev1.SecretList
-	if err := env.Client().List(ctx, &secrets, client.InNamespace(s.ns)); err != nil {
-		return out, err
-	}
-	for _, o := range secrets.Items {
-		out.objects[fmt.Sprintf("v1/Secret %s/%s", s.ns, o.Name)] = sum(o.Data)
-	}
-	var configs corev1.ConfigMapList
-	if err := env.Client().List(ctx, &configs, client.InNamespace(s.ns)); err != nil {
-		return out, err
-	}
-	for _, o := range configs.Items {
-		if o.Name == "kube-root-ca.crt" { // each cluster's own
-			continue
-		}
-		data := map[string][]byte{}
-		for key, value := range o.Data {
-			data[key] = []byte(value)
-		}
-		out.objects[fmt.Sprintf("v1/ConfigMap %s/%s", s.ns, o.Name)] = sum(data)
-	}
-	return out, nil
-}
-
-// without are the objects that are not in another snapshot, or not the same.
-func (s snapshot) without(other snapshot) (lacking []string) {
-	for _, o := range slices.Sorted(maps.Keys(s.objects)) {
-		switch got, is := other.objects[o]; {
-		case !is:
-			lacking = append(lacking, o)
-		case got != s.objects[o]:
-			lacking = append(lacking, o+", with other contents")
-		}
-	}
-	return lacking
-}
-
 // anew makes the namespace again, with the marks that it had, and an application
 // with none of the data.
 func (s *stage) anew(ctx context.Context, env *environment.Environment) error {
@@ -313,4 +251,16 @@ func (s *stage) reconfigured(ctx context.Context, env *environment.Environment) 
 	}
 	config := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "backend-config"}, Data: map[string]string{"limits.json": `{"maxDocuments": 100, "maxContentBytes": 65536}`}}
 	return env.Client().Create(ctx, config)
+}
+
+// reauthorized has someone give the backend more rights by hand, before Velero does, which
+// leaves what is there.
+func (s *stage) reauthorized(ctx context.Context, env *environment.Environment) error {
+	if err := s.namespace(ctx, env); err != nil {
+		return err
+	}
+	role := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "backend"}, Rules: []rbacv1.PolicyRule{
+		{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"get", "list", "watch"}},
+	}}
+	return env.Client().Create(ctx, role)
 }

@@ -39,6 +39,7 @@ var (
 		"includedNamespaces": true, "excludedNamespaces": true, "includedResources": true, "excludedResources": true, "labelSelector": true,
 		"orLabelSelectors": true, "includedClusterScopedResources": true, "excludedClusterScopedResources": true, "includedNamespaceScopedResources": true,
 		"excludedNamespaceScopedResources": true, "includeClusterResources": true, "resourcePolicy": true,
+		"storageLocation": true, "volumeSnapshotLocations": true, "snapshotVolumes": true, "defaultVolumesToFsBackup": true, "hooks": true,
 	}
 )
 
@@ -88,6 +89,7 @@ func TestSchedules(t *testing.T) {
 			of("kept for no time", `hourly-backup`, "hourly-backup", "0s", "spec", "template", "ttl"),
 			of("hourly without claims", `hourly-backup`, "hourly-backup", []any{"pods", "secrets"}, "spec", "template", "includedResources"),
 			of("daily of another namespace", `daily-backup`, "daily-backup", []any{"default"}, "spec", "template", "includedNamespaces"),
+			of("hourly to a store that there is not", `hourly-backup`, "hourly-backup", "elsewhere", "spec", "template", "storageLocation"),
 			copied("a schedule that is paused", `fired no backup`, "paused", true),
 			copied("a TTL that says nothing", `did not expire`, "ttl", "0s"), // Velero takes its default of thirty days
 			spec.Harmless(of("a note at the daily schedule", "", "daily-backup", "nobody", "metadata", "annotations", "docuthinker.dev/reviewed-by")),

@@ -66,9 +66,13 @@ func TestBurn(t *testing.T) {
 					}
 				}
 			}),
-			spec.Harmless(rules("another summary", "", func(r *slo.Rules) {
-				r.Alerting(burnsFast).Annotations["summary"] = "Users meet errors"
-			})),
+			// Of traffic of a minute every window has all: only series of days tell them apart.
+			rules("six hours called thirty days", `promtool test rules`, func(r *slo.Rules) {
+				month := r.Recording("sli:availability:ratio_rate30d")
+				month.Expr = strings.ReplaceAll(month.Expr, "[30d]", "[6h]")
+			}),
+			rules("an alert without a runbook", `promtool test rules`, func(r *slo.Rules) { delete(r.Alerting(burnsFast).Annotations, "runbook") }),
+			spec.Harmless(rules("another name of a group", "", func(r *slo.Rules) { r.Groups[0].Name = "levels" })),
 		},
 	})
 }
@@ -192,7 +196,8 @@ func proveBurn(ctx context.Context, t spec.T, env *environment.Environment, l *l
 		plot.Curves = append(plot.Curves, c)
 	}
 	since := func(at, from time.Time) string { return at.Sub(from).Round(100 * time.Millisecond).String() }
-	t.Observe(fmt.Sprintf("of %g %% errors Slack was told after %s, of %g %% PagerDuty after %s; of the end PagerDuty after %s, Slack after %s (times %g times shorter); %d of %d requests had failed",
-		slowShare*100, since(slow, begin), fastShare*100, since(fast, worse), since(fastOver, over), since(slowOver, over), env.Profile.TimeScale, failed, traffic.Last()),
+	unitTested(ctx, t, env, w)
+	t.Observe(fmt.Sprintf("the rules pass their unit tests; of %g %% errors Slack was told after %s, of %g %% PagerDuty after %s; of the end PagerDuty after %s, Slack after %s (times %g times shorter); %d of %d requests had failed",
+		slowShare*100, since(slow, begin), fastShare*100, since(fast, worse), since(fastOver, over), since(slowOver, over), shorter(env.Profile), failed, traffic.Last()),
 		journal.Plots{Plots: []journal.Plot{plot}, Data: map[string]json.RawMessage{"slack": json.RawMessage(message), "pagerduty": json.RawMessage(event)}})
 }

@@ -76,7 +76,7 @@ func proveLevels(ctx context.Context, t spec.T, env *environment.Environment, l 
 	require.True(t, bad.P99 > fromSeconds && bad.P99 <= upToSeconds, "sli:latency:p99_5m is %g s when all are answered after %s: want above %g, up to %g", bad.P99, answersAfter, fromSeconds, upToSeconds)
 	require.InDelta(t, 1-share/0.001, bad.Remaining, 0.5/float64(all)/0.001, "slo:error_budget:remaining when %d of %d requests failed", errs, all)
 	t.Observe(fmt.Sprintf("%d requests, %d of them failed: availability %.5f, budget left %.2f, p99 %.3f s; before that all was well: availability %g, p99 %.3f s (times %g times shorter)",
-		all, errs, bad.Availability, bad.Remaining, bad.P99, good.Availability, good.P99, env.Profile.TimeScale), map[string]any{"requests": all, "errors": errs, "well": good, "ill": bad})
+		all, errs, bad.Availability, bad.Remaining, bad.P99, good.Availability, good.P99, shorter(env.Profile)), map[string]any{"requests": all, "errors": errs, "well": good, "ill": bad})
 }
 
 // recorded are the three levels as the rules have them.

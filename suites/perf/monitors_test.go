@@ -206,6 +206,10 @@ func (m *monitors) prometheusConfig(w watching) (map[string]string, error) {
 	return map[string]string{"prometheus.yml": string(config), "rules.yaml": rules}, err
 }
 
+// shorter is how much shorter the windows of rules and routes are than the platform's, in
+// copies of ours: on no profile does a proof take the thirty days of the longest.
+func shorter(p *environment.Profile) float64 { return max(p.TimeScale, 60) }
+
 func (m *monitors) rules(w watching) (string, error) {
 	data, err := os.ReadFile(filepath.Join(m.env.Root, "fixtures", "slo", "rules.yaml"))
 	if err != nil {
@@ -218,7 +222,7 @@ func (m *monitors) rules(w watching) (string, error) {
 	if w.rules != nil {
 		w.rules(rules)
 	}
-	if rules, err = rules.Compress(m.env.Profile.TimeScale); err != nil {
+	if rules, err = rules.Compress(shorter(m.env.Profile)); err != nil {
 		return "", err
 	}
 	text, err := yaml.Marshal(rules)
@@ -244,7 +248,7 @@ func (m *monitors) alertmanagerConfig(w watching) (map[string]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("alertmanager.yaml: %s: %w", key, err)
 		}
-		route[key] = strconv.FormatInt(time.Duration(float64(d)/m.env.Profile.TimeScale).Milliseconds(), 10) + "ms"
+		route[key] = strconv.FormatInt(time.Duration(float64(d)/shorter(m.env.Profile)).Milliseconds(), 10) + "ms"
 	}
 	config["global"] = map[string]any{"pagerduty_url": m.receiver(pagerduty)}
 	text, err := yaml.Marshal(config)

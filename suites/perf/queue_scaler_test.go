@@ -204,7 +204,7 @@ func (q *queued) prove(ctx context.Context, t spec.T, env *environment.Environme
 	q.ask(ctx, t, "/api/documents/{n}/analyses", "", http.StatusAccepted)
 	w, err := wait.On(env.Config)
 	spec.Check(t, err)
-	_, err = w.Until(ctx, scaledTimeout, worker, haveReplicas(mostPods))
+	_, err = w.Until(ctx, follow(env), worker, haveReplicas(mostPods))
 	notInTime(ctx, t, err, "the workers at a burst of 250 jobs")
 	up := time.Since(start)
 	// 250 jobs bring 50 workers also when each job wants one of its own, or when there might be more.

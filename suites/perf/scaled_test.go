@@ -24,9 +24,15 @@ const (
 	metricsServer platform.Component = "metrics-server"
 )
 
-// scaledTimeout is for some rounds of the controller, which looks each 15 seconds, and
-// for the pods to start.
-var scaledTimeout = wait.Timeout{Name: "replicasFollow", D: 150 * time.Second}
+// steady is for how long, in the platform's own times, fewer replicas must be enough:
+// stabilizationWindowSeconds of fixtures/autoscaling.
+const steady = 5 * time.Minute
+
+// follow is for some rounds of the controller, which looks each 15 seconds, for the pods to
+// start, and for fewer replicas to have been enough for long enough.
+func follow(env *environment.Environment) wait.Timeout {
+	return wait.Timeout{Name: "replicasFollow", D: 150*time.Second + time.Duration(float64(steady)/env.Profile.TimeScale)}
+}
 
 // unscaledTimeout is for KEDA's finalizers.
 var unscaledTimeout = wait.Timeout{Name: "scalerGone", D: 30 * time.Second}
@@ -108,7 +114,7 @@ func looked(ctx context.Context, env *environment.Environment, o *unstructured.U
 	if err != nil {
 		return err
 	}
-	_, err = w.Until(ctx, scaledTimeout, wait.Target{Kind: hpaKind, Namespace: o.GetNamespace(), Name: name}, wait.Condition{
+	_, err = w.Until(ctx, follow(env), wait.Target{Kind: hpaKind, Namespace: o.GetNamespace(), Name: name}, wait.Condition{
 		What: "have been looked at", Missing: func(o *unstructured.Unstructured) string {
 			if conditions, has, _ := unstructured.NestedSlice(o.Object, "status", "conditions"); !has || len(conditions) == 0 {
 				return "it has no conditions"
@@ -204,7 +210,8 @@ func scalesFrom(ctx context.Context, t spec.T, env *environment.Environment, fro
 	t.Helper()
 	w, err := wait.On(env.Config)
 	spec.Check(t, err)
-	limit := wait.Timeout{Name: scaledTimeout.Name, D: max(0, time.Until(from)) + scaledTimeout.D}
+	limit := follow(env)
+	limit.D += max(0, time.Until(from))
 	_, err = w.Until(ctx, limit, of, haveReplicas(n))
 	notInTime(ctx, t, err, how)
 	took := time.Since(from)

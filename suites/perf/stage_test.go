@@ -3,6 +3,7 @@ package perf
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,6 +24,9 @@ type stage struct {
 	values   map[string]any
 	password string
 
+	mu       sync.Mutex
+	measured map[string]bool // scenarios, by clause, that ran once
+
 	ns, outside string
 	gateway     string // address and port of the ingress gateway
 }
@@ -30,7 +34,7 @@ type stage struct {
 // newStage declares a stage; values go over those of stageValues.
 func newStage(t testing.TB, name string, values map[string]any) *stage {
 	t.Helper()
-	s := &stage{name: name, values: values, password: utilrand.String(24)}
+	s := &stage{measured: map[string]bool{}, name: name, values: values, password: utilrand.String(24)}
 	s.Stage = spec.NewStage(t, "stage "+name, s.build)
 	return s
 }

@@ -28,6 +28,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/evidence"
@@ -51,14 +52,17 @@ type looking struct {
 	beside  bool   // something asks by the same account and with a client of its own
 	asked   string // the clause that a release asks for
 	built   func() (ground string, err error)
+
+	pipeline, makefile string // that have a release ask the gate
 }
 
 // TestReadOnly proves PIP-003: who looks at production cannot touch it, and the API
 // server's own log says that nobody did; and by what was seen the gate comes to each of its
 // three verdicts.
 func TestReadOnly(t *testing.T) {
-	as := looking{ceiling: environment.ReadOnly, asked: "POL-020", built: builtOnce(t)}
+	as := looking{ceiling: environment.ReadOnly, asked: "POL-020", built: builtOnce(t), pipeline: fileOf(t, ".gitlab-ci.yml"), makefile: fileOf(t, "Makefile")}
 	how := as
+	pipeline := func(l *looking) *string { return &l.pipeline }
 	with := func(change func(*looking)) looking {
 		one := as
 		change(&one)
@@ -71,9 +75,25 @@ func TestReadOnly(t *testing.T) {
 			spec.Swapped("a ceiling above looking", `refused before it leaves the process`, &how, with(func(l *looking) { l.ceiling = environment.Namespaced })),
 			spec.Swapped("a client of its own beside", `requests of ours that could change the cluster, in its audit log`, &how, with(func(l *looking) { l.beside = true })),
 			spec.Swapped("a policy that asks for what nobody could prove", `exit code of the gate with a fault killed`, &how, with(func(l *looking) { l.asked = "POL-024" })),
+			replaced(t, &how, "a release that asks nobody", `make release asks the gate`, func(l *looking) *string { return &l.makefile }, "release: gate ", "release: "),
+			replaced(t, &how, "a deployment that does not wait for the gate", `job deploy-production needs the gate`, pipeline, "  needs: [gate]", "  needs: [deploy-canary]"),
+			replaced(t, &how, "a gate that may fail", `job gate holds the pipeline`, pipeline, "  script: [make gate]", "  script: [make gate]\n  allow_failure: true"),
 			mayWrite(),
 		},
 	})
+}
+
+// releases: nothing is deployed to production that the gate has not let through.
+func (l looking) releases(ctx context.Context, t spec.T, root string) {
+	t.Helper()
+	require.Equal(t, tool+"gate", steps(ctx, t, root, l.makefile, "release")[0], "make release asks the gate")
+	var jobs map[string]any
+	spec.Check(t, yaml.Unmarshal([]byte(l.pipeline), &jobs))
+	deploys, _ := jobs["deploy-production"].(map[string]any)
+	require.Contains(t, deploys["needs"], "gate", "job deploy-production needs the gate")
+	gate, _ := jobs["gate"].(map[string]any)
+	require.Equal(t, []any{"make gate"}, gate["script"], "job gate asks the gate")
+	require.NotContains(t, gate, "allow_failure", "job gate holds the pipeline")
 }
 
 // mayWrite is harmless: the client refuses what the API server would allow.
@@ -91,6 +111,7 @@ func mayWrite() spec.Sabotage {
 }
 
 func proveReadOnly(ctx context.Context, t spec.T, env *environment.Environment, how looking) {
+	how.releases(ctx, t, env.Root)
 	since := time.Now()
 	kubeconfig, err := accountConfig(ctx, env, account)
 	spec.Check(t, err)
@@ -120,19 +141,24 @@ func proveReadOnly(ctx context.Context, t spec.T, env *environment.Environment, 
 	spec.Check(t, err)
 	gates(ctx, t, env.Root, ground, how.asked, ran)
 
+	// The log is written behind the requests: when it has this one, it has all before.
+	last := "ground-last-" + utilrand.String(8)
+	spec.Check(t, seen.Client().List(ctx, &namespaces, client.HasLabels{last}))
 	looks, changes := 0, []string(nil)
 	err = wait.Answers(ctx, auditedTimeout, "the audit log of "+accountUser, func(ctx context.Context) (string, error) {
 		events, err := audited(ctx, env, since)
 		looks, changes = 0, nil
+		whole := false
 		for _, e := range events {
+			whole = whole || strings.Contains(e.RequestURI, last)
 			if slices.Contains([]string{"get", "list", "watch"}, e.Verb) {
 				looks++
 			} else {
 				changes = append(changes, e.Verb+" "+e.RequestURI)
 			}
 		}
-		if err == nil && looks == 0 {
-			return "it has no request of that account", nil
+		if err == nil && !whole {
+			return fmt.Sprintf("it has %d requests of that account, and not the last one", len(events)), nil
 		}
 		return "", err
 	})

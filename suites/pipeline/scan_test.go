@@ -33,11 +33,13 @@ type scan struct {
 	only    string               // a folder of fixtures alone; empty for all of it
 	ignored string               // text of the file of accepted findings
 	sonar   string               // text of sonar-project.properties
+
+	makefile string // whose target scan is the security stage
 }
 
 // TestScan proves PIP-005.
 func TestScan(t *testing.T) {
-	s := scan{ignored: fileOf(t, ignoreFile), sonar: fileOf(t, "sonar-project.properties")}
+	s := scan{ignored: fileOf(t, ignoreFile), sonar: fileOf(t, "sonar-project.properties"), makefile: fileOf(t, "Makefile")}
 	edited := func(name, kills, file, old, with string) spec.Sabotage {
 		require.Contains(t, fileOf(t, filepath.Join("fixtures", file)), old, "what the fault changes")
 		return spec.Edited(name, kills, &s, func(s *scan) { s.edits = map[string][2]string{file: {old, with}} })
@@ -58,6 +60,7 @@ func TestScan(t *testing.T) {
 			}),
 			with("a folder that SonarQube does not find", `folder of sonar.sources`, func(s *scan) { s.sonar = strings.Replace(s.sonar, "=helpers,", "=helper,", 1) }),
 			with("a key that SonarQube does not know", `key of SonarQube's`, func(s *scan) { s.sonar += "sonar.source=helpers\n" }),
+			with("a scan that finds and says nothing", `make scan fails`, func(s *scan) { s.makefile = strings.Replace(s.makefile, "--exit-code 1 fixtures", "fixtures", 1) }),
 			spec.Harmless(edited("a comment behind it", "", "terraform/modules/storage/main.tf", "block_public_acls       = true", "block_public_acls       = true # as ever")),
 		},
 	})
@@ -74,6 +77,8 @@ type found struct {
 
 func (s scan) prove(ctx context.Context, t spec.T, env *environment.Environment) {
 	s.properties(t, env.Root)
+	commands := steps(ctx, t, env.Root, s.makefile, "scan")
+	require.Contains(t, commands[len(commands)-1], " --exit-code 1 fixtures", "make scan fails by what it finds, in all of fixtures")
 	dir, err := os.MkdirTemp("", "proving-ground-scan-")
 	spec.Check(t, err)
 	defer os.RemoveAll(dir)

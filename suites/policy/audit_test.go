@@ -2,7 +2,10 @@ package policy
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,11 +15,12 @@ import (
 	"github.com/stretchr/testify/assert"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/wait"
 )
@@ -32,6 +36,7 @@ const auditsAllowed = 3
 // TestAudit proves that what was there before a constraint is found, and
 // counted, within the audit interval.
 func TestAudit(t *testing.T) {
+	var over map[string]any // the values that the platform states; a fault changes them
 	spec.Run(t, spec.Specification{
 		ID:    "POL-019",
 		Risk:  spec.Namespaced,
@@ -54,6 +59,12 @@ func TestAudit(t *testing.T) {
 			if err != nil {
 				t.Broken(err)
 			}
+			stated, err := statedAudit(env, over)
+			if err != nil {
+				t.Broken(err)
+			}
+			assert.LessOrEqual(t, stated, declaredAudit, "the platform's values state that it audits each %s", stated)
+			assert.LessOrEqual(t, interval, declaredAudit, "it audits each %s", interval)
 			if auditsAllowed*interval > spec.DefaultTimeout {
 				t.Inconclusive("the audit interval is too long to wait for", "it is %s; compress it for this environment, as fixtures/platform/gatekeeper/values-kind.yaml does", interval)
 			}
@@ -66,6 +77,7 @@ func TestAudit(t *testing.T) {
 				len(seen), elapsed.Round(100*time.Millisecond), interval, declaredAudit, declaredAudit.Seconds()/interval.Seconds()), seen)
 		},
 		CounterProofs: []spec.Sabotage{
+			spec.Swapped("an audit each day", `state that it audits each 24h`, &over, map[string]any{"auditInterval": int64(86400)}),
 			noAudit(),
 			auditConfig("the namespaces exempted from the audit", false, "policy-*"),
 			auditConfig("other namespaces exempted from the audit", true, "elsewhere-*"),
@@ -106,6 +118,25 @@ func requiredLabels(ctx context.Context, s *environment.Scope, ns, why string) (
 		"parameters": map[string]any{"labels": []any{"app", "version", "environment", "team"}},
 	}
 	return c, s.Create(ctx, c)
+}
+
+// statedAudit is the interval of the platform's own values, with others over them.
+func statedAudit(env *environment.Environment, over map[string]any) (time.Duration, error) {
+	data, err := os.ReadFile(filepath.Join(env.Root, "fixtures", "platform", "gatekeeper", "values.yaml"))
+	if err != nil {
+		return 0, err
+	}
+	var values map[string]any
+	if err := yaml.Unmarshal(data, &values); err != nil {
+		return 0, fmt.Errorf("values.yaml of gatekeeper: %w", err)
+	}
+	switch seconds := platform.Merged(values, over)["auditInterval"].(type) {
+	case int64:
+		return time.Duration(seconds) * time.Second, nil
+	case float64:
+		return time.Duration(seconds * float64(time.Second)), nil
+	}
+	return 0, errors.New("values.yaml of gatekeeper states no auditInterval")
 }
 
 // auditInterval is what the audit pod was told, as it runs.
@@ -227,17 +258,23 @@ func rolledOut(ctx context.Context, env *environment.Environment, deployment str
 	return err
 }
 
-// auditConfig tells Gatekeeper by its Config to leave more namespaces out of the
-// audit.
+// auditConfig has the audit leave more namespaces out.
 func auditConfig(name string, harmless bool, pattern string) spec.Sabotage {
-	named := func() *unstructured.Unstructured {
-		return object(schema.GroupVersionKind{Group: "config.gatekeeper.sh", Version: "v1alpha1", Kind: "Config"}, gatekeeperNamespace, "config")
+	s := gatekeeperConfig(name, `found by the audit`, pattern, "audit")
+	if harmless {
+		return spec.Harmless(s)
 	}
+	return s
+}
+
+// gatekeeperConfig tells Gatekeeper by its Config to leave more namespaces out of a process.
+func gatekeeperConfig(name, kills, pattern, process string) spec.Sabotage {
+	named := func() *unstructured.Unstructured { return object(configKind, gatekeeperNamespace, "config") }
 	observed := func(ctx context.Context, env *environment.Environment) error {
 		return byAudit.Observed(ctx, env, named())
 	}
-	s := spec.Sabotage{
-		Name: name, Harmless: harmless, Applied: observed, Restored: observed,
+	return spec.Sabotage{
+		Name: name, Kills: kills, Applied: observed, Restored: observed,
 		Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
 			c := named()
 			return s.Update(ctx, c, func() error {
@@ -246,13 +283,9 @@ func auditConfig(name string, harmless bool, pattern string) spec.Sabotage {
 					return err
 				}
 				return unstructured.SetNestedSlice(c.Object, append(match, map[string]any{
-					"excludedNamespaces": []any{pattern}, "processes": []any{"audit"},
+					"excludedNamespaces": []any{pattern}, "processes": []any{process},
 				}), "spec", "match")
 			})
 		},
 	}
-	if !harmless {
-		s.Kills = `found by the audit`
-	}
-	return s
 }

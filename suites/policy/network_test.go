@@ -29,15 +29,15 @@ import (
 )
 
 // declaredPaths are all that is open, of the callers and targets below, sorted.
-// Callers under no policy show that dns and outside are there to be reached.
+// Callers under no policy show that dns, outside and stranger are there to be reached.
 var declaredPaths = map[string][]string{
 	"frontend":   {"backend:8080", "dns:53"},
 	"backend":    {"cache:6379", "database:5432", "dns:53"},
 	"database":   {"dns:53"},
 	"cache":      {"dns:53"},
 	"worker":     {"dns:53"},
-	"ingress":    {"dns:53", "frontend:8080", "outside:5000"},
-	"monitoring": {"backend:9090", "dns:53", "frontend:9090", "outside:5000"},
+	"ingress":    {"dns:53", "frontend:8080", "outside:5000", "stranger:8080"},
+	"monitoring": {"backend:9090", "dns:53", "frontend:9090", "outside:5000", "stranger:8080"},
 	"stranger":   {"dns:53", "outside:5000"},
 }
 
@@ -52,10 +52,10 @@ var roles = []struct {
 	{"backend", nil, []int32{8080, 9090}},
 	{"database", nil, []int32{5432}},
 	{"cache", nil, []int32{6379}},
-	{"worker", nil, []int32{8080}}, // has no policy of its own
+	{"worker", nil, []int32{8080}}, // has a policy of its own where there is a worker
 	{"ingress", map[string]string{"docuthinker.dev/role": "ingress"}, nil},
 	{"monitoring", map[string]string{"docuthinker.dev/role": "monitoring"}, nil},
-	{"stranger", map[string]string{}, nil},
+	{"stranger", map[string]string{}, []int32{8080}},
 }
 
 // firewallTimeout is what the nodes' firewalls may take to follow new pods and
@@ -89,6 +89,11 @@ func TestNetworkPolicies(t *testing.T) {
 					To: []networkingv1.NetworkPolicyPeer{{IPBlock: &networkingv1.IPBlock{CIDR: "0.0.0.0/0"}}},
 				})
 			}),
+			networkFault("egress to every namespace", `frontend -> stranger:8080 is open`, "dns", func(p *networkingv1.NetworkPolicy) {
+				p.Spec.Egress = append(p.Spec.Egress, networkingv1.NetworkPolicyEgressRule{
+					To: []networkingv1.NetworkPolicyPeer{{NamespaceSelector: &metav1.LabelSelector{}}},
+				})
+			}),
 			networkHarmless(),
 		},
 	})
@@ -113,11 +118,15 @@ func proveNetwork(ctx context.Context, t spec.T, env *environment.Environment) {
 	if err != nil {
 		t.Broken(err)
 	}
+	declared, err := pathsOf(ctx, env)
+	if err != nil {
+		t.Broken(err)
+	}
 	tried, asDeclared := 0, 0
-	for _, from := range slices.Sorted(maps.Keys(declaredPaths)) {
+	for _, from := range slices.Sorted(maps.Keys(declared)) {
 		for _, to := range slices.Sorted(maps.Keys(st.targets)) {
 			tried++
-			is, want := slices.Contains(seen[from], to), slices.Contains(declaredPaths[from], to)
+			is, want := slices.Contains(seen[from], to), slices.Contains(declared[from], to)
 			if is == want {
 				asDeclared++
 			}
@@ -126,6 +135,20 @@ func proveNetwork(ctx context.Context, t spec.T, env *environment.Environment) {
 	}
 	t.Observe(fmt.Sprintf("%d policies of %s: of %d ways tried between %d pods, %d were open or closed as declared",
 		len(live.Items), appNamespace, tried, len(st.pods), asDeclared), seen)
+}
+
+// pathsOf are the declared paths of the application as it stands: its worker has some where
+// there is one.
+func pathsOf(ctx context.Context, env *environment.Environment) (map[string][]string, error) {
+	paths := maps.Clone(declaredPaths)
+	worker := object(deploymentKind, appNamespace, "worker")
+	switch err := env.Client().Get(ctx, client.ObjectKeyFromObject(worker), worker); {
+	case err == nil:
+		paths["worker"] = []string{"cache:6379", "database:5432", "dns:53"}
+	case !apierrors.IsNotFound(err):
+		return nil, err
+	}
+	return paths, nil
 }
 
 // stage are the pods, which last; the policies come and go with each proof.

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -68,6 +69,8 @@ func TestRBAC(t *testing.T) {
 				},
 				Applied: allowed(appNamespace, "backend", needed, false), Restored: allowed(appNamespace, "backend", needed, true),
 			},
+			grant("a Role for one Secret by its name", `backend may get secrets.* docuthinker-database`, appNamespace, "backend", right{Verb: "get", Resource: "secrets", Name: "docuthinker-database"}),
+			grant("a Role in another namespace", `backend may get secrets.*gatekeeper-system`, gatekeeperNamespace, "backend", right{Verb: "get", Resource: "secrets"}),
 			grant("a Role with a verb that is harmless", "", appNamespace, "frontend", right{Verb: "get", Resource: "services"}),
 		},
 	})
@@ -105,20 +108,99 @@ func proveRBAC(ctx context.Context, t spec.T, env *environment.Environment) {
 		}
 		granted := allowed[true]
 		clear(allowed)
-		// A Role grants in the namespace, a ClusterRole without one.
-		for _, namespace := range []string{appNamespace, metav1.NamespaceAll} {
-			may, err := review(ctx, env, account, namespace, r.Dangerous)
+		asked, err := places(ctx, env, account)
+		if err != nil {
+			t.Broken(err)
+		}
+		for _, at := range asked {
+			dangerous := slices.Clone(r.Dangerous)
+			for i := range dangerous {
+				dangerous[i].Name = at.Name
+			}
+			may, err := review(ctx, env, account, at.Namespace, dangerous)
 			if err != nil {
 				t.Broken(err)
 			}
-			for i, d := range r.Dangerous {
+			for i, d := range dangerous {
 				allowed[may[i]]++
-				assert.False(t, may[i], "%s may %s, which is dangerous (namespace %q)", account, d, namespace)
+				assert.False(t, may[i], "%s may %s, which is dangerous (namespace %q)", account, d, at.Namespace)
 			}
 		}
-		t.Observe(fmt.Sprintf("%s may do %d of the %d things that it needs, and %d of %d that are dangerous, asked in its namespace and in the cluster",
-			account, granted, len(needs), allowed[true], allowed[true]+allowed[false]), nil)
+		t.Observe(fmt.Sprintf("%s may do %d of the %d things that it needs, and %d of %d that are dangerous, asked in %d places",
+			account, granted, len(needs), allowed[true], allowed[true]+allowed[false], len(asked)), asked)
 	}
+}
+
+// place is where an account may have rights: in a namespace or, without one, in the whole
+// cluster; to all objects or, with a name, to those of the name.
+type place struct{ Namespace, Name string }
+
+// places are those that bindings of an account lead to, beside its own namespace and the
+// cluster. Asked without a name, the API server goes by no rule that has names.
+func places(ctx context.Context, env *environment.Environment, account string) ([]place, error) {
+	found := map[place]bool{{appNamespace, ""}: true, {metav1.NamespaceAll, ""}: true}
+	take := func(namespace string, ref rbacv1.RoleRef, subjects []rbacv1.Subject) error {
+		if !slices.ContainsFunc(subjects, func(s rbacv1.Subject) bool { return isOf(s, account) }) {
+			return nil
+		}
+		found[place{namespace, ""}] = true
+		var role client.Object = &rbacv1.ClusterRole{}
+		in := ""
+		if ref.Kind == "Role" {
+			role, in = &rbacv1.Role{}, namespace
+		}
+		if err := env.Client().Get(ctx, client.ObjectKey{Namespace: in, Name: ref.Name}, role); err != nil {
+			return client.IgnoreNotFound(err) // a binding to nothing grants nothing
+		}
+		var rules []rbacv1.PolicyRule
+		switch r := role.(type) {
+		case *rbacv1.Role:
+			rules = r.Rules
+		case *rbacv1.ClusterRole:
+			rules = r.Rules
+		}
+		for _, rule := range rules {
+			for _, name := range rule.ResourceNames {
+				found[place{namespace, name}] = true
+			}
+		}
+		return nil
+	}
+	var bindings rbacv1.RoleBindingList
+	if err := env.Client().List(ctx, &bindings); err != nil {
+		return nil, err
+	}
+	for _, b := range bindings.Items {
+		if err := take(b.Namespace, b.RoleRef, b.Subjects); err != nil {
+			return nil, err
+		}
+	}
+	var everywhere rbacv1.ClusterRoleBindingList
+	if err := env.Client().List(ctx, &everywhere); err != nil {
+		return nil, err
+	}
+	for _, b := range everywhere.Items {
+		if err := take(metav1.NamespaceAll, b.RoleRef, b.Subjects); err != nil {
+			return nil, err
+		}
+	}
+	return slices.SortedFunc(maps.Keys(found), func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	}), nil
+}
+
+// groups are what every service account of the application is in.
+var groups = []string{"system:serviceaccounts", "system:serviceaccounts:" + appNamespace, "system:authenticated"}
+
+// isOf says whether a binding's subject is an account, or a group that it is in.
+func isOf(s rbacv1.Subject, account string) bool {
+	switch s.Kind {
+	case rbacv1.ServiceAccountKind:
+		return s.Namespace == appNamespace && s.Name == account
+	case rbacv1.UserKind:
+		return s.Name == "system:serviceaccount:"+appNamespace+":"+account
+	}
+	return slices.Contains(groups, s.Name)
 }
 
 // review asks the API server whether an account may do each of some things, in
@@ -132,7 +214,7 @@ func review(ctx context.Context, env *environment.Environment, account, namespac
 			resource, subresource, _ := strings.Cut(r.Resource, "/")
 			sar := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 				User:   "system:serviceaccount:" + appNamespace + ":" + account,
-				Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + appNamespace, "system:authenticated"},
+				Groups: groups,
 				ResourceAttributes: &authorizationv1.ResourceAttributes{
 					Namespace: namespace, Verb: r.Verb, Group: r.Group, Resource: resource, Subresource: subresource, Name: r.Name,
 				},
@@ -167,6 +249,9 @@ func allowed(namespace, account string, r right, want bool) func(context.Context
 func grant(name, kills, namespace, account string, r right) spec.Sabotage {
 	role := "policy-fault-" + utilrand.String(5)
 	rules := []rbacv1.PolicyRule{{APIGroups: []string{r.Group}, Resources: []string{r.Resource}, Verbs: []string{r.Verb}}}
+	if r.Name != "" {
+		rules[0].ResourceNames = []string{r.Name}
+	}
 	subjects := []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: appNamespace, Name: account}}
 	about := metav1.ObjectMeta{Namespace: namespace, Name: role}
 	return spec.Sabotage{

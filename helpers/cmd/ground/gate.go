@@ -138,8 +138,11 @@ func gateCommand() *cobra.Command {
 		if candidate.Images, err = image.ReadLock(lock); err != nil {
 			return usageError{err}
 		}
-		if candidate.Commit == "" {
-			candidate.Commit = environment.Commit(root)
+		switch out := environment.Commit(root); {
+		case candidate.Commit == "":
+			candidate.Commit = out
+		case out != "" && out != candidate.Commit: // policy and lock would be another commit's, or nobody's
+			return usageError{fmt.Errorf("%s is checked out, and its policy and %s are: check out %s, which is to be released", out, image.LockFile, candidate.Commit)}
 		}
 		if candidate.Commit == "" {
 			return usageError{errors.New("this is no checkout of git: name the commit with --commit")}
