@@ -42,12 +42,12 @@ var (
 	looksID = regexp.MustCompile(`^[A-Za-z]+-\d`)
 )
 
-// ParseCatalogue reads the tables of the catalogue in their order. A range of
+// Parse reads the tables of the catalogue in their order. A range of
 // IDs gives one clause for each ID: with the k-th item, when the row lists as
 // many items separated by semicolons as the range has IDs, else with the
 // row's text. A duplicate or malformed ID is an error, and so is a catalogue
 // without a clause.
-func ParseCatalogue(markdown []byte) ([]Clause, error) {
+func Parse(markdown []byte) ([]Clause, error) {
 	var clauses []Clause
 	area, where := "", ""
 	seen := map[string]int{}
@@ -98,7 +98,7 @@ func Find(dir string) ([]Clause, error) {
 	for {
 		markdown, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(File)))
 		if err == nil {
-			return ParseCatalogue(markdown)
+			return Parse(markdown)
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("catalogue: %w", err)

@@ -14,7 +14,7 @@ func realCatalogue(t *testing.T) Catalogue {
 	t.Helper()
 	markdown, err := os.ReadFile("../../docs/specifications.md")
 	require.NoError(t, err)
-	clauses, err := ParseCatalogue(markdown)
+	clauses, err := Parse(markdown)
 	require.NoError(t, err)
 	return clauses
 }
@@ -104,7 +104,7 @@ func TestParseErrorsAndForms(t *testing.T) {
 		"three dots, whole second": {markdown: "| A-001...A-002 | x |", want: []string{"x", "x"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := ParseCatalogue([]byte(tc.markdown))
+			got, err := Parse([]byte(tc.markdown))
 			if tc.fails != "" {
 				require.ErrorContains(t, err, tc.fails)
 				return

@@ -6,12 +6,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func FuzzParseCatalogue(f *testing.F) {
+func FuzzParse(f *testing.F) {
 	for _, seed := range []string{"## a (x)\n| A-001 | b |", "| A-001…003 | x; y; z |", "| A-009…001 | x |", "| A-001…999999999 | x |", "|", "## "} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		clauses, err := ParseCatalogue(data)
+		clauses, err := Parse(data)
 		if err != nil {
 			return
 		}

@@ -122,7 +122,7 @@ func (e *Environment) Progress(line string) { e.say(line) }
 // Lock has the processes of this machine take turns at something about this
 // cluster. onWait is called once if it is not to be had at once.
 func (e *Environment) Lock(ctx context.Context, what string, onWait func()) (unlock func(), err error) {
-	f, err := filelock.Acquire(ctx, filepath.Join(e.cache, "leases", labelSafe(e.Cluster)+"."+labelSafe(what)+".turn"), onWait)
+	f, err := filelock.Acquire(ctx, leaseBase(e.cache, e.ClusterUID, e.Cluster)+"."+labelSafe(what)+".turn", onWait)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package environment
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -47,12 +48,28 @@ func (e *Environment) Lease(ctx context.Context, mode LeaseMode, why string, onW
 	if mode != Shared && mode != Exclusive {
 		return nil, fmt.Errorf("lease: unknown mode %d", mode)
 	}
-	l := leaseOf(filepath.Join(e.cache, "leases", labelSafe(e.Cluster)), e.RunID)
+	l := leaseOf(leaseBase(e.cache, e.ClusterUID, e.Cluster), e.RunID)
 	holder, err := l.acquire(ctx, mode, why, onWait)
 	if err != nil {
 		return nil, fmt.Errorf("%s lease on %s for %s: %w", mode, e.Cluster, why, err)
 	}
 	return sync.OnceFunc(func() { l.release(holder) }), nil
+}
+
+// LeaseVariable is, in the environment of a process that a proof starts, the UID of the
+// cluster whose lease the proof holds meanwhile. Such a process waits for no one but for
+// others that proofs start: it would wait for the one that waits for it. What it does must
+// be within what the proof's own risk keeps others from.
+const LeaseVariable = "GROUND_LEASE_HELD"
+
+// leaseBase is the path, without ending, of what keeps the turns of a cluster: by its UID,
+// for two profiles may lead to one, by its name where that may not be read.
+func leaseBase(cache, uid, name string) string {
+	base := cmp.Or(uid, name)
+	if uid != "" && os.Getenv(LeaseVariable) == uid {
+		base += "-within"
+	}
+	return filepath.Join(cache, "leases", labelSafe(base))
 }
 
 // lease is this process's part in the lock of one cluster. The process locks

@@ -85,3 +85,16 @@ func TestHolderThatEndedIsNotNamed(t *testing.T) {
 	}
 	require.Equal(t, "another process, which is waiting or left no note", newLease(filepath.Join(cache, "leases", "other"), "r1").describe())
 }
+
+// Two profiles that lead to one cluster take turns at it.
+func TestLeaseIsOfTheCluster(t *testing.T) {
+	const uid, other = "7c9e6679-7425-40de-944b-e07fc1f90ae7", "00000000-7425-40de-944b-e07fc1f90ae7"
+	kind := leaseBase("cache", uid, "proving-ground")
+	require.Equal(t, kind, leaseBase("cache", uid, "kind-staging"))
+	require.NotEqual(t, kind, leaseBase("cache", other, "proving-ground"), "another cluster of its name")
+	require.NotEqual(t, leaseBase("cache", "", "staging"), leaseBase("cache", "", "production"), "where nobody may read the UID")
+	t.Setenv(LeaseVariable, uid)
+	require.NotEqual(t, kind, leaseBase("cache", uid, "kind-staging"), "the proof that started it would wait for it")
+	require.Equal(t, leaseBase("cache", uid, "kind"), leaseBase("cache", uid, "kind-staging"))
+	require.NotContains(t, leaseBase("cache", other, "kind"), "within", "a cluster that nobody holds for it")
+}

@@ -24,9 +24,9 @@ import (
 const (
 	// RunLabel holds the ID of the run that made an object.
 	RunLabel = "proving-ground.dev/run"
-	// EntryAnnotation repeats a mark that only the ledger's entry has: the proof
+	// entryAnnotation repeats a mark that only the ledger's entry has: the proof
 	// that an object is ours, when the API's answer was lost.
-	EntryAnnotation = "proving-ground.dev/entry"
+	entryAnnotation = "proving-ground.dev/entry"
 
 	fieldOwner = "proving-ground"
 )
@@ -53,7 +53,7 @@ type entry struct {
 	Namespace  string                   `json:"namespace,omitempty"`
 	Name       string                   `json:"name,omitempty"`
 	UID        types.UID                `json:"uid,omitempty"`
-	Mark       string                   `json:"mark,omitempty"`     // value of EntryAnnotation on what is created
+	Mark       string                   `json:"mark,omitempty"`     // value of entryAnnotation on what is created
 	Snapshot   snapshot                 `json:"snapshot,omitempty"` // the object before update or delete
 	Scope      string                   `json:"scope,omitempty"`
 	Cluster    string                   `json:"cluster,omitempty"`

@@ -36,7 +36,7 @@ func stamp(obj client.Object, run, mark string) {
 		return m
 	}
 	obj.SetLabels(set(obj.GetLabels(), RunLabel, run))
-	obj.SetAnnotations(set(obj.GetAnnotations(), EntryAnnotation, mark))
+	obj.SetAnnotations(set(obj.GetAnnotations(), entryAnnotation, mark))
 }
 
 func generateName(prefix string) string {

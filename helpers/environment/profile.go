@@ -46,7 +46,7 @@ type Profile struct {
 // Load is what an environment can bear that is smaller than the platform's own. What a
 // proof leaves out for its sake, its observation says.
 type Load struct {
-	UsersMost map[string]int `json:"usersMost,omitempty"` // at once, by scenario; the others have as many as they are of
+	UsersMost map[string]int `json:"usersMost,omitempty"` // users at once, by scenario; those that are not named keep their own number
 	RateLeast float64        `json:"rateLeast,omitempty"` // requests a second that must not break the platform; 0: the breakpoint scenario's last
 }
 
@@ -244,8 +244,8 @@ func (r Risk) String() string {
 	return riskNames[r]
 }
 
-// ParseRisk reads a risk's name; the error names the nearest one.
-func ParseRisk(s string) (Risk, error) {
+// parseRisk reads a risk's name; the error names the nearest one.
+func parseRisk(s string) (Risk, error) {
 	if i := slices.Index(riskNames[ReadOnly:], s); i >= 0 {
 		return ReadOnly + Risk(i), nil
 	}
@@ -259,7 +259,7 @@ func (r *Risk) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &s); err != nil {
 		return fmt.Errorf("a risk is a name such as read-only, not %s", data)
 	}
-	got, err := ParseRisk(s)
+	got, err := parseRisk(s)
 	if err != nil {
 		return err
 	}

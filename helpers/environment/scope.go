@@ -22,8 +22,8 @@ const (
 	nameSuffix = 5
 )
 
-// ErrClosed is returned by a scope that was closed.
-var ErrClosed = errors.New("scope is closed")
+// errClosed is returned by a scope that was closed.
+var errClosed = errors.New("scope is closed")
 
 // Scope does things to a cluster and undoes them on Close, the last first. What
 // it does to objects stands in the ledger of the process before it is done, so
@@ -323,7 +323,7 @@ func (s *Scope) do(what string, fn func() error) error {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
-		return fmt.Errorf("scope %s: %s: %w", s.name, what, ErrClosed)
+		return fmt.Errorf("scope %s: %s: %w", s.name, what, errClosed)
 	}
 	s.busy++
 	s.mu.Unlock()

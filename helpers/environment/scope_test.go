@@ -115,7 +115,7 @@ func TestScopeUndoesEverything(t *testing.T) {
 	require.NoError(t, s.Apply(ctx, config("fresh", map[string]string{"x": "1"})))
 	require.NoError(t, s.Apply(ctx, config("fresh", map[string]string{"x": "2"})))
 	require.Equal(t, "2", read(t, c, "fresh").Data["x"])
-	require.NotEmpty(t, read(t, c, "fresh").Annotations[EntryAnnotation])
+	require.NotEmpty(t, read(t, c, "fresh").Annotations[entryAnnotation])
 	require.NoError(t, s.Apply(ctx, config("applied", map[string]string{"c": "4", "d": "5"})))
 	require.Equal(t, map[string]string{"c": "4", "d": "5"}, read(t, c, "applied").Data)
 	for _, v := range []string{"2", "3"} {
@@ -142,8 +142,8 @@ func TestScopeUndoesEverything(t *testing.T) {
 	require.Empty(t, read(t, c, "doomed").Annotations)
 
 	require.NoError(t, s.Close(ctx), "closing twice")
-	require.ErrorIs(t, s.Create(ctx, config("late", nil)), ErrClosed)
-	require.ErrorIs(t, s.Child("late").Create(ctx, config("late", nil)), ErrClosed)
+	require.ErrorIs(t, s.Create(ctx, config("late", nil)), errClosed)
+	require.ErrorIs(t, s.Child("late").Create(ctx, config("late", nil)), errClosed)
 	require.NoError(t, e.Close())
 	left, err := os.ReadDir(ledgerDir(e.cache))
 	require.NoError(t, err)

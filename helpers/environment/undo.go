@@ -60,7 +60,7 @@ func (u undoer) uncreate(ctx context.Context, e entry) error {
 	if err != nil {
 		return err
 	}
-	marked := live.GetAnnotations()[EntryAnnotation] == e.Mark && e.Mark != ""
+	marked := live.GetAnnotations()[entryAnnotation] == e.Mark && e.Mark != ""
 	known := e.UID != "" && live.GetUID() == u.ledger.current(e.UID)
 	if !marked && !known {
 		return nil

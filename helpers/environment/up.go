@@ -107,8 +107,8 @@ func (e *Environment) Built(ctx context.Context, components ...string) (map[stri
 	return built, e.builder.Store.Push(ctx, e.kind.registry, built)
 }
 
-// Images are those of the cluster itself and of components, as they were built
-// or pulled, by name. Of a given cluster nothing is known.
+// Images are those of the cluster itself and of components, by name; what lacks is
+// built or pulled first, which takes its time. Of a given cluster nothing is known.
 func (e *Environment) Images(ctx context.Context, components ...string) (map[string]*image.Built, error) {
 	if e.kind == nil {
 		return nil, nil
@@ -232,7 +232,7 @@ func (k *kindCluster) remove(ctx context.Context, before *state) error {
 	if node, _ := k.nodeID(ctx); node != "" && before.Node != "" && node != before.Node {
 		return k.refuseForeign()
 	}
-	l := leaseOf(filepath.Join(k.cache, "leases", labelSafe(k.profile.ClusterName)), RunID())
+	l := leaseOf(leaseBase(k.cache, before.UID, k.profile.ClusterName), RunID())
 	holder, err := l.acquire(ctx, Exclusive, "deleting the cluster", func(who string) {
 		k.options.Progress("waiting to delete the cluster, in use by " + who)
 	})

@@ -103,7 +103,7 @@ func read(files map[string][]byte) (*Evidence, error) {
 	if err != nil {
 		return nil, fmt.Errorf("evidence: %w", err)
 	}
-	clauses, err := catalogue.ParseCatalogue(files[filepath.Base(catalogue.File)])
+	clauses, err := catalogue.Parse(files[filepath.Base(catalogue.File)])
 	if err != nil {
 		return nil, fmt.Errorf("evidence: %w", err)
 	}

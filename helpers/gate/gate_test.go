@@ -26,7 +26,7 @@ const (
 
 func known(t *testing.T) catalogue.Catalogue {
 	t.Helper()
-	clauses, err := catalogue.ParseCatalogue([]byte(listed))
+	clauses, err := catalogue.Parse([]byte(listed))
 	require.NoError(t, err)
 	return clauses
 }

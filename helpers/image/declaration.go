@@ -19,9 +19,9 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/strictyaml"
 )
 
-// DeclarationFile is the name of the file that declares a component's images,
+// declarationFile is the name of the file that declares a component's images,
 // in the component's folder.
-const DeclarationFile = "images.yaml"
+const declarationFile = "images.yaml"
 
 // Declaration is one images.yaml: how the binaries of a component are built
 // from the go.mod beside it, and the images that they go into.
@@ -111,15 +111,15 @@ func Load(dirs ...string) (*Set, error) {
 	set := &Set{images: map[string]declared{}}
 	var errs []error
 	for _, dir := range dirs {
-		files, err := filepath.Glob(filepath.Join(dir, "*", DeclarationFile))
+		files, err := filepath.Glob(filepath.Join(dir, "*", declarationFile))
 		if err != nil {
 			return nil, err
 		}
-		if own := filepath.Join(dir, DeclarationFile); exists(own) {
+		if own := filepath.Join(dir, declarationFile); exists(own) {
 			files = append(files, own)
 		}
 		if len(files) == 0 {
-			errs = append(errs, fmt.Errorf("%s: no %s in it or in a folder of it", dir, DeclarationFile))
+			errs = append(errs, fmt.Errorf("%s: no %s in it or in a folder of it", dir, declarationFile))
 		}
 		for _, file := range files {
 			if err := set.add(file); err != nil {
@@ -267,7 +267,7 @@ func (s *Set) check() error {
 		im := s.images[full]
 		for _, need := range im.needs() {
 			if _, ok := s.images[need]; !ok {
-				errs = append(errs, fmt.Errorf("%s needs %s, which no %s declares", full, need, DeclarationFile))
+				errs = append(errs, fmt.Errorf("%s needs %s, which no %s declares", full, need, declarationFile))
 			}
 		}
 		if path, err := Path(full); err == nil {
@@ -305,7 +305,7 @@ func (s *Set) order(names []string) ([]string, error) {
 		}
 		im, ok := s.images[n]
 		if !ok {
-			return fmt.Errorf("no %s declares %s", DeclarationFile, n)
+			return fmt.Errorf("no %s declares %s", declarationFile, n)
 		}
 		trail = append(trail, n)
 		for _, need := range im.needs() {

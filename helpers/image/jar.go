@@ -21,10 +21,10 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/strictyaml"
 )
 
-// JarsFile pins what a component has of Maven's repositories, in its folder. A
+// jarsFile pins what a component has of Maven's repositories, in its folder. A
 // line is group:artifact:version and the sha256 of the jar, or, for an archive,
 // group:artifact:version:tar.gz:classifier and that of the archive.
-const JarsFile = "jars.lock"
+const jarsFile = "jars.lock"
 
 // copyGoal is what Maven fetches a jar by, without those that it needs. What
 // comes is told by its hash, whatever brought it.
@@ -59,12 +59,12 @@ func (d *Declaration) checkJars() error {
 	if !slices.ContainsFunc(d.Images, func(im Image) bool { return usesJars(im.Files) }) {
 		return nil
 	}
-	text, err := os.ReadFile(filepath.Join(d.Dir, JarsFile))
+	text, err := os.ReadFile(filepath.Join(d.Dir, jarsFile))
 	if err != nil {
 		return fmt.Errorf("the pins of its jars: %w; a line is group:artifact:version sha256", err)
 	}
 	if d.jars, err = jarPins(string(text)); err != nil {
-		return fmt.Errorf("%s: %w", JarsFile, err)
+		return fmt.Errorf("%s: %w", jarsFile, err)
 	}
 	var errs []error
 	for _, im := range d.Images {
@@ -75,7 +75,7 @@ func (d *Declaration) checkJars() error {
 			j, ok := d.jars[f.Jar]
 			switch {
 			case !ok:
-				errs = append(errs, fmt.Errorf("%s: jar %q is not in %s%s", im.Name, f.Jar, JarsFile, strictyaml.DidYouMean(f.Jar, sorted(d.jars))))
+				errs = append(errs, fmt.Errorf("%s: jar %q is not in %s%s", im.Name, f.Jar, jarsFile, strictyaml.DidYouMean(f.Jar, sorted(d.jars))))
 			case j.kind == "" && f.From != "":
 				errs = append(errs, fmt.Errorf("%s: jar %q has from %q; it is the file itself", im.Name, f.Jar, f.From))
 			case j.kind != "" && f.From == "":
@@ -200,7 +200,7 @@ func (d *Declaration) fetchJars(ctx context.Context, wanted map[string][]string,
 			return nil, fmt.Errorf("mvn left no file of %s: %w", name, err)
 		}
 		if sum != j.sum {
-			return nil, fmt.Errorf("jar %s %s has sha256 %s, and %s in %s", name, j.version, sum, j.sum, JarsFile)
+			return nil, fmt.Errorf("jar %s %s has sha256 %s, and %s in %s", name, j.version, sum, j.sum, jarsFile)
 		}
 		if j.kind == "" {
 			continue

@@ -62,10 +62,10 @@ func (im declared) key(goVersion string, keys map[string]string) (string, error)
 		}
 	}
 	if usesWheels(im.Files) {
-		files = append(files, RequirementsFile)
+		files = append(files, requirementsFile)
 	}
 	if usesJars(im.Files) {
-		files = append(files, JarsFile)
+		files = append(files, jarsFile)
 	}
 	if im.Debian != nil {
 		files = append(files, im.Debian.Lock)
@@ -103,7 +103,7 @@ func hashFiles(h io.Writer, dir, rel string) error {
 		return nil
 	}
 	return filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || d.Name() == DeclarationFile || strings.HasSuffix(d.Name(), "_test.go") {
+		if err != nil || d.IsDir() || d.Name() == declarationFile || strings.HasSuffix(d.Name(), "_test.go") {
 			return err // what matters in the one has been put already, and no binary has anything of the other
 		}
 		data, err := os.ReadFile(file)

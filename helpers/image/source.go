@@ -19,7 +19,7 @@ import (
 func (b *Builder) Source(ctx context.Context, component, module, path string) (string, error) {
 	d := b.Set.of(component)
 	if d == nil {
-		return "", fmt.Errorf("component %s: no %s declares it", component, DeclarationFile)
+		return "", fmt.Errorf("component %s: no %s declares it", component, declarationFile)
 	}
 	goDir := filepath.Join(d.Dir, declared{in: d}.goDir())
 	sum, err := os.ReadFile(filepath.Join(goDir, "go.sum"))

@@ -22,9 +22,9 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/strictyaml"
 )
 
-// RequirementsFile pins the wheels of a component, in its folder. It is of pip's
+// requirementsFile pins the wheels of a component, in its folder. It is of pip's
 // own format: name==version with the sha256 of every wheel that will do.
-const RequirementsFile = "requirements.txt"
+const requirementsFile = "requirements.txt"
 
 // requirement is one line of it.
 type requirement struct {
@@ -48,18 +48,18 @@ func (d *Declaration) checkWheels() error {
 	if !slices.ContainsFunc(d.Images, func(im Image) bool { return usesWheels(im.Files) }) {
 		return nil
 	}
-	text, err := os.ReadFile(filepath.Join(d.Dir, RequirementsFile))
+	text, err := os.ReadFile(filepath.Join(d.Dir, requirementsFile))
 	if err != nil {
 		return fmt.Errorf("the pins of its wheels: %w; a line is name==version --hash=sha256:…", err)
 	}
 	if d.wheels, err = requirements(string(text)); err != nil {
-		return fmt.Errorf("%s: %w", RequirementsFile, err)
+		return fmt.Errorf("%s: %w", requirementsFile, err)
 	}
 	var errs []error
 	for _, im := range d.Images {
 		for _, f := range im.Files {
 			if _, ok := d.wheels[f.Wheel]; !ok && f.Wheel != "" {
-				errs = append(errs, fmt.Errorf("%s: wheel %q is not in %s%s", im.Name, f.Wheel, RequirementsFile, strictyaml.DidYouMean(f.Wheel, sorted(d.wheels))))
+				errs = append(errs, fmt.Errorf("%s: wheel %q is not in %s%s", im.Name, f.Wheel, requirementsFile, strictyaml.DidYouMean(f.Wheel, sorted(d.wheels))))
 			}
 		}
 	}
@@ -156,7 +156,7 @@ func (d *Declaration) download(ctx context.Context, scratch string, log io.Write
 		}
 	}
 	cmd := exec.CommandContext(ctx, "python3", "-m", "pip", "download", "--no-input", "--no-cache-dir", "--progress-bar=off",
-		"--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", filepath.Join(d.Dir, RequirementsFile), "--dest", to)
+		"--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", filepath.Join(d.Dir, requirementsFile), "--dest", to)
 	cmd.Dir = tmp                                 // python would import what lies beside the pins
 	cmd.Env = append(os.Environ(), "TMPDIR="+tmp) // a pip that is killed leaves it: it goes with the scratch
 	var out bytes.Buffer
@@ -177,7 +177,7 @@ func (d *Declaration) download(ctx context.Context, scratch string, log io.Write
 		}
 		name := d.pinnedAs(sum)
 		if name == "" {
-			return nil, fmt.Errorf("pip download: %s has sha256 %s, which %s does not hold", filepath.Base(file), sum, RequirementsFile)
+			return nil, fmt.Errorf("pip download: %s has sha256 %s, which %s does not hold", filepath.Base(file), sum, requirementsFile)
 		}
 		got[name] = download{file, sum}
 	}

@@ -22,7 +22,7 @@ type Kind string
 
 // The kinds of entry, in the order in which a run meets them.
 const (
-	RunStart     Kind = "run-start"     // Run is set
+	RunStart     Kind = "run-start"     // Start is set: how a process was started
 	Planned      Kind = "planned"       // Plan is set: a specification registered for this run
 	Environment  Kind = "environment"   // Platform is set: where the run happens, image by image
 	PhaseStart   Kind = "phase-start"   // Phase is set: lease, install, baseline, counter-proof, restore

@@ -103,7 +103,8 @@ func (t Threshold) value(kind string, values []float64, took time.Duration) (flo
 	return 0, fmt.Errorf("a %s has no %s", kind, t.aggregate)
 }
 
-// Percentile is between the two values next to it, as k6 has it. There must be some.
+// Percentile is that of values, of 0 to 100 per cent, interpolated between the two next to
+// it as k6's trends do (helpers/probe takes the nearest instead). It panics without values.
 func Percentile(values []float64, percent float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
 	at := percent / 100 * float64(len(sorted)-1)

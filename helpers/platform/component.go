@@ -36,6 +36,43 @@ func (c Component) Ensure(ctx context.Context, env *environment.Environment) err
 	return ensure(ctx, env, order)
 }
 
+// Stands says whether the component, and all that it needs, is still what Ensure found or
+// installed: another process, of another checkout, may have put its own in the place. Of a
+// given cluster nothing is known.
+func (c Component) Stands(ctx context.Context, env *environment.Environment) error {
+	if !env.Made() {
+		return nil
+	}
+	all, err := load(env.Root)
+	if err != nil {
+		return err
+	}
+	order, err := all.closure(string(c))
+	if err != nil {
+		return fmt.Errorf("platform: %w", err)
+	}
+	return stand(ctx, env, order)
+}
+
+func stand(ctx context.Context, env *environment.Environment, order []*definition) error {
+	for _, d := range order {
+		attempts.Lock()
+		a := attempts.at[place{env, d.name}]
+		attempts.Unlock()
+		if a == nil {
+			continue
+		}
+		now, err := (&installation{env: env, definition: d}).recorded(ctx)
+		if err != nil {
+			return fmt.Errorf("component %s: %w", d.name, err)
+		}
+		if !now.is(a.stood) {
+			return fmt.Errorf("component %s is not what it was: another process has installed it from other files meanwhile", d.name)
+		}
+	}
+	return nil
+}
+
 // ensure has components ready, each as soon as all that it needs is. order has
 // each behind what it needs.
 func ensure(ctx context.Context, env *environment.Environment, order []*definition) error {
@@ -65,9 +102,10 @@ func ensure(ctx context.Context, env *environment.Environment, order []*definiti
 
 // attempt is what came of one component in this process.
 type attempt struct {
-	done chan struct{}
-	err  error
-	cut  bool // by the end of its caller's context: nothing is known
+	done  chan struct{}
+	err   error
+	stood record // of a cluster of ours
+	cut   bool   // by the end of its caller's context: nothing is known
 }
 
 type place struct {
@@ -88,7 +126,10 @@ func ensured(ctx context.Context, env *environment.Environment, d *definition) e
 	for {
 		a, begun := begin(at)
 		if !begun {
-			a.err = (&installation{env: env, definition: d}).ensure(ctx)
+			i := &installation{env: env, definition: d}
+			if a.err = i.ensure(ctx); a.err == nil && env.Made() {
+				a.stood, a.err = i.recorded(ctx)
+			}
 			a.cut = ctx.Err() != nil
 			if a.cut {
 				forget(env, d.name)

@@ -175,3 +175,18 @@ func TestWhole(t *testing.T) {
 	cancel()
 	assert.False(t, i.whole(ended, refs[:1]))
 }
+
+// What another process puts in a component's place is not what was proved.
+func TestStands(t *testing.T) {
+	_, env := on(t, nil)
+	d := &definition{name: "gatekeeper"}
+	i := &installation{env: env, definition: d}
+	mine := record{Hash: "h", Images: "i"}
+	require.NoError(t, i.write(t.Context(), mine))
+	require.NoError(t, stand(t.Context(), env, []*definition{d}), "what this process has not ensured it goes by nowhere")
+	a, _ := begin(place{env, d.name})
+	a.stood = mine
+	require.NoError(t, stand(t.Context(), env, []*definition{d}))
+	require.NoError(t, i.write(t.Context(), record{Hash: "of another checkout", Images: "i"}))
+	require.ErrorContains(t, stand(t.Context(), env, []*definition{d}), "component gatekeeper is not what it was")
+}

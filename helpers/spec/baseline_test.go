@@ -351,3 +351,22 @@ func TestRefutedBeforeTheRunWasCutShort(t *testing.T) {
 	require.Equal(t, journal.Refuted, got.Outcome, "what was measured in time stays so")
 	require.Equal(t, "it is open", got.Reason)
 }
+
+type replaced struct{ need }
+
+func (replaced) Stands(context.Context, *environment.Environment) error {
+	return errors.New("somebody built another one")
+}
+
+func TestWhatANeedIsAtTheEnd(t *testing.T) {
+	for _, counterProofs := range []bool{true, false} {
+		s := newStage(t)
+		s.h.counterProofs = counterProofs
+		c := s.of(s.look, s.opens("fault"))
+		c.Needs = []Need{replaced{need{"house", func(context.Context) error { return nil }}}}
+		got := s.run(t, c)
+		got.Seconds = 0
+		require.Equal(t, journal.Result{Outcome: journal.Inconclusive, Reason: "what it needs was replaced meanwhile", Detail: "somebody built another one"}, got)
+		s.cleanedUp(t)
+	}
+}

@@ -67,11 +67,28 @@ func (c *clause) verdict(ctx context.Context) journal.Result {
 	}
 	switch {
 	case !c.counterProofs:
-		return journal.Result{Outcome: journal.Proved}
+		return c.proved(ctx)
 	case c.looks():
 		return inconclusive(journal.AboveCeiling, "it held by looking, and its faults are above what the profile allows")
 	}
-	return c.challenge(ctx)
+	if r := c.challenge(ctx); r.Outcome != journal.Proved {
+		return r
+	}
+	return c.proved(ctx)
+}
+
+// proved is the verdict when all held, of what is still there.
+func (c *clause) proved(ctx context.Context) journal.Result {
+	for _, need := range c.spec.Needs {
+		s, can := need.(standing)
+		if !can || c.looks() {
+			continue
+		}
+		if err := c.guard(ctx, c.limits.fault, func(ctx context.Context) error { return s.Stands(ctx, c.env) }); err != nil {
+			return inconclusive(reasonReplaced, err.Error())
+		}
+	}
+	return journal.Result{Outcome: journal.Proved}
 }
 
 // looks says that the clause is proved by what there is to see, and not by doing something.

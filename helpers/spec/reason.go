@@ -23,6 +23,7 @@ const (
 	reasonFalseAlarm   = "a harmless change raised a false alarm"
 	reasonVoid         = "a counter-proof is void"
 	reasonCut          = "the run was cut short"
+	reasonReplaced     = "what it needs was replaced meanwhile"
 	componentReadiness = "component %s not ready"
 )
 

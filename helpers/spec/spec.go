@@ -58,10 +58,15 @@ type T interface {
 
 // Need is something that must stand before the proof: a component or the sample
 // application. Ensure returns when it is ready, at once if it is so already; it
-// is called under the lease of the cluster.
+// is called under the lease of the cluster, and may take twenty minutes.
 type Need interface {
 	Name() string
 	Ensure(ctx context.Context, env *environment.Environment) error
+}
+
+// standing is a Need that can tell, when all is proved, whether it is still what Ensure left.
+type standing interface {
+	Stands(ctx context.Context, env *environment.Environment) error
 }
 
 // Specification is one clause of the catalogue with its proof.
@@ -114,7 +119,8 @@ type Sabotage struct {
 	Alone bool
 
 	// Apply puts the fault in place through the scope, so that it is undone even
-	// when this process is killed.
+	// when this process is killed. It may take two minutes, as Applied and
+	// Restored may.
 	Apply func(ctx context.Context, env *environment.Environment, s *environment.Scope) error
 
 	// Applied waits until the fault is shown to be in force. An error makes the
@@ -182,8 +188,8 @@ func NotBuiltYet(t *testing.T, ids ...string) {
 	}
 }
 
-// Parallel says how many specifications of a suite go on at once when -parallel is
-// not given, before Main is called: fewer than usual where each has much to start,
+// Parallel says how many specifications of a suite go on at once, instead of 16, when
+// -parallel is not given, before Main is called: fewer than usual where each has much to start,
 // and what it measures is wrong on a machine that has no time for it.
 func Parallel(n int) { parallelism = n }
 
@@ -195,6 +201,8 @@ func Parallel(n int) { parallelism = n }
 //	-profile NAME   of fixtures/environments; $GROUND_PROFILE, else kind
 //	-counterproof   seed faults too; $GROUND_COUNTERPROOF, else off; -short
 //	                turns them off unless this flag is given
+//	-timescale      run so many times faster than the platform's own times; as
+//	                the profile says without it
 //
 // The exit code is 2, and nothing is touched, when the profile or the catalogue
 // cannot be read. It is not 0 either when no specification was selected, when

@@ -136,7 +136,7 @@ func proveReadOnly(ctx context.Context, t spec.T, env *environment.Environment, 
 		spec.Check(t, err)
 		_, _ = c.CoreV1().ConfigMaps(accessNamespace).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "x"}}, metav1.CreateOptions{})
 	}
-	ran, said := lookThrough(ctx, t, env.Root, kubeconfig)
+	ran, said := lookThrough(ctx, t, env, kubeconfig)
 	ground, err := how.built()
 	spec.Check(t, err)
 	gates(ctx, t, env.Root, ground, how.asked, ran)
@@ -190,9 +190,9 @@ func attempts(ctx context.Context, env *environment.Environment) map[string]erro
 
 // lookThrough runs a suite by the account, as the gate of a release does, and says what it
 // came to.
-func lookThrough(ctx context.Context, t spec.T, root, kubeconfig string) (entries []journal.Entry, said string) {
+func lookThrough(ctx context.Context, t spec.T, env *environment.Environment, kubeconfig string) (entries []journal.Entry, said string) {
 	t.Helper()
-	ran, entries, out := given(ctx, t, root, kubeconfig, lookProfile, "-run", "^(TestInventory|TestRBAC)$")
+	ran, entries, out := given(ctx, t, env, kubeconfig, lookProfile, "-run", "^(TestInventory|TestRBAC)$")
 	came := map[string]journal.Outcome{}
 	for _, c := range ran.Report.Suites[0].Clauses {
 		came[c.ID] = c.Outcome
@@ -206,16 +206,16 @@ func lookThrough(ctx context.Context, t spec.T, root, kubeconfig string) (entrie
 
 // given runs the policy suite on the cluster that a kubeconfig leads to, in a process of
 // its own, and gives the evidence of it, what it wrote down, and what it printed.
-func given(ctx context.Context, t spec.T, root, kubeconfig, profile string, args ...string) (*evidence.Evidence, []journal.Entry, string) {
+func given(ctx context.Context, t spec.T, env *environment.Environment, kubeconfig, profile string, args ...string) (*evidence.Evidence, []journal.Entry, string) {
 	t.Helper()
 	run := "given-" + utilrand.String(6)
 	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-count=1", "./suites/policy"}, args...)...)
-	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "GROUND_PROFILE="+profile, environment.KubeconfigVariable+"="+kubeconfig, "GROUND_RUN_ID="+run, "GROUND_COUNTERPROOF=false")
+	cmd.Dir = env.Root
+	cmd.Env = append(os.Environ(), environment.LeaseVariable+"="+env.ClusterUID, "GROUND_PROFILE="+profile, environment.KubeconfigVariable+"="+kubeconfig, "GROUND_RUN_ID="+run, "GROUND_COUNTERPROOF=false")
 	out, err := cmd.CombinedOutput()
-	dir := environment.RunDir(root, run)
+	dir := environment.RunDir(env.Root, run)
 	defer os.RemoveAll(dir)
-	e, gathered := evidence.Gather(root, dir)
+	e, gathered := evidence.Gather(env.Root, dir)
 	if gathered != nil {
 		t.Broken(fmt.Errorf("%w: go test: %w: %s", gathered, err, out))
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -71,6 +72,21 @@ func TestGate(t *testing.T) {
 	code, _, stderr := ground(t, t.Context(), "gate", "--commit", "x", "good")
 	assert.Equal(t, exitUsage, code)
 	assert.Contains(t, stderr, `DR-01 is not asked for, did you mean "DR-001"?`)
+}
+
+// Policy and lock are read from the checkout: they decide on nothing but its commit.
+func TestGateOfAnotherCommit(t *testing.T) {
+	root := certifiable(t)
+	git := exec.Command("sh", "-c", "git init -q && git -c user.name=a -c user.email=a@example.org commit -q --allow-empty -m a")
+	git.Dir = root
+	out, err := git.CombinedOutput()
+	require.NoError(t, err, string(out))
+	require.NoError(t, os.MkdirAll(filepath.Join(root, "fixtures", "gate"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(root, "fixtures", "gate", "production.yaml"),
+		[]byte("name: production\nproved: [DR-001]\nprofiles: [kind]\nfreshest: 1h\nkillScoreLeast: 1\nsigned: false\n"), 0o600))
+	code, _, stderr := ground(t, t.Context(), "gate", "--commit", "30477d6", "good")
+	assert.Equal(t, exitUsage, code)
+	assert.Contains(t, stderr, "-dirty is checked out, and its policy and images.lock are: check out 30477d6")
 }
 
 // copied is a statement beside the bundle of another one.
