@@ -152,15 +152,15 @@ func Install(ctx context.Context, log func(string), packages ...string) error {
 		cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-o", "DPkg::Lock::Timeout=300"}, args...)...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("apt-get %s: %w:\n%s", strings.Join(args, " "), err, tail(out))
+			return fmt.Errorf("apt-get %s: %w:\n%s", strings.Join(args, " "), err, Tail(out))
 		}
 	}
 	return nil
 }
 
-// tail is the last lines of a command's output.
-func tail(out []byte) []byte {
-	const lines = 15
+// Tail is the last twenty lines of a command's output.
+func Tail(out []byte) []byte {
+	const lines = 20
 	all := bytes.Split(bytes.TrimSpace(out), []byte("\n"))
 	return bytes.Join(all[max(0, len(all)-lines):], []byte("\n"))
 }

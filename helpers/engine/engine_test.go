@@ -179,6 +179,6 @@ func TestTail(t *testing.T) {
 		"first\n" + lines[:28]: "first\n" + strings.TrimSpace(lines[:28]),
 		"first\n" + lines[:30]: strings.TrimSpace(lines[:30]),
 	} {
-		require.Equal(t, want, string(tail([]byte(in))))
+		require.Equal(t, want, string(Tail([]byte(in))))
 	}
 }

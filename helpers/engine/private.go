@@ -80,7 +80,7 @@ func (p private) prepare(ctx context.Context, root string) error {
 	build.Dir = root
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("building capped-runc: %w:\n%s", err, tail(out))
+		return fmt.Errorf("building capped-runc: %w:\n%s", err, Tail(out))
 	}
 	config, err := json.MarshalIndent(map[string]any{
 		"hosts":           []string{"unix://" + p.socket()},
@@ -147,7 +147,7 @@ func appears(ctx context.Context, path string, exited <-chan error) error {
 
 func (p private) logTail() []byte {
 	data, _ := os.ReadFile(p.log())
-	return tail(data)
+	return Tail(data)
 }
 
 func (p private) stop(ctx context.Context) (bool, error) {

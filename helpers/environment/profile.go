@@ -14,6 +14,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/proving-ground/proving-ground/helpers/catalogue"
 	"github.com/proving-ground/proving-ground/helpers/strictyaml"
 )
 
@@ -30,17 +31,17 @@ const (
 // Profile is one file of fixtures/environments: where a run happens, how far
 // it may go there, and what is waived.
 type Profile struct {
-	Name        string   `json:"name"`
-	RiskCeiling Risk     `json:"riskCeiling"`
-	TimeScale   float64  `json:"timeScale"` // 1 = the platform's own times; 60 = sixty times faster
-	Provider    Provider `json:"provider"`
-	KindConfig  string   `json:"kindConfig,omitempty"` // file, relative to the project's root; kind only
-	ClusterName string   `json:"clusterName,omitempty"`
-	Values      string   `json:"values,omitempty"` // of which profile components have their values; its own when empty
-	Waivers     []Waiver `json:"waivers,omitempty"`
-	Recovery    Recovery `json:"recovery,omitzero"`
-	BlastRadius Radius   `json:"blastRadius,omitzero"`
-	Load        Load     `json:"load,omitzero"`
+	Name        string             `json:"name"`
+	RiskCeiling Risk               `json:"riskCeiling"`
+	TimeScale   float64            `json:"timeScale"` // 1 = the platform's own times; 60 = sixty times faster
+	Provider    Provider           `json:"provider"`
+	KindConfig  string             `json:"kindConfig,omitempty"` // file, relative to the project's root; kind only
+	ClusterName string             `json:"clusterName,omitempty"`
+	Values      string             `json:"values,omitempty"` // of which profile components have their values; its own when empty
+	Waivers     []catalogue.Waiver `json:"waivers,omitempty"`
+	Recovery    Recovery           `json:"recovery,omitzero"`
+	BlastRadius Radius             `json:"blastRadius,omitzero"`
+	Load        Load               `json:"load,omitzero"`
 }
 
 // Load is what an environment can bear that is smaller than the platform's own. What a
@@ -70,13 +71,6 @@ type Recovery struct {
 	Repeats int             `json:"repeats"` // losses by which both are measured
 }
 
-// Waiver excuses one specification in one environment, for a while.
-type Waiver struct {
-	ID      string `json:"id"` // catalogue ID
-	Reason  string `json:"reason"`
-	Expires string `json:"expires"` // 2006-01-02; the last day on which it holds, UTC
-}
-
 var (
 	catalogueID = regexp.MustCompile(`^(INF|POL|MSH|CHS|DR|PRF|PIP)-[0-9]{3}$`)
 	profileName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
@@ -90,10 +84,10 @@ func (p *Profile) ValuesOf() string { return cmp.Or(p.Values, p.Name) }
 func (p *Profile) Allows(r Risk) bool { return r >= ReadOnly && r <= p.RiskCeiling }
 
 // Waiver is the waiver of a specification, if this profile has one.
-func (p *Profile) Waiver(id string) (Waiver, bool) {
-	i := slices.IndexFunc(p.Waivers, func(w Waiver) bool { return w.ID == id })
+func (p *Profile) Waiver(id string) (catalogue.Waiver, bool) {
+	i := slices.IndexFunc(p.Waivers, func(w catalogue.Waiver) bool { return w.ID == id })
 	if i < 0 {
-		return Waiver{}, false
+		return catalogue.Waiver{}, false
 	}
 	return p.Waivers[i], true
 }
@@ -184,7 +178,7 @@ func (p *Profile) validate(now time.Time) error {
 	}
 	seen := map[string]bool{}
 	for i, w := range p.Waivers {
-		if err := w.validate(now); err != nil {
+		if err := holds(w, now); err != nil {
 			bad("waivers[%d]: %w", i, err)
 		}
 		if seen[w.ID] {
@@ -204,19 +198,16 @@ func (p *Profile) validate(now time.Time) error {
 	return errors.Join(errs...)
 }
 
-func (w Waiver) validate(now time.Time) error {
+// holds says what is wrong with a waiver at a time, or that it is over.
+func holds(w catalogue.Waiver, now time.Time) error {
 	if !catalogueID.MatchString(w.ID) {
 		return fmt.Errorf("id is %q; want a catalogue ID such as MSH-001", w.ID)
 	}
-	if strings.TrimSpace(w.Reason) == "" {
-		return fmt.Errorf("%s has no reason", w.ID)
+	if err := w.Check(); err != nil {
+		return err
 	}
-	last, err := time.Parse(time.DateOnly, w.Expires)
-	if err != nil {
-		return fmt.Errorf("%s: expires is %q; want a date such as 2027-01-31", w.ID, w.Expires)
-	}
-	if !now.Before(last.AddDate(0, 0, 1)) {
-		return fmt.Errorf("%s: the waiver expired on %s; mend what it excuses, or renew it with a reason", w.ID, w.Expires)
+	if end, _ := w.End(); !now.Before(end) {
+		return w.Expired()
 	}
 	return nil
 }

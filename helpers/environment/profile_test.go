@@ -10,6 +10,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/proving-ground/proving-ground/helpers/catalogue"
 )
 
 const goodProfile = `
@@ -34,7 +36,7 @@ func TestProfile(t *testing.T) {
 	require.Equal(t, &Profile{
 		Name: "kind", RiskCeiling: Disruptive, TimeScale: 60, Provider: ProviderKind,
 		KindConfig: "kind-config.yaml", ClusterName: "proving-ground",
-		Waivers:  []Waiver{{ID: "MSH-001", Reason: "the sidecar is not built yet", Expires: "2026-12-31"}},
+		Waivers:  []catalogue.Waiver{{ID: "MSH-001", Reason: "the sidecar is not built yet", Expires: "2026-12-31"}},
 		Recovery: Recovery{RTO: metav1.Duration{Duration: 90 * time.Second}, RPO: metav1.Duration{Duration: time.Hour}, Repeats: 3},
 	}, p)
 	_, waived := p.Waiver("MSH-001")

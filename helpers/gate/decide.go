@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/proving-ground/proving-ground/helpers/catalogue"
 	"github.com/proving-ground/proving-ground/helpers/evidence"
 	"github.com/proving-ground/proving-ground/helpers/journal"
 	"github.com/proving-ground/proving-ground/helpers/report"
@@ -85,9 +86,9 @@ func Decide(p *Policy, c Candidate, given []Given, now time.Time) Decision {
 			}
 		}
 	}
-	waivers := map[string]Waiver{}
+	waivers := map[string]catalogue.Waiver{}
 	for _, w := range p.Waivers {
-		if end, err := w.end(); err != nil || !now.Before(end) {
+		if end, err := w.End(); err != nil || !now.Before(end) {
 			d.Against = append(d.Against, fmt.Sprintf("%s: its waiver expired on %s; mend what it excuses, or renew it with a reason", w.ID, w.Expires))
 			continue
 		}

@@ -9,7 +9,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -19,21 +18,14 @@ import (
 
 // Policy says what a release must have proved.
 type Policy struct {
-	Name           string          `json:"name"`
-	Proved         []string        `json:"proved"`            // areas of the catalogue, such as mesh, or single clauses
-	Profiles       []string        `json:"profiles"`          // of the environments whose evidence counts
-	Freshest       metav1.Duration `json:"freshest"`          // how old evidence may be: since the end of its run
-	KillScoreLeast float64         `json:"killScoreLeast"`    // of every run that counts, between 0 and 1
-	Signed         bool            `json:"signed"`            // evidence without a verified signature does not count
-	Waivers        []Waiver        `json:"waivers,omitempty"` // of clauses that need not be proved for a while
-	clauses        []string        // Proved, clause by clause
-}
-
-// Waiver excuses one clause for a while.
-type Waiver struct {
-	ID      string `json:"id"` // catalogue ID
-	Reason  string `json:"reason"`
-	Expires string `json:"expires"` // 2006-01-02; the last day on which it holds, UTC
+	Name           string             `json:"name"`
+	Proved         []string           `json:"proved"`            // areas of the catalogue, such as mesh, or single clauses
+	Profiles       []string           `json:"profiles"`          // of the environments whose evidence counts
+	Freshest       metav1.Duration    `json:"freshest"`          // how old evidence may be: since the end of its run
+	KillScoreLeast float64            `json:"killScoreLeast"`    // of every run that counts, between 0 and 1
+	Signed         bool               `json:"signed"`            // evidence without a verified signature does not count
+	Waivers        []catalogue.Waiver `json:"waivers,omitempty"` // of clauses that need not be proved for a while
+	clauses        []string           // Proved, clause by clause
 }
 
 // LoadPolicy reads a policy strictly: an unknown key, area or clause is an error with the
@@ -94,18 +86,9 @@ func (p *Policy) validate(known catalogue.Catalogue) error {
 			bad("waivers: %s is waived twice", w.ID)
 		}
 		seen[w.ID] = true
-		if strings.TrimSpace(w.Reason) == "" {
-			bad("waivers: %s has no reason", w.ID)
-		}
-		if _, err := w.end(); err != nil {
-			bad("waivers: %s: expires is %q; want a date such as 2027-01-31", w.ID, w.Expires)
+		if err := w.Check(); err != nil {
+			bad("waivers: %w", err)
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// end is when a waiver holds no more.
-func (w Waiver) end() (time.Time, error) {
-	last, err := time.Parse(time.DateOnly, w.Expires)
-	return last.AddDate(0, 0, 1), err
 }

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -37,7 +39,7 @@ func (im declared) binaryKey(goVersion string) (string, error) {
 	made := []any{builderVersion, runtime.GOARCH, goVersion, g.LDFlags, g.Tags, used}
 	if g.Cut != nil {
 		made = append(made, g.Cut)
-		for _, name := range sorted(g.Cut.Files) {
+		for _, name := range slices.Sorted(maps.Keys(g.Cut.Files)) {
 			files = append(files, filepath.Join(g.Dir, g.Cut.Files[name]))
 		}
 	}

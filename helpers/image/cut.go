@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -20,7 +21,7 @@ func (g *goTool) cut(ctx context.Context, d *Declaration, log io.Writer) (string
 	if err != nil {
 		return "", err
 	}
-	named := sorted(c.Files)
+	named := slices.Sorted(maps.Keys(c.Files))
 	for dir, files := range c.Keep {
 		for _, name := range files {
 			named = append(named, path.Join(dir, name))
@@ -42,7 +43,7 @@ func (g *goTool) cut(ctx context.Context, d *Declaration, log io.Writer) (string
 	if err := os.CopyFS(filepath.Join(copied, below), os.DirFS(whole)); err != nil {
 		return "", err
 	}
-	for _, name := range sorted(c.Files) {
+	for _, name := range slices.Sorted(maps.Keys(c.Files)) {
 		data, err := os.ReadFile(filepath.Join(dir, c.Files[name]))
 		if err != nil {
 			return "", err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -109,7 +110,7 @@ func packageList(file string) (map[string]string, error) {
 // preferences makes apt take the locked versions, newer or older.
 func preferences(locked map[string]string) []byte {
 	var out bytes.Buffer
-	for _, p := range sorted(locked) {
+	for _, p := range slices.Sorted(maps.Keys(locked)) {
 		pkg, version, _ := strings.Cut(p, "=")
 		fmt.Fprintf(&out, "Package: %s\nPin: version %s\nPin-Priority: 1001\n\n", pkg, version)
 	}
@@ -119,7 +120,7 @@ func preferences(locked map[string]string) []byte {
 // difference is empty when both lists are the same.
 func difference(locked, actual map[string]string, lockFile, keep string) string {
 	var lines []string
-	for _, p := range sorted(actual) {
+	for _, p := range slices.Sorted(maps.Keys(actual)) {
 		switch sum, ok := locked[p]; {
 		case !ok:
 			lines = append(lines, "+"+p)
@@ -127,7 +128,7 @@ func difference(locked, actual map[string]string, lockFile, keep string) string 
 			lines = append(lines, p+" has another checksum")
 		}
 	}
-	for _, p := range sorted(locked) {
+	for _, p := range slices.Sorted(maps.Keys(locked)) {
 		if _, ok := actual[p]; !ok {
 			lines = append(lines, "-"+p)
 		}

@@ -8,6 +8,7 @@ package image
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -182,7 +183,7 @@ func (d *Declaration) checkGo() error {
 		return nil
 	}
 	files := map[string]string{}
-	for _, binary := range sorted(d.Go.Binaries) {
+	for _, binary := range slices.Sorted(maps.Keys(d.Go.Binaries)) {
 		file := path.Base(d.Go.Binaries[binary])
 		if other, twice := files[file]; twice && d.Go.Binaries[other] != d.Go.Binaries[binary] {
 			return fmt.Errorf("go.binaries: %s and %s are both compiled to %s", other, binary, file)
@@ -193,12 +194,12 @@ func (d *Declaration) checkGo() error {
 		if c.Module == "" || len(c.Files) == 0 {
 			return errors.New("go.cut: want a module, and files to put into it")
 		}
-		for _, to := range sorted(c.Files) {
+		for _, to := range slices.Sorted(maps.Keys(c.Files)) {
 			if !filepath.IsLocal(to) || !filepath.IsLocal(c.Files[to]) {
 				return fmt.Errorf("go.cut: %q or %q is not inside the module and the folder of go.mod", to, c.Files[to])
 			}
 		}
-		for _, dir := range sorted(c.Keep) {
+		for _, dir := range slices.Sorted(maps.Keys(c.Keep)) {
 			if !filepath.IsLocal(dir) || len(c.Keep[dir]) == 0 {
 				return fmt.Errorf("go.cut: of %q nothing is kept, or it is not inside the module", dir)
 			}
@@ -218,7 +219,7 @@ func (d *Declaration) checkImage(im *Image) error {
 	if im.Base != "" && im.Debian != nil {
 		wrong("has both base and debian")
 	}
-	for _, binary := range sorted(im.Binaries) {
+	for _, binary := range slices.Sorted(maps.Keys(im.Binaries)) {
 		if d.Go == nil || d.Go.Binaries[binary] == "" {
 			wrong("binary %q is not among go.binaries", binary)
 		}
@@ -243,7 +244,7 @@ func (d *Declaration) checkImage(im *Image) error {
 			wrong("file %q: %v", f.From, err)
 		}
 	}
-	for _, link := range sorted(im.Links) {
+	for _, link := range slices.Sorted(maps.Keys(im.Links)) {
 		if path.Clean(link) != link || !path.IsAbs(link) {
 			wrong("link %q is not an absolute, clean path", link)
 		}
@@ -263,7 +264,7 @@ func (d *Declaration) checkImage(im *Image) error {
 func (s *Set) check() error {
 	var errs []error
 	repositories := map[string]string{}
-	for _, full := range sorted(s.images) {
+	for _, full := range slices.Sorted(maps.Keys(s.images)) {
 		im := s.images[full]
 		for _, need := range im.needs() {
 			if _, ok := s.images[need]; !ok {
@@ -278,7 +279,7 @@ func (s *Set) check() error {
 		}
 	}
 	if len(errs) == 0 {
-		if _, err := s.order(sorted(s.images)); err != nil {
+		if _, err := s.order(slices.Sorted(maps.Keys(s.images))); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -337,7 +338,7 @@ func (s *Set) Of(component string) []string {
 }
 
 // Names returns the names of all images, sorted.
-func (s *Set) Names() []string { return sorted(s.images) }
+func (s *Set) Names() []string { return slices.Sorted(maps.Keys(s.images)) }
 
 // Path is what stands for an image in the local registry and in a mirror's
 // requests: repository:tag, without the registry's name.
@@ -347,13 +348,4 @@ func Path(full string) (string, error) {
 		return "", err
 	}
 	return tag.RepositoryStr() + ":" + tag.TagStr(), nil
-}
-
-func sorted[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }

@@ -12,8 +12,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/proving-ground/proving-ground/helpers/engine"
 )
 
 // goTool runs the go command with caches of its own, which can be thrown away
@@ -59,11 +62,10 @@ func (g *goTool) run(ctx context.Context, dir string, log io.Writer, args ...str
 	return stdout.Bytes(), nil
 }
 
-func lastLines(out []byte) []byte {
-	lines := bytes.Split(bytes.TrimSpace(out), []byte("\n"))
-	lines = slices.DeleteFunc(lines, func(l []byte) bool { return bytes.HasPrefix(l, []byte("go: downloading")) })
-	return bytes.Join(lines[max(0, len(lines)-20):], []byte("\n"))
-}
+var downloads = regexp.MustCompile(`(?m)^go: downloading.*\n`)
+
+// lastLines are those of the go command's output, but for what it says of downloads.
+func lastLines(out []byte) []byte { return engine.Tail(downloads.ReplaceAll(out, nil)) }
 
 // build compiles binaries (names of d.Go.Binaries) into out and returns their
 // files by name, and the pin: the module of each, with its checksum.

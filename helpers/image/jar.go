@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
@@ -75,7 +76,7 @@ func (d *Declaration) checkJars() error {
 			j, ok := d.jars[f.Jar]
 			switch {
 			case !ok:
-				errs = append(errs, fmt.Errorf("%s: jar %q is not in %s%s", im.Name, f.Jar, jarsFile, strictyaml.DidYouMean(f.Jar, sorted(d.jars))))
+				errs = append(errs, fmt.Errorf("%s: jar %q is not in %s%s", im.Name, f.Jar, jarsFile, strictyaml.DidYouMean(f.Jar, slices.Sorted(maps.Keys(d.jars)))))
 			case j.kind == "" && f.From != "":
 				errs = append(errs, fmt.Errorf("%s: jar %q has from %q; it is the file itself", im.Name, f.Jar, f.From))
 			case j.kind != "" && f.From == "":
@@ -167,7 +168,7 @@ func (d *Declaration) fetchJars(ctx context.Context, wanted map[string][]string,
 		Group: "org.apache.maven.plugins", Plugin: "maven-dependency-plugin", To: to,
 	}
 	out := map[string]jar{}
-	for _, name := range sorted(wanted) {
+	for _, name := range slices.Sorted(maps.Keys(wanted)) {
 		j := d.jars[name]
 		file := j.group + "-" + j.artifact
 		p.Items = append(p.Items, jarItem{j.group, j.artifact, j.version, j.kind, j.classifier, file})
@@ -193,7 +194,7 @@ func (d *Declaration) fetchJars(ctx context.Context, wanted map[string][]string,
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("mvn: %w:\n%s", err, lastLines(said.Bytes()))
 	}
-	for _, name := range sorted(wanted) {
+	for _, name := range slices.Sorted(maps.Keys(wanted)) {
 		j := out[name]
 		sum, err := sumOf(j.file)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -49,7 +50,7 @@ func (r *building) jobs(missing []string, scratch string) []*job {
 				continue
 			}
 			if r.Store.findLayer(r.binaryKeys[n]) == nil {
-				binaries = append(binaries, sorted(im.Binaries)...)
+				binaries = append(binaries, slices.Sorted(maps.Keys(im.Binaries))...)
 			}
 			for _, f := range im.Files {
 				if f.Module != "" {

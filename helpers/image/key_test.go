@@ -103,7 +103,7 @@ func TestKeysChangeWithWhatTheyAreMadeOf(t *testing.T) {
 // changed are the images, by short name, whose keys differ.
 func changed(before, after map[string]string) []string {
 	var names []string
-	for _, full := range sorted(before) {
+	for _, full := range slices.Sorted(maps.Keys(before)) {
 		if after[full] != before[full] {
 			names = append(names, strings.TrimSuffix(strings.TrimPrefix(full, "r.example/"), ":1"))
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -79,7 +80,7 @@ func layer(entries []entry, scratch string) (v1.Layer, error) {
 	for _, e := range entries { // the last one of a path wins, as in a Dockerfile
 		byPath[path.Clean(e.to)] = e
 	}
-	for _, to := range sorted(byPath) {
+	for _, to := range slices.Sorted(maps.Keys(byPath)) {
 		for dir := path.Dir(to); dir != "/"; dir = path.Dir(dir) {
 			if _, there := byPath[dir]; !there {
 				byPath[dir] = entry{to: dir, mode: fs.ModeDir | 0o755}
@@ -88,7 +89,7 @@ func layer(entries []entry, scratch string) (v1.Layer, error) {
 	}
 	return compressed(scratch, func(w io.Writer) error {
 		t := tar.NewWriter(w)
-		for _, to := range sorted(byPath) {
+		for _, to := range slices.Sorted(maps.Keys(byPath)) {
 			if err := writeEntry(t, to, byPath[to]); err != nil {
 				return fmt.Errorf("%s: %w", to, err)
 			}
@@ -148,7 +149,7 @@ func compressed(scratch string, write func(io.Writer) error) (v1.Layer, error) {
 // to built files.
 func (im *Image) binaryEntries(binaries map[string]string) []entry {
 	var out []entry
-	for _, binary := range sorted(im.Binaries) {
+	for _, binary := range slices.Sorted(maps.Keys(im.Binaries)) {
 		out = append(out, entry{to: im.Binaries[binary], from: binaries[binary], mode: 0o755})
 	}
 	return out
@@ -174,7 +175,7 @@ func (im *Image) entriesOf(dir string, modules map[string]string, wheels map[str
 		}
 		out = append(out, found...)
 	}
-	for _, to := range sorted(im.Links) {
+	for _, to := range slices.Sorted(maps.Keys(im.Links)) {
 		out = append(out, entry{to: to, link: im.Links[to]})
 	}
 	for _, dir := range im.Dirs {

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -92,7 +94,7 @@ func StopRegistry(ctx context.Context, e *engine.Engine) error {
 func (s *Store) Push(ctx context.Context, r *Registry, images map[string]*Built) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(pushAtOnce)
-	for _, full := range sorted(images) {
+	for _, full := range slices.Sorted(maps.Keys(images)) {
 		group.Go(func() error {
 			path, err := Path(full)
 			if err != nil {

@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,7 +34,7 @@ type Built struct {
 // Sorted are images by name.
 func Sorted(images map[string]*Built) []*Built {
 	var out []*Built
-	for _, n := range sorted(images) {
+	for _, n := range slices.Sorted(maps.Keys(images)) {
 		out = append(out, images[n])
 	}
 	return out

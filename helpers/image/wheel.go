@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
@@ -59,7 +60,7 @@ func (d *Declaration) checkWheels() error {
 	for _, im := range d.Images {
 		for _, f := range im.Files {
 			if _, ok := d.wheels[f.Wheel]; !ok && f.Wheel != "" {
-				errs = append(errs, fmt.Errorf("%s: wheel %q is not in %s%s", im.Name, f.Wheel, requirementsFile, strictyaml.DidYouMean(f.Wheel, sorted(d.wheels))))
+				errs = append(errs, fmt.Errorf("%s: wheel %q is not in %s%s", im.Name, f.Wheel, requirementsFile, strictyaml.DidYouMean(f.Wheel, slices.Sorted(maps.Keys(d.wheels)))))
 			}
 		}
 	}
@@ -130,7 +131,7 @@ func (d *Declaration) fetchWheels(ctx context.Context, wanted map[string][]strin
 		return nil, err
 	}
 	out := map[string]wheel{}
-	for _, name := range sorted(wanted) {
+	for _, name := range slices.Sorted(maps.Keys(wanted)) {
 		dir := filepath.Join(scratch, "unpacked", name)
 		if err := unpackWheel(files[name].file, dir, wanted[name]); err != nil {
 			return nil, fmt.Errorf("wheel %s %s: %w", name, d.wheels[name].version, err)
@@ -181,7 +182,7 @@ func (d *Declaration) download(ctx context.Context, scratch string, log io.Write
 		}
 		got[name] = download{file, sum}
 	}
-	for _, name := range sorted(d.wheels) {
+	for _, name := range slices.Sorted(maps.Keys(d.wheels)) {
 		if got[name].file == "" {
 			return nil, fmt.Errorf("pip download: it left no file of %s %s in %s", name, d.wheels[name].version, to)
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/proving-ground/proving-ground/helpers/catalogue"
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/journal"
 )
@@ -189,19 +190,19 @@ func TestNeeds(t *testing.T) {
 }
 
 func TestExcused(t *testing.T) {
-	waiver := environment.Waiver{ID: "POL-001", Reason: "the door is being painted", Expires: "2099-01-31"}
+	waiver := catalogue.Waiver{ID: "POL-001", Reason: "the door is being painted", Expires: "2099-01-31"}
 	for name, c := range map[string]struct {
 		ceiling environment.Risk
-		waivers []environment.Waiver
+		waivers []catalogue.Waiver
 		want    journal.Result
 	}{
 		"above the ceiling": {ReadOnly, nil, journal.Result{
 			Outcome: journal.Inconclusive, Reason: "above the risk ceiling", Detail: "it is namespaced, and the profile test allows read-only at most",
 		}},
-		"waived": {Destructive, []environment.Waiver{waiver}, journal.Result{
+		"waived": {Destructive, []catalogue.Waiver{waiver}, journal.Result{
 			Outcome: journal.Inconclusive, Reason: "waived until 2099-01-31: the door is being painted",
 		}},
-		"another is waived": {Destructive, []environment.Waiver{{ID: "POL-002"}}, journal.Result{Outcome: journal.Proved}},
+		"another is waived": {Destructive, []catalogue.Waiver{{ID: "POL-002"}}, journal.Result{Outcome: journal.Proved}},
 		"at the ceiling":    {Namespaced, nil, journal.Result{Outcome: journal.Proved}},
 	} {
 		t.Run(name, func(t *testing.T) {

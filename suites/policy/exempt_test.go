@@ -35,8 +35,12 @@ func exempted(ctx context.Context, env *environment.Environment) (why []string, 
 		return nil, 0, err
 	}
 	hook := &admissionv1.ValidatingWebhookConfiguration{}
-	if err := env.Client().Get(ctx, client.ObjectKey{Name: webhookName}, hook); err != nil {
+	err = env.Client().Get(ctx, client.ObjectKey{Name: webhookName}, hook)
+	if client.IgnoreNotFound(err) != nil {
 		return nil, 0, err
+	}
+	if err != nil {
+		why = append(why, "every namespace is exempted, for there is no webhook "+webhookName)
 	}
 	patterns, err := leftOut(ctx, env)
 	if err != nil {
