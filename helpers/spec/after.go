@@ -22,7 +22,7 @@ func (s *progress) end() {
 func (h *harness) begin(id string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.stages[id].begun = true
+	h.progress[id].begun = true
 }
 
 // begun says whether all of ids that were selected have begun.
@@ -30,7 +30,7 @@ func (h *harness) begun(ids []string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, id := range ids {
-		if s := h.stages[id]; s != nil && !s.begun {
+		if s := h.progress[id]; s != nil && !s.begun {
 			return false
 		}
 	}
@@ -41,7 +41,7 @@ func (h *harness) begun(ids []string) bool {
 func (h *harness) after(ctx context.Context, ids []string) error {
 	for _, id := range ids {
 		h.mu.Lock()
-		s := h.stages[id]
+		s := h.progress[id]
 		h.mu.Unlock()
 		if s == nil {
 			continue

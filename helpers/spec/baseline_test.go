@@ -81,7 +81,7 @@ func TestBaseline(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					forever := make(chan struct{})
 					defer close(forever)
-					s := newStage(t)
+					s := newBench(t)
 					s.h.counterProofs = counterProofs
 					got := s.run(t, s.of(func(ctx context.Context, pt T, env *environment.Environment) {
 						require.NoError(t, pt.Scope().Defer("own", func(context.Context) error { s.note("undo own"); return nil }))
@@ -113,18 +113,18 @@ func TestBaseline(t *testing.T) {
 
 func TestBaselineThatCannotBeUndone(t *testing.T) {
 	for name, c := range map[string]struct {
-		prove func(s *stage) func(context.Context, T, *environment.Environment)
+		prove func(s *bench) func(context.Context, T, *environment.Environment)
 		want  journal.Result
 	}{
 		"held": {
-			func(s *stage) func(context.Context, T, *environment.Environment) { return s.look },
+			func(s *bench) func(context.Context, T, *environment.Environment) { return s.look },
 			journal.Result{
 				Outcome: journal.Inconclusive, Reason: "not restored",
 				Detail: "what the proof made could not be undone: scope POL-001/baseline: undo note: the hinge is stuck",
 			},
 		},
 		"failed": {
-			func(*stage) func(context.Context, T, *environment.Environment) {
+			func(*bench) func(context.Context, T, *environment.Environment) {
 				return func(_ context.Context, t T, _ *environment.Environment) { t.Errorf("it is open") }
 			},
 			journal.Result{
@@ -134,7 +134,7 @@ func TestBaselineThatCannotBeUndone(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStage(t)
+			s := newBench(t)
 			s.stuck["POL-001/baseline"] = errors.New("the hinge is stuck")
 			got := s.run(t, s.of(c.prove(s), s.opens("fault")))
 			got.Seconds = 0
@@ -155,7 +155,7 @@ func (n need) Name() string { return n.name }
 func (n need) Ensure(ctx context.Context, _ *environment.Environment) error { return n.ensure(ctx) }
 
 func TestNeeds(t *testing.T) {
-	s := newStage(t)
+	s := newBench(t)
 	fine := func(name string) Need {
 		return need{name, func(context.Context) error { s.note("ensure %s", name); return nil }}
 	}
@@ -171,7 +171,7 @@ func TestNeeds(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				forever := make(chan struct{})
 				defer close(forever)
-				s := newStage(t)
+				s := newBench(t)
 				spec := s.of(s.look, s.opens("fault"))
 				spec.Needs = []Need{
 					need{"wall", func(ctx context.Context) error { return m.do(ctx, forever) }},
@@ -206,7 +206,7 @@ func TestExcused(t *testing.T) {
 		"at the ceiling":    {Namespaced, nil, journal.Result{Outcome: journal.Proved}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStage(t)
+			s := newBench(t)
 			s.h.profile.RiskCeiling, s.h.profile.Waivers = c.ceiling, c.waivers
 			got := s.run(t, s.of(s.look, s.opens("fault")))
 			got.Seconds = 0
@@ -240,7 +240,7 @@ func TestLook(t *testing.T) {
 		"at the ceiling": {Namespaced, false, nil, journal.Result{Outcome: journal.Proved}, []string{"ensure wall", "prove"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStage(t)
+			s := newBench(t)
 			s.h.profile.RiskCeiling, s.h.counterProofs = c.ceiling, c.faults
 			spec := s.of(s.look, s.opens("fault"))
 			spec.Needs = []Need{need{"wall", func(context.Context) error { s.note("ensure wall"); return nil }}}
@@ -279,7 +279,7 @@ func TestFaultsAboveTheCeiling(t *testing.T) {
 		"keys are for all":          {risk: ReadOnly, ceiling: Namespaced, keys: []string{"door"}, detail: fmt.Sprintf(forbidden, "first", "disruptive", "namespaced") + "; " + fmt.Sprintf(forbidden, "second", "disruptive", "namespaced")},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStage(t)
+			s := newBench(t)
 			s.h.profile.RiskCeiling = c.ceiling
 			second := s.opens("second")
 			second.Alone = c.alone
@@ -300,21 +300,21 @@ func TestFaultsAboveTheCeiling(t *testing.T) {
 
 func TestNoPlaceNoLease(t *testing.T) {
 	t.Run("no environment", func(t *testing.T) {
-		s := newStage(t)
+		s := newBench(t)
 		s.h.open = func() (ground, *environment.Environment, error) { return nil, nil, errors.New("no disk") }
 		got := s.run(t, s.of(s.look, s.opens("fault")))
 		require.Equal(t, []string{string(journal.Inconclusive), "no environment", "no disk"}, []string{string(got.Outcome), got.Reason, got.Detail})
 		s.cleanedUp(t)
 	})
 	t.Run("no lease", func(t *testing.T) {
-		s := newStage(t)
+		s := newBench(t)
 		s.refused[environment.Shared] = errors.New("read-only file system")
 		got := s.run(t, s.of(s.look, s.opens("fault")))
 		require.Equal(t, []string{string(journal.Inconclusive), "no lease", "read-only file system"}, []string{string(got.Outcome), got.Reason, got.Detail})
 		s.cleanedUp(t)
 	})
 	t.Run("no lease for the faults", func(t *testing.T) {
-		s := newStage(t)
+		s := newBench(t)
 		s.refused[environment.Exclusive] = errors.New("read-only file system")
 		spec := s.of(s.look, s.opens("fault"))
 		spec.Keys = []string{"door"}
@@ -326,7 +326,7 @@ func TestNoPlaceNoLease(t *testing.T) {
 
 func TestBaselineCutShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(t)
+		s := newBench(t)
 		time.AfterFunc(time.Second, func() { s.cut(errors.New("signal interrupt")) })
 		got := s.run(t, s.of(func(ctx context.Context, t T, _ *environment.Environment) {
 			<-ctx.Done()
@@ -343,7 +343,7 @@ func TestBaselineCutShort(t *testing.T) {
 }
 
 func TestRefutedBeforeTheRunWasCutShort(t *testing.T) {
-	s := newStage(t)
+	s := newBench(t)
 	s.stuck["POL-001/baseline"] = nil
 	got := s.run(t, s.of(func(_ context.Context, pt T, _ *environment.Environment) {
 		require.NoError(t, pt.Scope().Defer("cut", func(context.Context) error { s.cut(errors.New("signal interrupt")); return nil }))
@@ -361,7 +361,7 @@ func (replaced) Stands(context.Context, *environment.Environment) error {
 
 func TestWhatANeedIsAtTheEnd(t *testing.T) {
 	for _, counterProofs := range []bool{true, false} {
-		s := newStage(t)
+		s := newBench(t)
 		s.h.counterProofs = counterProofs
 		c := s.of(s.look, s.opens("fault"))
 		c.Needs = []Need{replaced{need{"house", func(context.Context) error { return nil }}}}

@@ -42,7 +42,7 @@ func TestCheck(t *testing.T) {
 }
 
 func TestSwapped(t *testing.T) {
-	s := newStage(t)
+	s := newBench(t)
 	at := 1
 	f := Swapped("two", "too many", &at, 2)
 	require.NoError(t, f.check())
@@ -55,7 +55,7 @@ func TestSwapped(t *testing.T) {
 }
 
 func TestSwappedWantsNoMoreOfTheLeaseThanTheProof(t *testing.T) {
-	s := newStage(t)
+	s := newBench(t)
 	shut := true
 	specification := s.of(func(ctx context.Context, t T, env *environment.Environment) {
 		s.look(ctx, t, env)

@@ -117,7 +117,7 @@ func TestTrials(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				forever := make(chan struct{})
 				defer close(forever)
-				s := newStage(t)
+				s := newBench(t)
 				fault := s.opens("fault")
 				fault.Harmless, fault.Kills, fault.Unsettles = c.harmless, c.kills, c.unsettles
 				other := s.opens("another, that is noticed")
@@ -163,7 +163,7 @@ func TestUnseen(t *testing.T) {
 		"never":                   {0, journal.Spared, journal.Proved, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStage(t)
+			s := newBench(t)
 			harmless := s.opens("ajar")
 			harmless.Harmless = true
 			times := 0
@@ -209,7 +209,7 @@ func TestFaultsThatAreNotInForce(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						forever := make(chan struct{})
 						defer close(forever)
-						s := newStage(t)
+						s := newBench(t)
 						fault := s.opens("fault")
 						fault.Harmless = harmless
 						why := "the fault was not shown to be in force: "
@@ -272,7 +272,7 @@ func TestFindings(t *testing.T) {
 }
 
 func TestWithoutCounterProofsNoFaultIsSeeded(t *testing.T) {
-	s := newStage(t)
+	s := newBench(t)
 	s.h.counterProofs = false
 	require.Equal(t, journal.Proved, s.run(t, s.of(s.look, s.opens("fault"))).Outcome)
 	require.Empty(t, s.trials())
@@ -281,7 +281,7 @@ func TestWithoutCounterProofsNoFaultIsSeeded(t *testing.T) {
 }
 
 func TestAProofThatCannotFailSurvives(t *testing.T) {
-	s := newStage(t)
+	s := newBench(t)
 	got := s.run(t, s.of(s.blind, s.opens("one"), s.opens("two")))
 	require.Equal(t, journal.Inconclusive, got.Outcome)
 	require.Equal(t, "a seeded fault survived", got.Reason)
@@ -295,7 +295,7 @@ func TestAProofThatCannotFailSurvives(t *testing.T) {
 // The proof's clock starts with the proof: neither Apply nor Applied takes of it.
 func TestTimeoutBoundsTheProofAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(t)
+		s := newBench(t)
 		fault := s.opens("fault")
 		applied := fault.Applied
 		fault.Applied = func(ctx context.Context, env *environment.Environment) error {

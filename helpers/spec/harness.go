@@ -60,11 +60,11 @@ type harness struct {
 	began         string        // commit that was checked out
 	commit        func() string // that is now
 
-	mu      sync.Mutex
-	tests   map[string]string    // ID to the Go test that it is registered under
-	stages  map[string]*progress // by ID, of those that were selected
-	settled []string             // a line for each verdict
-	failed  bool                 // a verdict failed its test
+	mu       sync.Mutex
+	tests    map[string]string    // ID to the Go test that it is registered under
+	progress map[string]*progress // by ID, of those that were selected
+	settled  []string             // a line for each verdict
+	failed   bool                 // a verdict failed its test
 }
 
 // running is the harness of this process, once Main has made it.
@@ -132,8 +132,8 @@ func (h *harness) register(id, test string) (catalogue.Clause, error) {
 		return clause, fmt.Errorf("%s is registered twice: by %s and by %s", id, first, test)
 	}
 	h.tests[id] = test
-	if h.stages[id] == nil {
-		h.stages[id] = &progress{ended: make(chan struct{})}
+	if h.progress[id] == nil {
+		h.progress[id] = &progress{ended: make(chan struct{})}
 	}
 	return clause, nil
 }
@@ -149,7 +149,7 @@ func (h *harness) settle(id string, r journal.Result) journal.Result {
 	defer h.mu.Unlock()
 	h.settled = append(h.settled, line)
 	h.failed = h.failed || !passes(r)
-	if s := h.stages[id]; s != nil {
+	if s := h.progress[id]; s != nil {
 		s.end()
 	}
 	return r

@@ -81,7 +81,7 @@ func (s *street) of(id string, risk environment.Risk, keys ...string) *Specifica
 // Specifications that share a key never see each other's faults, those that are
 // alone are seen by nobody, everyone ends, and the lease is the real one.
 func TestManySpecificationsAtOnce(t *testing.T) {
-	st := newStage(t)
+	st := newBench(t)
 	cache := t.TempDir()
 	openReal(t, st, cache)
 	st.h.catalogue = nil
@@ -115,7 +115,7 @@ func TestManySpecificationsAtOnce(t *testing.T) {
 }
 
 // openReal has a harness run on an environment with leases in cache.
-func openReal(t *testing.T, st *stage, cache string) {
+func openReal(t *testing.T, st *bench, cache string) {
 	t.Helper()
 	t.Setenv("GROUND_CACHE", cache)
 	env, err := environment.Open(st.h.profile, "test", newCluster(t).kubeconfig, "hash")
@@ -126,7 +126,7 @@ func openReal(t *testing.T, st *stage, cache string) {
 
 // The run is cut short while specifications wait for keys and for the lease.
 func TestCutShortWhileWaiting(t *testing.T) {
-	st := newStage(t)
+	st := newBench(t)
 	openReal(t, st, t.TempDir())
 	st.h.counterProofs = false
 	var all sync.WaitGroup

@@ -73,7 +73,7 @@ func runSuite(m *testing.M, suite string, up Up) int {
 	defer cut(nil)
 	h := &harness{
 		suite: suite, profile: o.profile, catalogue: o.catalogue, counterProofs: o.counterProofs, benchmarks: o.benchmarks,
-		dumps: filepath.Join(dir, "dumps"), limits: defaultLimits, ctx: ctx, tests: map[string]string{}, stages: map[string]*progress{},
+		dumps: filepath.Join(dir, "dumps"), limits: defaultLimits, ctx: ctx, tests: map[string]string{}, progress: map[string]*progress{},
 	}
 	h.record.append = w.Append
 	up, stopHeeding := h.heeding(up, cut)

@@ -47,7 +47,7 @@ func TestFinish(t *testing.T) {
 		"the environment was not closed": {verdicts: 1, closing: wrong, want: 1, why: "not whole: it went wrong"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStage(t)
+			s := newBench(t)
 			for range c.verdicts {
 				s.h.settle("POL-001", journal.Result{Outcome: journal.Proved})
 			}
@@ -75,7 +75,7 @@ func TestFinish(t *testing.T) {
 }
 
 func TestVerdictLines(t *testing.T) {
-	s := newStage(t)
+	s := newBench(t)
 	s.h.settle("POL-010", journal.Result{Outcome: journal.Proved, Seconds: 12.34})
 	s.h.settle("PIP-001", journal.Result{Outcome: journal.Inconclusive, Reason: "not built yet"})
 	s.h.settle("POL-002", journal.Result{Outcome: journal.Refuted, Reason: "the door\nis open", Detail: "not shown"})
@@ -99,7 +99,7 @@ func TestAlarm(t *testing.T) {
 	} {
 		t.Run(timeout.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newStage(t)
+				s := newBench(t)
 				stop := s.h.alarm(timeout, s.cut)
 				defer stop()
 				start := time.Now()
@@ -114,7 +114,7 @@ func TestAlarm(t *testing.T) {
 	for name, timeout := range map[string]time.Duration{"none": 0, "stopped in time": time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newStage(t)
+				s := newBench(t)
 				s.h.alarm(timeout, s.cut)()
 				time.Sleep(2 * time.Hour) // of the bubble's clock
 				require.NoError(t, s.h.ctx.Err())
@@ -256,9 +256,9 @@ func TestParseOutsideTheProject(t *testing.T) {
 	}
 }
 
-func newSite(t *testing.T, up Up) (*stage, *site) {
+func newSite(t *testing.T, up Up) (*bench, *site) {
 	t.Helper()
-	st := newStage(t)
+	st := newBench(t)
 	s := &site{harness: st.h, up: up, cache: t.TempDir()}
 	st.h.open = s.once
 	return st, s

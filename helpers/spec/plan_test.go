@@ -13,39 +13,39 @@ import (
 func TestInvalidSpecifications(t *testing.T) {
 	const name = "TestDoor"
 	for what, c := range map[string]struct {
-		change func(*stage, *Specification)
+		change func(*bench, *Specification)
 		says   string // the whole error
 	}{
-		"no ID":                   {func(_ *stage, s *Specification) { s.ID = "" }, `catalogue: no clause ""`},
-		"an unknown ID":           {func(_ *stage, s *Specification) { s.ID = "POL-00" }, `catalogue: no clause "POL-00"; nearest: POL-001, POL-002, POL-003`},
-		"an ID of nowhere":        {func(_ *stage, s *Specification) { s.ID = "nowhere" }, `catalogue: no clause "nowhere"`},
-		"an ID of another suite":  {func(_ *stage, s *Specification) { s.ID = "MSH-001" }, "MSH-001 is of the suite mesh, not of policy"},
-		"no risk":                 {func(_ *stage, s *Specification) { s.Risk = 0 }, "it has no Risk"},
-		"a risk that is none":     {func(_ *stage, s *Specification) { s.Risk = Destructive + 1 }, "it has no Risk"},
-		"no proof":                {func(_ *stage, s *Specification) { s.Prove = nil }, "it has no Prove"},
-		"a timeout below 0":       {func(_ *stage, s *Specification) { s.Timeout = -1 }, "its Timeout is below 0"},
-		"a need that is nil":      {func(_ *stage, s *Specification) { s.Needs = []Need{need{name: "wall"}, nil} }, "one of its Needs is nil"},
-		"an empty key":            {func(_ *stage, s *Specification) { s.Keys = []string{"door", ""} }, `a key may be neither empty nor "cluster"; a fault that disturbs everyone is Alone`},
-		"the key of everyone":     {func(_ *stage, s *Specification) { s.Keys = []string{"cluster"} }, `a key may be neither empty nor "cluster"; a fault that disturbs everyone is Alone`},
-		"no counter-proof":        {func(_ *stage, s *Specification) { s.CounterProofs = nil }, "it has no counter-proof that must fail: a specification that cannot fail proves nothing"},
-		"only harmless ones":      {func(st *stage, s *Specification) { s.CounterProofs = []Sabotage{st.paints("red")} }, "it has no counter-proof that must fail: a specification that cannot fail proves nothing"},
-		"a fault without a name":  {func(_ *stage, s *Specification) { s.CounterProofs[0].Name = "" }, `counter-proof 1 "": it has no Name`},
-		"a fault without Apply":   {func(_ *stage, s *Specification) { s.CounterProofs[0].Apply = nil }, `counter-proof 1 "fault": it has no Apply`},
-		"a fault without Applied": {func(_ *stage, s *Specification) { s.CounterProofs[0].Applied = nil }, `counter-proof 1 "fault": it has no Applied: a fault that is not shown to be in force proves nothing`},
-		"a bad pattern":           {func(_ *stage, s *Specification) { s.CounterProofs[0].Kills = "(" }, "counter-proof 1 \"fault\": Kills: error parsing regexp: missing closing ): `(`"},
-		"a harmless killer":       {func(_ *stage, s *Specification) { s.CounterProofs[1].Kills = "open" }, `counter-proof 2 "red": a harmless change kills nothing, so it has no Kills`},
-		"two ends for one fault": {func(_ *stage, s *Specification) {
+		"no ID":                   {func(_ *bench, s *Specification) { s.ID = "" }, `catalogue: no clause ""`},
+		"an unknown ID":           {func(_ *bench, s *Specification) { s.ID = "POL-00" }, `catalogue: no clause "POL-00"; nearest: POL-001, POL-002, POL-003`},
+		"an ID of nowhere":        {func(_ *bench, s *Specification) { s.ID = "nowhere" }, `catalogue: no clause "nowhere"`},
+		"an ID of another suite":  {func(_ *bench, s *Specification) { s.ID = "MSH-001" }, "MSH-001 is of the suite mesh, not of policy"},
+		"no risk":                 {func(_ *bench, s *Specification) { s.Risk = 0 }, "it has no Risk"},
+		"a risk that is none":     {func(_ *bench, s *Specification) { s.Risk = Destructive + 1 }, "it has no Risk"},
+		"no proof":                {func(_ *bench, s *Specification) { s.Prove = nil }, "it has no Prove"},
+		"a timeout below 0":       {func(_ *bench, s *Specification) { s.Timeout = -1 }, "its Timeout is below 0"},
+		"a need that is nil":      {func(_ *bench, s *Specification) { s.Needs = []Need{need{name: "wall"}, nil} }, "one of its Needs is nil"},
+		"an empty key":            {func(_ *bench, s *Specification) { s.Keys = []string{"door", ""} }, `a key may be neither empty nor "cluster"; a fault that disturbs everyone is Alone`},
+		"the key of everyone":     {func(_ *bench, s *Specification) { s.Keys = []string{"cluster"} }, `a key may be neither empty nor "cluster"; a fault that disturbs everyone is Alone`},
+		"no counter-proof":        {func(_ *bench, s *Specification) { s.CounterProofs = nil }, "it has no counter-proof that must fail: a specification that cannot fail proves nothing"},
+		"only harmless ones":      {func(st *bench, s *Specification) { s.CounterProofs = []Sabotage{st.paints("red")} }, "it has no counter-proof that must fail: a specification that cannot fail proves nothing"},
+		"a fault without a name":  {func(_ *bench, s *Specification) { s.CounterProofs[0].Name = "" }, `counter-proof 1 "": it has no Name`},
+		"a fault without Apply":   {func(_ *bench, s *Specification) { s.CounterProofs[0].Apply = nil }, `counter-proof 1 "fault": it has no Apply`},
+		"a fault without Applied": {func(_ *bench, s *Specification) { s.CounterProofs[0].Applied = nil }, `counter-proof 1 "fault": it has no Applied: a fault that is not shown to be in force proves nothing`},
+		"a bad pattern":           {func(_ *bench, s *Specification) { s.CounterProofs[0].Kills = "(" }, "counter-proof 1 \"fault\": Kills: error parsing regexp: missing closing ): `(`"},
+		"a harmless killer":       {func(_ *bench, s *Specification) { s.CounterProofs[1].Kills = "open" }, `counter-proof 2 "red": a harmless change kills nothing, so it has no Kills`},
+		"two ends for one fault": {func(_ *bench, s *Specification) {
 			s.CounterProofs[0].Kills, s.CounterProofs[0].Unsettles = "open", "no samples"
 		}, `counter-proof 1 "fault": what Unsettles is neither Harmless nor Kills`},
-		"two faults of one name": {func(_ *stage, s *Specification) { s.CounterProofs[1].Name = "fault" }, `two counter-proofs are named "fault"`},
-		"several things, at once": {func(_ *stage, s *Specification) {
+		"two faults of one name": {func(_ *bench, s *Specification) { s.CounterProofs[1].Name = "fault" }, `two counter-proofs are named "fault"`},
+		"several things, at once": {func(_ *bench, s *Specification) {
 			s.ID, s.Risk, s.Prove, s.CounterProofs[0].Apply = "POL-4", 0, nil, nil
 		}, "catalogue: no clause \"POL-4\"; nearest: POL-001, POL-002, POL-003\nit has no Risk\nit has no Prove\ncounter-proof 1 \"fault\": it has no Apply"},
-		"registered by two tests":  {func(st *stage, _ *Specification) { st.h.tests["POL-001"] = "TestFirst" }, "POL-001 is registered twice: by TestFirst and by TestDoor"},
-		"promised and proved both": {func(st *stage, _ *Specification) { _ = st.h.planPromise("POL-001", "TestPromises/POL-001") }, "POL-001 is registered twice: by TestPromises/POL-001 and by TestDoor"},
+		"registered by two tests":  {func(st *bench, _ *Specification) { st.h.tests["POL-001"] = "TestFirst" }, "POL-001 is registered twice: by TestFirst and by TestDoor"},
+		"promised and proved both": {func(st *bench, _ *Specification) { _ = st.h.planPromise("POL-001", "TestPromises/POL-001") }, "POL-001 is registered twice: by TestPromises/POL-001 and by TestDoor"},
 	} {
 		t.Run(what, func(t *testing.T) {
-			st := newStage(t)
+			st := newBench(t)
 			s := st.of(st.look, st.opens("fault"), st.paints("red"))
 			c.change(st, s)
 			id := s.ID
@@ -67,7 +67,7 @@ func TestInvalidSpecifications(t *testing.T) {
 }
 
 func TestPlan(t *testing.T) {
-	st := newStage(t)
+	st := newBench(t)
 	s := st.of(st.look, st.opens("fault"), st.paints("red"))
 	s.Needs = []Need{need{"wall", func(context.Context) error { return errors.New("not reached") }}}
 	require.NoError(t, st.h.plan(s, "TestDoor"))
@@ -86,7 +86,7 @@ func TestPlan(t *testing.T) {
 }
 
 func TestPromises(t *testing.T) {
-	st := newStage(t)
+	st := newBench(t)
 	require.NoError(t, st.h.planPromise("POL-002", "TestPromises/POL-002"))
 	require.NoError(t, st.h.planPromise("POL-002", "TestPromises/POL-002"), "with -count")
 	require.EqualError(t, st.h.planPromise("POL-002", "TestPromises/POL-002#01"),

@@ -14,7 +14,7 @@ import (
 
 func TestPhase(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(t)
+		s := newBench(t)
 		end := s.h.record.phase("POL-001", "lease", "the shared lease")
 		time.Sleep(1500 * time.Millisecond) // of the bubble's clock
 		end()
@@ -28,7 +28,7 @@ func TestPhase(t *testing.T) {
 
 // The timeline of a specification, as the journal keeps it.
 func TestPhasesOfASpecification(t *testing.T) {
-	s := newStage(t)
+	s := newBench(t)
 	spec := s.of(s.look, s.opens("fault"))
 	spec.Keys = []string{"door"}
 	require.Equal(t, journal.Proved, s.run(t, spec).Outcome)
@@ -57,7 +57,7 @@ func TestPhasesOfASpecification(t *testing.T) {
 
 // A run whose journal could not be written is no evidence.
 func TestTheFirstErrorOfTheJournalFailsTheSuite(t *testing.T) {
-	s := newStage(t)
+	s := newBench(t)
 	write := s.h.record.append
 	full := []error{errors.New("no space left"), errors.New("another")}
 	s.h.record.append = func(e journal.Entry) error {

@@ -14,7 +14,7 @@ import (
 )
 
 func TestOrderOfSteps(t *testing.T) {
-	s := newStage(t)
+	s := newBench(t)
 	restored := func(f Sabotage) Sabotage {
 		f.Restored = func(context.Context, *environment.Environment) error {
 			s.note("restored %s", f.Name)
@@ -51,7 +51,7 @@ func TestOrderOfSteps(t *testing.T) {
 // A proof may change what the fault has changed. Undone in the order of their
 // making, the proof would put the fault back: it found it there.
 func TestProofsAreUndoneBeforeTheirFault(t *testing.T) {
-	s := newStage(t)
+	s := newBench(t)
 	spec := s.of(func(ctx context.Context, pt T, env *environment.Environment) {
 		s.look(ctx, pt, env)
 		found := s.door()
@@ -69,7 +69,7 @@ func TestProofsAreUndoneBeforeTheirFault(t *testing.T) {
 func TestNotRestored(t *testing.T) {
 	stays := errors.New("the hinge is stuck")
 	type setting struct {
-		stage *stage
+		stage *bench
 		fault *Sabotage
 	}
 	for name, c := range map[string]struct {
@@ -99,7 +99,7 @@ func TestNotRestored(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStage(t)
+			s := newBench(t)
 			first, second, alone := s.opens("first"), s.opens("second"), s.opens("alone")
 			alone.Alone = true
 			c.set(setting{s, &first})
@@ -121,7 +121,7 @@ func TestRestored(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				forever := make(chan struct{})
 				defer close(forever)
-				s := newStage(t)
+				s := newBench(t)
 				first := s.opens("first")
 				first.Restored = func(ctx context.Context, _ *environment.Environment) error { return m.do(ctx, forever) }
 				got := s.run(t, s.of(s.look, first, s.opens("second")))
@@ -137,7 +137,7 @@ func TestRestored(t *testing.T) {
 
 // What both went wrong is said, the graver as the reason.
 func TestSurvivedAndNotRestored(t *testing.T) {
-	s := newStage(t)
+	s := newBench(t)
 	s.stuck["POL-001/first"] = errors.New("the hinge is stuck")
 	got := s.run(t, s.of(s.blind, s.opens("first"), s.opens("second")))
 	require.Equal(t, "not restored", got.Reason)
@@ -149,7 +149,7 @@ func TestAScopeThatNeverCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		forever := make(chan struct{})
 		defer close(forever)
-		s := newStage(t)
+		s := newBench(t)
 		hangs := s.opens("hangs")
 		apply := hangs.Apply
 		hangs.Apply = func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
@@ -166,7 +166,7 @@ func TestAScopeThatNeverCloses(t *testing.T) {
 }
 
 func TestFaultsWaitUntilTheirObjectsAreGone(t *testing.T) {
-	s := newStage(t)
+	s := newBench(t)
 	fault := s.opens("fault")
 	apply := fault.Apply
 	var waits bool
@@ -183,36 +183,36 @@ func TestFaultsWaitUntilTheirObjectsAreGone(t *testing.T) {
 func TestCutShort(t *testing.T) {
 	why := errors.New("signal interrupt")
 	for name, c := range map[string]struct {
-		at     func(s *stage, first, second *Sabotage)
+		at     func(s *bench, first, second *Sabotage)
 		trials int
 	}{
-		"in Apply": {func(s *stage, first, _ *Sabotage) {
+		"in Apply": {func(s *bench, first, _ *Sabotage) {
 			first.Apply = func(ctx context.Context, _ *environment.Environment, _ *environment.Scope) error {
 				s.cut(why)
 				<-ctx.Done()
 				return ctx.Err()
 			}
 		}, 1},
-		"in Applied": {func(s *stage, first, _ *Sabotage) {
+		"in Applied": {func(s *bench, first, _ *Sabotage) {
 			first.Applied = func(ctx context.Context, _ *environment.Environment) error {
 				s.cut(why)
 				<-ctx.Done()
 				return ctx.Err()
 			}
 		}, 1},
-		"while the first of two faults is undone": {func(s *stage, first, _ *Sabotage) {
+		"while the first of two faults is undone": {func(s *bench, first, _ *Sabotage) {
 			apply := first.Apply
 			first.Apply = func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
 				return errors.Join(apply(ctx, env, scope), scope.Defer("cut", func(context.Context) error { s.cut(why); return nil }))
 			}
 		}, 1},
-		"while the last fault is undone": {func(s *stage, _, second *Sabotage) {
+		"while the last fault is undone": {func(s *bench, _, second *Sabotage) {
 			apply := second.Apply
 			second.Apply = func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
 				return errors.Join(apply(ctx, env, scope), scope.Defer("cut", func(context.Context) error { s.cut(why); return nil }))
 			}
 		}, 2},
-		"in Restored": {func(s *stage, first, _ *Sabotage) {
+		"in Restored": {func(s *bench, first, _ *Sabotage) {
 			first.Restored = func(ctx context.Context, _ *environment.Environment) error {
 				s.cut(why)
 				<-ctx.Done()
@@ -221,7 +221,7 @@ func TestCutShort(t *testing.T) {
 		}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStage(t)
+			s := newBench(t)
 			first, second := s.opens("first"), s.opens("second")
 			c.at(s, &first, &second)
 			got := s.run(t, s.of(s.look, first, second))
@@ -236,7 +236,7 @@ func TestCutShort(t *testing.T) {
 
 // What was found before the run was cut short is not lost.
 func TestCutShortAfterAFinding(t *testing.T) {
-	s := newStage(t)
+	s := newBench(t)
 	first := s.opens("first")
 	apply := first.Apply
 	first.Apply = func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {

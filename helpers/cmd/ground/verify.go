@@ -30,7 +30,7 @@ const suiteTimeout = "4h"
 func verifyCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "verify [suite ...] [-- flags of go test]", Short: "Bring the environment up, run the suites, and report",
-		Long: "Bring the environment up with all that the suites need, run go test on the named suites (all of them\nwithout a name), and write and print the report. The exit code is the report's: 0 proved, 1 refuted, 2 inconclusive.",
+		Long: "Bring the environment up, run go test on the named suites (all of them without a name), each of which\ninstalls what it needs, and write and print the report. The exit code is the report's: 0 proved, 1 refuted, 2 inconclusive.",
 	}
 	load := profileFlag(c)
 	faults := c.Flags().Bool("counterproof", true, "seed faults too, under which the proofs must fail; off by default on a given cluster")
