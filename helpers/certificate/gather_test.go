@@ -145,6 +145,10 @@ func TestGatherOfOddJournals(t *testing.T) {
 	require.ErrorContains(t, err, "DR-001: the run has no verdict of it")
 	_, err = Gather(entries, 1, clauses(t), []byte(lock), now)
 	require.ErrorContains(t, err, "1 torn lines")
+
+	running, torn := written(t, t.TempDir(), without(journal.RunEnd, "")(story()))
+	_, err = Gather(running, torn, clauses(t), []byte(lock), time.Now().Add(time.Minute))
+	require.NoError(t, err, "DR-009 asks for the certificate of the run that it is in")
 	_, err = Gather(entries, 0, nil, []byte(lock), now)
 	require.ErrorContains(t, err, `DR-001: catalogue: no clause "DR-001"`)
 	_, err = Gather(entries, 0, clauses(t), []byte(`[{"nam": "x"}]`), now)

@@ -103,7 +103,9 @@ func Open(profile *Profile, cluster, kubeconfig, hash string) (*Environment, err
 	if e.client, e.Kubernetes, err = connect(e.Config, kubeconfig); err != nil {
 		return nil, err
 	}
-	e.ClusterUID = clusterUID(ctx, e.client)
+	if e.ClusterUID, err = clusterUID(ctx, e.client); err != nil {
+		return nil, err
+	}
 	return e, nil
 }
 
@@ -122,7 +124,7 @@ func (e *Environment) Progress(line string) { e.say(line) }
 // Lock has the processes of this machine take turns at something about this
 // cluster. onWait is called once if it is not to be had at once.
 func (e *Environment) Lock(ctx context.Context, what string, onWait func()) (unlock func(), err error) {
-	f, err := filelock.Acquire(ctx, leaseBase(e.cache, e.ClusterUID, e.Cluster)+"."+labelSafe(what)+".turn", onWait)
+	f, err := filelock.Acquire(ctx, turnsOf(e.cache, e.ClusterUID, e.Cluster)+"."+labelSafe(what)+".turn", onWait)
 	if err != nil {
 		return nil, err
 	}
@@ -200,12 +202,15 @@ func newScheme() *runtime.Scheme {
 
 // clusterUID is empty when the namespace may not be read: then one cluster
 // cannot be told from its namesake, and only objects' own UIDs are compared.
-func clusterUID(ctx context.Context, c client.Client) string {
+func clusterUID(ctx context.Context, c client.Client) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	var ns corev1.Namespace
-	if err := c.Get(ctx, client.ObjectKey{Name: "kube-system"}, &ns); err != nil {
-		return ""
+	switch err := c.Get(ctx, client.ObjectKey{Name: "kube-system"}, &ns); {
+	case apierrors.IsForbidden(err):
+		return "", nil
+	case err != nil: // leases go by it: who does not know it would not wait for who does
+		return "", fmt.Errorf("environment: which cluster it is: %w", err)
 	}
-	return string(ns.UID)
+	return string(ns.UID), nil
 }

@@ -62,14 +62,18 @@ func (e *Environment) Lease(ctx context.Context, mode LeaseMode, why string, onW
 // be within what the proof's own risk keeps others from.
 const LeaseVariable = "GROUND_LEASE_HELD"
 
-// leaseBase is the path, without ending, of what keeps the turns of a cluster: by its UID,
-// for two profiles may lead to one, by its name where that may not be read.
+// turnsOf is the path, without ending, of what keeps the turns at a cluster: by its UID, for
+// two profiles may lead to one, by its name where that may not be read.
+func turnsOf(cache, uid, name string) string {
+	return filepath.Join(cache, "leases", labelSafe(cmp.Or(uid, name)))
+}
+
+// leaseBase is that of the cluster's lease.
 func leaseBase(cache, uid, name string) string {
-	base := cmp.Or(uid, name)
 	if uid != "" && os.Getenv(LeaseVariable) == uid {
-		base += "-within"
+		return turnsOf(cache, uid, name) + "-within"
 	}
-	return filepath.Join(cache, "leases", labelSafe(base))
+	return turnsOf(cache, uid, name)
 }
 
 // lease is this process's part in the lock of one cluster. The process locks

@@ -142,11 +142,11 @@ func labelSafe(s string) string {
 func RunDir(root, run string) string { return filepath.Join(root, "reports", run) }
 
 // commitTimeout is for git to say what is checked out.
-const commitTimeout = 5 * time.Second
+const commitTimeout = time.Minute
 
 // Commit is what is checked out in root, with "-dirty" when something was changed since,
 // or lies there that git does not know: values, profiles and proofs are taken by their
-// file's name. It is empty outside a repository.
+// file's name. It is empty outside a repository, and where git does not say.
 func Commit(root string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
@@ -158,7 +158,10 @@ func Commit(root string) string {
 	if err != nil {
 		return ""
 	}
-	if changed, err := git("status", "--porcelain", "--untracked-files=normal"); err != nil || changed != "" {
+	switch changed, err := git("status", "--porcelain", "--untracked-files=normal"); {
+	case err != nil:
+		return ""
+	case changed != "":
 		return commit + "-dirty"
 	}
 	return commit

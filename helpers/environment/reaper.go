@@ -22,6 +22,9 @@ const reapTimeout = time.Minute
 // errOtherCluster says that a kubeconfig leads elsewhere than it did.
 var errOtherCluster = errors.New("another cluster stands in its place")
 
+// ErrUnreachable is of a cluster of ours that does not answer, with all that was left on it.
+var ErrUnreachable = errors.New("it does not answer; what was left there is undone when it does")
+
 // Reaped tells what became of one ledger of a dead process.
 type Reaped struct {
 	Ledger  string // file
@@ -54,7 +57,11 @@ func reconnect(ctx context.Context, e entry) (client.WithWatch, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c, sameCluster(e.ClusterUID, clusterUID(ctx, c))
+	uid, err := clusterUID(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return c, sameCluster(e.ClusterUID, uid)
 }
 
 func sameCluster(then, now string) error {
@@ -111,13 +118,17 @@ func reapOne(ctx context.Context, path string, log func(string), connect connect
 	}
 	got := &Reaped{Ledger: path}
 	clusters := map[string]client.WithWatch{}
-	unreachable := map[string]bool{}
+	unreachable, gone := map[string]bool{}, map[string]bool{}
 	given := false
 	var errs []error
 	for _, e := range l.outstanding() {
 		got.Cluster = e.Cluster
 		key := e.Kubeconfig + "\x00" + e.ClusterUID
+		if gone[key] {
+			continue
+		}
 		if unreachable[key] {
+			got.Left++
 			continue
 		}
 		c := clusters[key]
@@ -130,10 +141,10 @@ func reapOne(ctx context.Context, path string, log func(string), connect connect
 				if e.Provider == ProviderKind && !errors.Is(err, errOtherCluster) && !errors.Is(err, os.ErrNotExist) {
 					unreachable[key] = true
 					got.Left++
-					errs = append(errs, fmt.Errorf("cluster %s: %w", e.Cluster, err))
+					errs = append(errs, fmt.Errorf("cluster %s: %w: %w", e.Cluster, ErrUnreachable, err))
 					continue
 				}
-				unreachable[key], given = true, given || e.Provider != ProviderKind
+				gone[key], given = true, given || e.Provider != ProviderKind
 				got.Dropped = strings.TrimPrefix(got.Dropped+"; "+fmt.Sprintf("cluster %s: %v", e.Cluster, err), "; ")
 				log(fmt.Sprintf("reaper: entries of %s dropped: %s", path, got.Dropped))
 				continue

@@ -340,6 +340,16 @@ func (s *Set) Of(component string) []string {
 // Names returns the names of all images, sorted.
 func (s *Set) Names() []string { return slices.Sorted(maps.Keys(s.images)) }
 
+// FullName is an image's name with its registry and tag, as nodes and fixtures have it:
+// nginx is docker.io/library/nginx:latest. What is no name stays as it is.
+func FullName(short string) string {
+	ref, err := name.ParseReference(short)
+	if err != nil {
+		return short
+	}
+	return strings.Replace(ref.Name(), name.DefaultRegistry+"/", "docker.io/", 1)
+}
+
 // Path is what stands for an image in the local registry and in a mirror's
 // requests: repository:tag, without the registry's name.
 func Path(full string) (string, error) {

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 )
@@ -37,8 +38,8 @@ func (c Component) Ensure(ctx context.Context, env *environment.Environment) err
 }
 
 // Stands says whether the component, and all that it needs, is still what Ensure found or
-// installed: another process, of another checkout, may have put its own in the place. Of a
-// given cluster nothing is known.
+// installed: another process, of another checkout, may have put its own in the place, and a
+// node that has a tag does not ask for the image again. Of a given cluster nothing is known.
 func (c Component) Stands(ctx context.Context, env *environment.Environment) error {
 	if !env.Made() {
 		return nil
@@ -55,6 +56,10 @@ func (c Component) Stands(ctx context.Context, env *environment.Environment) err
 }
 
 func stand(ctx context.Context, env *environment.Environment, order []*definition) error {
+	var pods corev1.PodList
+	if err := env.Client().List(ctx, &pods); err != nil {
+		return fmt.Errorf("pods: %w", err)
+	}
 	for _, d := range order {
 		attempts.Lock()
 		a := attempts.at[place{env, d.name}]
@@ -66,8 +71,11 @@ func stand(ctx context.Context, env *environment.Environment, order []*definitio
 		if err != nil {
 			return fmt.Errorf("component %s: %w", d.name, err)
 		}
-		if !now.is(a.stood) {
+		if !now.is(a.stood.record) {
 			return fmt.Errorf("component %s is not what it was: another process has installed it from other files meanwhile", d.name)
+		}
+		if stray := strayed(a.stood.digests, pods.Items); stray != "" {
+			return fmt.Errorf("component %s is not what was built: %s", d.name, stray)
 		}
 	}
 	return nil
@@ -104,8 +112,8 @@ func ensure(ctx context.Context, env *environment.Environment, order []*definiti
 type attempt struct {
 	done  chan struct{}
 	err   error
-	stood record // of a cluster of ours
-	cut   bool   // by the end of its caller's context: nothing is known
+	stood standing // of a cluster of ours
+	cut   bool     // by the end of its caller's context: nothing is known
 }
 
 type place struct {
@@ -126,10 +134,7 @@ func ensured(ctx context.Context, env *environment.Environment, d *definition) e
 	for {
 		a, begun := begin(at)
 		if !begun {
-			i := &installation{env: env, definition: d}
-			if a.err = i.ensure(ctx); a.err == nil && env.Made() {
-				a.stood, a.err = i.recorded(ctx)
-			}
+			a.stood, a.err = (&installation{env: env, definition: d}).ensure(ctx)
 			a.cut = ctx.Err() != nil
 			if a.cut {
 				forget(env, d.name)

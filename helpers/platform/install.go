@@ -36,41 +36,52 @@ type installation struct {
 
 // ensure is quick when the component stands as it is declared: two reads and
 // the waits that find all ready.
-func (i *installation) ensure(ctx context.Context) error {
+//
+// It gives what stands then, on a cluster of ours.
+func (i *installation) ensure(ctx context.Context) (standing, error) {
 	if !i.env.Made() {
 		given, err := i.rendered(ctx)
 		if err != nil {
-			return err
+			return standing{}, err
 		}
-		return i.ready(ctx, given)
+		return standing{}, i.ready(ctx, given)
 	}
 	built, err := i.env.Built(ctx, i.name)
 	if err != nil {
-		return err
+		return standing{}, err
 	}
-	want := record{Images: imagesHash(built)}
+	want := standing{record: record{Images: imagesHash(built)}, digests: map[string]string{}}
+	for _, b := range built {
+		want.digests[b.Name] = b.Digest
+	}
 	if want.Hash, err = i.hash(); err != nil {
-		return err
+		return want, err
 	}
 	stands, err := i.recorded(ctx)
 	if err != nil {
-		return err
+		return want, err
 	}
-	if stands.is(want) && i.whole(ctx, stands.Objects) {
-		return i.ready(ctx, stands.Objects)
+	if stands.is(want.record) && i.whole(ctx, stands.Objects) {
+		return want, i.ready(ctx, stands.Objects)
 	}
 	unlock, err := i.env.Lock(ctx, "install-"+i.name, func() { i.env.Progress(i.name + ": waiting for another process that installs it") })
 	if err != nil {
-		return err
+		return want, err
 	}
 	defer unlock()
 	if stands, err = i.recorded(ctx); err != nil {
-		return err
+		return want, err
 	}
-	if stands.is(want) && i.whole(ctx, stands.Objects) {
-		return i.ready(ctx, stands.Objects)
+	if stands.is(want.record) && i.whole(ctx, stands.Objects) {
+		return want, i.ready(ctx, stands.Objects)
 	}
-	return i.install(ctx, stands, want)
+	return want, i.install(ctx, stands, want.record)
+}
+
+// standing is what a component was ensured as: its record, and its images' digests by name.
+type standing struct {
+	record
+	digests map[string]string
 }
 
 // whole says that no object of a component was deleted since it was installed.

@@ -185,7 +185,7 @@ func TestStands(t *testing.T) {
 	require.NoError(t, i.write(t.Context(), mine))
 	require.NoError(t, stand(t.Context(), env, []*definition{d}), "what this process has not ensured it goes by nowhere")
 	a, _ := begin(place{env, d.name})
-	a.stood = mine
+	a.stood = standing{record: mine}
 	require.NoError(t, stand(t.Context(), env, []*definition{d}))
 	require.NoError(t, i.write(t.Context(), record{Hash: "of another checkout", Images: "i"}))
 	require.ErrorContains(t, stand(t.Context(), env, []*definition{d}), "component gatekeeper is not what it was")

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 
@@ -120,14 +121,13 @@ func describe(ctx context.Context, env *environment.Environment, components []st
 	for _, n := range nodes.Items {
 		p.Nodes = append(p.Nodes, journal.Node{Name: n.Name, Version: n.Status.NodeInfo.KubeletVersion, Zone: n.Labels[corev1.LabelTopologyZone]})
 	}
-	var pods corev1.PodList
-	if err := env.Client().List(ctx, &pods); err != nil {
-		return p, fmt.Errorf("pods: %w", err)
-	}
-	ran := running(pods.Items)
 	if !env.Made() {
+		var pods corev1.PodList
+		if err := env.Client().List(ctx, &pods); err != nil {
+			return p, fmt.Errorf("pods: %w", err)
+		}
 		// A fingerprint of what its kubelets run: evidence must be of the images that are to be released.
-		p.Images = ran
+		p.Images = running(pods.Items)
 		p.Hash = fmt.Sprintf("%x", sha256.Sum256(fmt.Append(nil, p.Kubernetes, p.Nodes, p.Images)))[:12]
 		return p, nil
 	}
@@ -138,33 +138,16 @@ func describe(ctx context.Context, env *environment.Environment, components []st
 	for _, b := range image.Sorted(images) {
 		p.Images = append(p.Images, journal.Image{Name: b.Name, Digest: b.Digest, Source: b.Source, Pin: b.Pin})
 	}
-	p.Images = append(p.Images, strayed(p.Images, ran)...)
 	return p, nil
-}
-
-// strayed are those that run under the name of one that was built, and are another: a node
-// that has a tag does not ask for it again. By its second digest evidence is refused.
-func strayed(built, ran []journal.Image) (strays []journal.Image) {
-	digests := map[string]string{}
-	for _, b := range built {
-		digests[b.Name] = b.Digest
-	}
-	for _, r := range ran {
-		if digest, is := digests[r.Name]; is && digest != r.Digest {
-			strays = append(strays, r)
-		}
-	}
-	return strays
 }
 
 // running are the images that kubelets run, each once, by name. One that was put on a node
 // by hand has no digest, which no evidence may have.
 func running(pods []corev1.Pod) (images []journal.Image) {
 	for _, pod := range pods {
-		for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+		for name, s := range runningIn(pod) {
 			_, digest, _ := strings.Cut(s.ImageID, "@")
-			i := journal.Image{Name: s.Image, Digest: digest, Source: "observed"}
-			if s.ImageID != "" && !slices.Contains(images, i) {
+			if i := (journal.Image{Name: name, Digest: digest, Source: "observed"}); !slices.Contains(images, i) {
 				images = append(images, i)
 			}
 		}
@@ -173,4 +156,37 @@ func running(pods []corev1.Pod) (images []journal.Image) {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Digest, b.Digest))
 	})
 	return images
+}
+
+// strayed says what runs under the name of an image that was built, by its digest, and is
+// another one; nothing when none does.
+func strayed(built map[string]string, pods []corev1.Pod) string {
+	for _, pod := range pods {
+		for name, s := range runningIn(pod) {
+			_, digest, _ := strings.Cut(s.ImageID, "@")
+			if want, is := built[name]; is && digest != want {
+				return fmt.Sprintf("%s runs as %s in pod %s/%s, and %s was built", name, cmp.Or(digest, s.ImageID), pod.Namespace, pod.Name, want)
+			}
+		}
+	}
+	return ""
+}
+
+// runningIn are the containers of a pod that run, by their images' full names. The name is
+// the pod's own: a kubelet tells another, or none, once the tag has moved on.
+func runningIn(pod corev1.Pod) iter.Seq2[string, corev1.ContainerStatus] {
+	named := map[string]string{}
+	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
+		named[c.Name] = image.FullName(c.Image)
+	}
+	return func(yield func(string, corev1.ContainerStatus) bool) {
+		if pod.DeletionTimestamp != nil {
+			return
+		}
+		for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+			if s.ImageID != "" && s.State.Terminated == nil && !yield(named[s.Name], s) {
+				return
+			}
+		}
+	}
 }

@@ -5,24 +5,38 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/proving-ground/proving-ground/helpers/journal"
 )
 
-func TestRunning(t *testing.T) {
-	pod := func(init string, all ...corev1.ContainerStatus) corev1.Pod {
-		return corev1.Pod{Status: corev1.PodStatus{InitContainerStatuses: []corev1.ContainerStatus{{Image: init, ImageID: init + "@sha256:00"}}, ContainerStatuses: all}}
+// runs is a pod whose containers run images, by their IDs.
+func runs(name string, images ...[2]string) corev1.Pod {
+	p := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name}}
+	for i, of := range images {
+		c := corev1.Container{Name: string(rune('a' + i)), Image: of[0]}
+		p.Spec.Containers = append(p.Spec.Containers, c)
+		p.Status.ContainerStatuses = append(p.Status.ContainerStatuses, corev1.ContainerStatus{Name: c.Name, Image: "what the kubelet calls it", ImageID: of[1]})
 	}
-	ran := running([]corev1.Pod{
-		pod("setup:1", corev1.ContainerStatus{Image: "web:1", ImageID: "web@sha256:aa"}, corev1.ContainerStatus{Image: "web:2"}),
-		pod("setup:1", corev1.ContainerStatus{Image: "web:1", ImageID: "web@sha256:bb"}, corev1.ContainerStatus{Image: "side:1", ImageID: "sha256:cc"}),
-	})
+	return p
+}
+
+func TestRunning(t *testing.T) {
+	gone, done := runs("gone", [2]string{"web:1", "web@sha256:bb"}), runs("done", [2]string{"job:1", "job@sha256:bb"})
+	gone.DeletionTimestamp = &metav1.Time{}
+	done.Status.ContainerStatuses[0].State.Terminated = &corev1.ContainerStateTerminated{}
+	pods := []corev1.Pod{
+		runs("a", [2]string{"web:1", "docker.io/library/web@sha256:aa"}, [2]string{"web:2", ""}), gone, done,
+		runs("b", [2]string{"web:1", "docker.io/library/web@sha256:bb"}, [2]string{"example.org/side", "sha256:cc"}),
+	}
 	observed := func(name, digest string) journal.Image {
 		return journal.Image{Name: name, Digest: digest, Source: "observed"}
 	}
 	require.Equal(t, []journal.Image{
-		observed("setup:1", "sha256:00"), observed("side:1", ""), observed("web:1", "sha256:aa"), observed("web:1", "sha256:bb"),
-	}, ran, "each once, what is not pulled yet left out")
-	built := []journal.Image{{Name: "web:1", Digest: "sha256:aa"}, {Name: "setup:1", Digest: "sha256:00"}, {Name: "absent:1", Digest: "sha256:dd"}}
-	require.Equal(t, []journal.Image{observed("web:1", "sha256:bb")}, strayed(built, ran))
+		observed("docker.io/library/web:1", "sha256:aa"), observed("docker.io/library/web:1", "sha256:bb"), observed("example.org/side:latest", ""),
+	}, running(pods), "each once; what is not pulled yet, has ended or is going is left out")
+
+	require.Empty(t, strayed(map[string]string{"docker.io/library/web:1": "sha256:aa", "absent:1": "sha256:dd"}, pods[:3]))
+	require.Equal(t, "docker.io/library/web:1 runs as sha256:bb in pod ns/b, and sha256:aa was built", strayed(map[string]string{"docker.io/library/web:1": "sha256:aa"}, pods))
+	require.Equal(t, "example.org/side:latest runs as sha256:cc in pod ns/b, and sha256:ee was built", strayed(map[string]string{"example.org/side:latest": "sha256:ee"}, pods))
 }

@@ -115,7 +115,7 @@ func (f *folder) take(e journal.Entry) (notice string) {
 		}
 	case journal.RunEnd:
 		f.suite.Ended = true
-		if f.suite.Cut == "" || e.Text != "" {
+		if !strings.HasPrefix(f.suite.Cut, journal.NotWhole) {
 			f.suite.Cut = e.Text
 		}
 	case journal.Environment:

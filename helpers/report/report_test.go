@@ -3,6 +3,7 @@ package report
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -48,15 +49,16 @@ func TestExitCode(t *testing.T) {
 		"refuted and killed": {
 			proved(true).plan("POL-002", "x").verdict("POL-002", journal.Refuted, "r", "", 1).entries, 0, 1, "1 refuted; 1 suite cut short",
 		},
-		"not whole, and then again": {append(proved(true).end("not whole: no space left").entries, newTape("policy").start(true).end("").entries...), 0, 2, "1 suite cut short"},
-		"survivor":                  {proved(true).trial("POL-001", "b", journal.Survived, "").end("").entries, 0, 1, "1 seeded fault survived"},
-		"false alarm":               {proved(true).trial("POL-001", "b", journal.FalseAlarm, "").end("").entries, 0, 1, "1 false alarm"},
-		"spared":                    {proved(true).trial("POL-001", "b", journal.Spared, "").end("").entries, 0, 0, "1 of 1 clause proved."},
-		"void trial":                {proved(true).trial("POL-001", "b", journal.VoidTrial, "").end("").entries, 0, 2, "1 void trial"},
-		"unknown trial":             {proved(true).trial("POL-001", "b", "odd", "").end("").entries, 0, 2, "1 void trial"},
-		"void":                      {proved(true).plan("POL-002", "x").verdict("POL-002", journal.Void, "r", "", 1).end("").entries, 0, 2, "1 void"},
-		"unknown":                   {proved(true).plan("POL-002", "x").verdict("POL-002", "great", "", "", 1).end("").entries, 0, 2, "1 void"},
-		"accepted alone":            {newTape("policy").start(true).plan("POL-025", "x").verdict("POL-025", journal.Inconclusive, "no Falco engine", "", 0).end("").entries, 0, 2, "no clause was proved"},
+		"not whole, cut, and then again": {slices.Concat(proved(true).end("not whole: no space left").entries, newTape("policy").start(true).end("cut short").entries, newTape("policy").start(true).end("").entries), 0, 2, "1 suite cut short"},
+		"not whole, and then again":      {append(proved(true).end("not whole: no space left").entries, newTape("policy").start(true).end("").entries...), 0, 2, "1 suite cut short"},
+		"survivor":                       {proved(true).trial("POL-001", "b", journal.Survived, "").end("").entries, 0, 1, "1 seeded fault survived"},
+		"false alarm":                    {proved(true).trial("POL-001", "b", journal.FalseAlarm, "").end("").entries, 0, 1, "1 false alarm"},
+		"spared":                         {proved(true).trial("POL-001", "b", journal.Spared, "").end("").entries, 0, 0, "1 of 1 clause proved."},
+		"void trial":                     {proved(true).trial("POL-001", "b", journal.VoidTrial, "").end("").entries, 0, 2, "1 void trial"},
+		"unknown trial":                  {proved(true).trial("POL-001", "b", "odd", "").end("").entries, 0, 2, "1 void trial"},
+		"void":                           {proved(true).plan("POL-002", "x").verdict("POL-002", journal.Void, "r", "", 1).end("").entries, 0, 2, "1 void"},
+		"unknown":                        {proved(true).plan("POL-002", "x").verdict("POL-002", "great", "", "", 1).end("").entries, 0, 2, "1 void"},
+		"accepted alone":                 {newTape("policy").start(true).plan("POL-025", "x").verdict("POL-025", journal.Inconclusive, "no Falco engine", "", 0).end("").entries, 0, 2, "no clause was proved"},
 		"accepted besides": {
 			proved(true).plan("POL-025", "x").verdict("POL-025", journal.Inconclusive, "no Falco engine: no BTF", "", 0).
 				plan("POL-026", "x").verdict("POL-026", journal.Inconclusive, "not built yet", "", 0).end("").entries,

@@ -225,7 +225,7 @@ func (h *harness) finish(code int, closing error, closeJournal func() error) int
 		if err := errors.Join(closing, h.record.failure(), h.moved()); err != nil {
 			why = journal.NotWhole + err.Error()
 		} else if code != 0 && !h.alarmed() { // such as a test that ended before its specification ran, or a data race
-			why = fmt.Sprintf("go test ended with code %d, and no verdict says why", code)
+			why = journal.NotWhole + fmt.Sprintf("go test ended with code %d, and no verdict says why", code)
 		}
 	}
 	h.record.add(journal.Entry{Kind: journal.RunEnd, Text: why})
@@ -289,8 +289,8 @@ func (s *site) open() (*environment.Environment, error) {
 		s.progress("no environment: " + err.Error())
 		return nil, err
 	}
-	if left != nil { // by a cluster that did not answer before it was brought up, for one
-		s.reap()
+	if errors.Is(left, environment.ErrUnreachable) { // now it does
+		_ = s.reap()
 	}
 	s.record.add(journal.Entry{Kind: journal.Environment, Platform: &platform})
 	return s.env, nil

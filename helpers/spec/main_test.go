@@ -34,8 +34,8 @@ func TestFinish(t *testing.T) {
 	}{
 		"all is well":                    {verdicts: 1},
 		"a clause failed":                {code: 1, verdicts: 1, refuted: true, want: 1},
-		"a test failed":                  {code: 1, verdicts: 1, want: 1, why: "go test ended with code 1, and no verdict says why"},
-		"the tests had no leave to run":  {code: 2, verdicts: 1, want: 2, why: "go test ended with code 2, and no verdict says why"},
+		"a test failed":                  {code: 1, verdicts: 1, want: 1, why: "not whole: go test ended with code 1, and no verdict says why"},
+		"the tests had no leave to run":  {code: 2, verdicts: 1, want: 2, why: "not whole: go test ended with code 2, and no verdict says why"},
 		"the checkout changed":           {verdicts: 1, moved: true, want: 1, why: `not whole: the checkout changed while it ran: "c0ffee" at its start, "c0ffee-dirty" at its end`},
 		"nothing was selected":           {want: 1, why: "no specification was selected"},
 		"benchmarks alone":               {bench: true},

@@ -48,7 +48,7 @@ func TestNightly(t *testing.T) {
 	pipeline := func(n *night) *string { return &n.pipeline }
 	makefile := func(n *night) *string { return &n.makefile }
 	spec.Run(t, spec.Specification{
-		ID: "PIP-002", Risk: spec.Disruptive, // as the run that it starts is Needs: []spec.Need{access, policies, docuthinker}, Timeout: 10 * time.Minute,
+		ID: "PIP-002", Risk: spec.Namespaced, Needs: []spec.Need{access, policies, docuthinker}, Timeout: 10 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { n.prove(ctx, t, env) },
 		CounterProofs: []spec.Sabotage{
 			replaced(t, &n, "by no schedule", `job nightly runs by the schedule nightly`, pipeline, `$SCHEDULE == "nightly"`, `$SCHEDULE == "never"`),
