@@ -148,7 +148,7 @@ fi
 		t.Setenv("FAIL", step)
 		err := Install(t.Context(), log, "a")
 		require.ErrorContains(t, err, "apt-get "+step+" -q")
-		require.ErrorContains(t, err, "exit status 100:\nline 27\n", "the end only")
+		require.ErrorContains(t, err, "exit status 100:\nline 22\n", "the end only")
 		require.ErrorContains(t, err, "E: no such package")
 	}
 }
@@ -171,13 +171,13 @@ i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done
 }
 
 func TestTail(t *testing.T) {
-	lines := strings.Repeat("x\n", 20)
+	lines := strings.Repeat("x\n", 25)
 	for in, want := range map[string]string{
 		"":                     "",
 		"\n a\nb \n\n":         "a\nb",
-		lines:                  strings.TrimSpace(lines[:30]),
-		"first\n" + lines[:28]: "first\n" + strings.TrimSpace(lines[:28]),
-		"first\n" + lines[:30]: strings.TrimSpace(lines[:30]),
+		lines:                  strings.TrimSpace(lines[:40]),
+		"first\n" + lines[:38]: "first\n" + strings.TrimSpace(lines[:38]),
+		"first\n" + lines[:40]: strings.TrimSpace(lines[:40]),
 	} {
 		require.Equal(t, want, string(Tail([]byte(in))))
 	}

@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/discovery"
@@ -207,7 +208,7 @@ func clusterUID(ctx context.Context, c client.Client) (string, error) {
 	defer cancel()
 	var ns corev1.Namespace
 	switch err := c.Get(ctx, client.ObjectKey{Name: "kube-system"}, &ns); {
-	case apierrors.IsForbidden(err):
+	case apierrors.IsForbidden(err), apierrors.IsNotFound(err), meta.IsNoMatchError(err):
 		return "", nil
 	case err != nil: // leases go by it: who does not know it would not wait for who does
 		return "", fmt.Errorf("environment: which cluster it is: %w", err)

@@ -36,6 +36,7 @@ var served = map[string][]metav1.APIResource{
 	"/api/v1": {
 		{Name: "namespaces", Kind: "Namespace"},
 		{Name: "configmaps", Kind: "ConfigMap", Namespaced: true},
+		{Name: "pods", Kind: "Pod", Namespaced: true},
 		{Name: "services", Kind: "Service", Namespaced: true},
 	},
 	"/apis/apps/v1": {

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -146,7 +147,7 @@ func (c *clause) try(ctx context.Context, f *Sabotage, last bool, found *finding
 		return nil
 	}
 	if f.Restored != nil {
-		if err := c.guard(ctx, c.limits.fault, func(ctx context.Context) error { return f.Restored(ctx, c.env) }); err != nil {
+		if err := c.guard(ctx, cmp.Or(f.Timeout, c.limits.fault), func(ctx context.Context) error { return f.Restored(ctx, c.env) }); err != nil {
 			return err
 		}
 		if !last {
@@ -157,11 +158,11 @@ func (c *clause) try(ctx context.Context, f *Sabotage, last bool, found *finding
 }
 
 func (c *clause) seed(ctx context.Context, f *Sabotage, s *environment.Scope) error {
-	err := c.guard(ctx, c.limits.fault, func(ctx context.Context) error { return f.Apply(ctx, c.env, s) })
+	err := c.guard(ctx, cmp.Or(f.Timeout, c.limits.fault), func(ctx context.Context) error { return f.Apply(ctx, c.env, s) })
 	if err != nil {
 		return fmt.Errorf("the fault could not be applied: %w", err)
 	}
-	err = c.guard(ctx, c.limits.fault, func(ctx context.Context) error { return f.Applied(ctx, c.env) })
+	err = c.guard(ctx, cmp.Or(f.Timeout, c.limits.fault), func(ctx context.Context) error { return f.Applied(ctx, c.env) })
 	if err != nil {
 		return fmt.Errorf("the fault was not shown to be in force: %w", err)
 	}

@@ -222,6 +222,9 @@ func (f *Sabotage) check() error {
 	if f.Apply == nil {
 		errs = append(errs, errors.New("it has no Apply"))
 	}
+	if f.Timeout < 0 {
+		errs = append(errs, errors.New("its Timeout is below 0"))
+	}
 	if f.Applied == nil {
 		errs = append(errs, errors.New("it has no Applied: a fault that is not shown to be in force proves nothing"))
 	}

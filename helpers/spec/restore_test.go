@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -246,4 +247,24 @@ func TestCutShortAfterAFinding(t *testing.T) {
 	require.Equal(t, "the run was cut short", got.Reason)
 	require.Equal(t, `signal interrupt; a seeded fault survived; "first": the proof held all the same`, got.Detail)
 	s.cleanedUp(t)
+}
+
+// A fault whose removal takes long says so.
+func TestFaultsTimeout(t *testing.T) {
+	for limit, want := range map[time.Duration]journal.Outcome{0: journal.Inconclusive, 5 * time.Minute: journal.Proved} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newBench(t)
+			f := s.opens("fault")
+			f.Timeout = limit
+			f.Restored = func(ctx context.Context, _ *environment.Environment) error {
+				select {
+				case <-time.After(3 * time.Minute):
+					return nil
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				}
+			}
+			require.Equal(t, want, s.run(t, s.of(s.look, f)).Outcome, limit)
+		})
+	}
 }

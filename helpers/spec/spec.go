@@ -119,8 +119,7 @@ type Sabotage struct {
 	Alone bool
 
 	// Apply puts the fault in place through the scope, so that it is undone even
-	// when this process is killed. It may take two minutes, as Applied and
-	// Restored may.
+	// when this process is killed.
 	Apply func(ctx context.Context, env *environment.Environment, s *environment.Scope) error
 
 	// Applied waits until the fault is shown to be in force. An error makes the
@@ -143,6 +142,9 @@ type Sabotage struct {
 	// Inconclusive, for a reason that matches this regular expression. One that
 	// holds without evidence has let the fault survive.
 	Unsettles string
+
+	// Timeout bounds each of Apply, Applied and Restored; 0 means two minutes.
+	Timeout time.Duration
 
 	swaps bool // it is Swapped: the platform itself stays as it is
 }

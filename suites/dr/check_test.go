@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -29,9 +30,13 @@ func sum(data map[string][]byte) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
+// renewTimeout is for the namespace to go, and for the application to be rolled out and to
+// serve: on a machine with much to do two minutes were not enough.
+const renewTimeout = 8 * time.Minute
+
 // renewing makes the stage anew after a fault that it bears.
 func (s *stage) renewing(f spec.Sabotage) spec.Sabotage {
-	f.Restored = s.renew
+	f.Restored, f.Timeout = s.renew, renewTimeout
 	return f
 }
 
