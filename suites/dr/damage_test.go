@@ -94,7 +94,7 @@ func TestDamagedBackups(t *testing.T) {
 	s := newStage(t, "damage", nil)
 	var judge verdict = byAll
 	spec.Run(t, spec.Specification{
-		ID: "DR-007", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 18 * time.Minute, // eight restores, each slow beside other work: ten minutes were not enough for seven once
+		ID: "DR-007", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 30 * time.Minute, // eight restores, each slow beside other work: they took sixteen minutes once
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveDamage(ctx, t, env, s, judge) },
 		CounterProofs: []spec.Sabotage{
 			spec.Swapped("a restore judged by Velero's word", `a damaged backup counts as whole`, &judge, byPhase),

@@ -80,7 +80,7 @@ func TestRecoveryPoint(t *testing.T) {
 	s := newStage(t, "point", nil)
 	var plan pointPlan
 	spec.Run(t, spec.Specification{
-		ID: "DR-004", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 10 * time.Minute,
+		ID: "DR-004", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 20 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 			provePoint(ctx, t, env, s, plan)
 		},
@@ -135,7 +135,7 @@ func TestBackupUnderLoad(t *testing.T) {
 	s := newStage(t, "load", map[string]any{"fillMiB": 50})
 	older := false
 	spec.Run(t, spec.Specification{
-		ID: "DR-008", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 5 * time.Minute,
+		ID: "DR-008", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 10 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 			proveUnderLoad(ctx, t, env, s, older)
 		},

@@ -48,7 +48,7 @@ func TestRecovery(t *testing.T) {
 	s.worker = true
 	var plan recoveryPlan
 	spec.Run(t, spec.Specification{
-		ID: "DR-003", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 10 * time.Minute,
+		ID: "DR-003", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 20 * time.Minute, // three losses of 200 MB; a machine with two clusters beside it took more than ten
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 			proveRecovery(ctx, t, env, s, &plan)
 		},
