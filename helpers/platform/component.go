@@ -26,15 +26,24 @@ func (c Component) Name() string { return string(c) }
 // came of it is remembered by this process; an unknown name is an error with
 // the nearest right one.
 func (c Component) Ensure(ctx context.Context, env *environment.Environment) error {
-	all, err := load(env.Root)
+	order, err := c.order(env)
 	if err != nil {
 		return err
 	}
+	return ensure(ctx, env, order)
+}
+
+// order is the component behind all that it needs.
+func (c Component) order(env *environment.Environment) ([]*definition, error) {
+	all, err := load(env.Root)
+	if err != nil {
+		return nil, err
+	}
 	order, err := all.closure(string(c))
 	if err != nil {
-		return fmt.Errorf("platform: %w", err)
+		return nil, fmt.Errorf("platform: %w", err)
 	}
-	return ensure(ctx, env, order)
+	return order, nil
 }
 
 // Stands says whether the component, and all that it needs, is still what Ensure found or
@@ -44,13 +53,9 @@ func (c Component) Stands(ctx context.Context, env *environment.Environment) err
 	if !env.Made() {
 		return nil
 	}
-	all, err := load(env.Root)
+	order, err := c.order(env)
 	if err != nil {
 		return err
-	}
-	order, err := all.closure(string(c))
-	if err != nil {
-		return fmt.Errorf("platform: %w", err)
 	}
 	return stand(ctx, env, order)
 }

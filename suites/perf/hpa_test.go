@@ -118,9 +118,9 @@ func proveHPA(ctx context.Context, t spec.T, env *environment.Environment, l *le
 	t.Observe(fmt.Sprintf("%d replicas at rest; more after %s of 100 requests a second (%d, at %s); as before %s after the load",
 		idle, up.Round(time.Second), loaded.Status.DesiredReplicas, utilization(loaded), time.Since(start).Round(time.Second)), loaded.Status)
 
-	// Of memory the pods always use more than 4Mi: with that as their request they are
+	// Of memory the pods always use more than 1Mi: with that as their request they are
 	// over the target without any load, and without the processor's time having a say.
-	spec.Check(t, requestsMemory(ctx, t.Scope(), l.ns, "4Mi"))
+	spec.Check(t, requestsMemory(ctx, t.Scope(), l.ns, "1Mi"))
 	start = time.Now()
 	_, err = w.Until(ctx, follow(env), frontend, wantReplicas(int64(idle)+1, 12))
 	notInTime(ctx, t, err, fmt.Sprintf("the frontend has more than %d replicas while its pods use more memory than they ask for", idle))
@@ -132,7 +132,7 @@ func proveHPA(ctx context.Context, t spec.T, env *environment.Environment, l *le
 	start = time.Now()
 	_, err = w.Until(ctx, follow(env), frontend, wantReplicas(0, int64(idle)))
 	notInTime(ctx, t, err, fmt.Sprintf("the frontend has %d replicas when its memory is enough", idle))
-	t.Observe(fmt.Sprintf("more %s after its pods asked for 4Mi of memory, without load (%d, at %s); as before %s after they asked for enough",
+	t.Observe(fmt.Sprintf("more %s after its pods asked for 1Mi of memory, without load (%d, at %s); as before %s after they asked for enough",
 		up.Round(time.Second), full.Status.DesiredReplicas, utilization(full), time.Since(start).Round(time.Second)), full.Status)
 }
 
