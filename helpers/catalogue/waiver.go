@@ -32,8 +32,3 @@ func (w Waiver) Check() error {
 	_, err := w.End()
 	return errors.Join(none, err)
 }
-
-// Expired is what to do about a waiver that has expired.
-func (w Waiver) Expired() error {
-	return fmt.Errorf("%s: the waiver expired on %s; mend what it excuses, or renew it with a reason", w.ID, w.Expires)
-}

@@ -207,7 +207,7 @@ func holds(w catalogue.Waiver, now time.Time) error {
 		return err
 	}
 	if end, _ := w.End(); !now.Before(end) {
-		return w.Expired()
+		return fmt.Errorf("%s: the waiver expired on %s; mend what it excuses, or renew it with a reason", w.ID, w.Expires)
 	}
 	return nil
 }

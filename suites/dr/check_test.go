@@ -66,10 +66,7 @@ func (s *stage) volumeLeftOut(kills string) spec.Sabotage {
 func (s *stage) secretLeftOut(kills string) spec.Sabotage {
 	return s.fault("a Secret left out", kills, func(ctx context.Context, scope *environment.Scope) error {
 		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "postgresql"}}
-		return scope.Update(ctx, secret, func() error {
-			metav1.SetMetaDataLabel(&secret.ObjectMeta, "velero.io/exclude-from-backup", "true")
-			return nil
-		})
+		return leaveOut(ctx, scope, secret, &secret.ObjectMeta)
 	})
 }
 
@@ -78,10 +75,7 @@ func (s *stage) secretLeftOut(kills string) spec.Sabotage {
 func (s *stage) queueLeftOut(kills string) spec.Sabotage {
 	return s.fault("the queue left out", kills, func(ctx context.Context, scope *environment.Scope) error {
 		redis := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "redis"}}
-		return scope.Update(ctx, redis, func() error {
-			metav1.SetMetaDataLabel(&redis.ObjectMeta, "velero.io/exclude-from-backup", "true")
-			return nil
-		})
+		return leaveOut(ctx, scope, redis, &redis.ObjectMeta)
 	})
 }
 
@@ -93,8 +87,13 @@ func (s *stage) frontendLeftOut(kills string) spec.Sabotage {
 
 func (s *stage) withoutFrontend(ctx context.Context, scope *environment.Scope) error {
 	frontend := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "frontend"}}
-	return scope.Update(ctx, frontend, func() error {
-		metav1.SetMetaDataLabel(&frontend.ObjectMeta, "velero.io/exclude-from-backup", "true")
+	return leaveOut(ctx, scope, frontend, &frontend.ObjectMeta)
+}
+
+// leaveOut has Velero pass by an object, by its label for it.
+func leaveOut(ctx context.Context, scope *environment.Scope, o client.Object, about *metav1.ObjectMeta) error {
+	return scope.Update(ctx, o, func() error {
+		metav1.SetMetaDataLabel(about, "velero.io/exclude-from-backup", "true")
 		return nil
 	})
 }

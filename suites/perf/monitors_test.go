@@ -210,17 +210,23 @@ func (m *monitors) prometheusConfig(w watching) (map[string]string, error) {
 // copies of ours: on no profile does a proof take the thirty days of the longest.
 func shorter(p *environment.Profile) float64 { return max(p.TimeScale, 60) }
 
-func (m *monitors) rules(w watching) (string, error) {
-	data, err := os.ReadFile(filepath.Join(m.env.Root, "fixtures", "slo", "rules.yaml"))
+// stated are the platform's rules, as a fault has them.
+func (w watching) stated(root string) (*slo.Rules, error) {
+	data, err := os.ReadFile(filepath.Join(root, "fixtures", "slo", "rules.yaml"))
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	rules, err := slo.Read(data)
+	if err == nil && w.rules != nil {
+		w.rules(rules)
+	}
+	return rules, err
+}
+
+func (m *monitors) rules(w watching) (string, error) {
+	rules, err := w.stated(m.env.Root)
 	if err != nil {
 		return "", err
-	}
-	if w.rules != nil {
-		w.rules(rules)
 	}
 	if rules, err = rules.Compress(shorter(m.env.Profile)); err != nil {
 		return "", err

@@ -11,7 +11,6 @@ import (
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/spec"
-	"github.com/proving-ground/proving-ground/suites/perf/slo"
 )
 
 const prometheusImage = "docker.io/prom/prometheus:v3.16.0"
@@ -20,17 +19,11 @@ const prometheusImage = "docker.io/prom/prometheus:v3.16.0"
 // series of rules_test.yaml: thirty days of them, which traffic takes thirty days to make.
 func unitTested(ctx context.Context, t spec.T, env *environment.Environment, w watching) {
 	t.Helper()
-	at := func(name string) string { return filepath.Join(env.Root, "fixtures", "slo", name) }
-	data, err := os.ReadFile(at("rules.yaml"))
+	rules, err := w.stated(env.Root)
 	spec.Check(t, err)
-	rules, err := slo.Read(data)
-	spec.Check(t, err)
-	if w.rules != nil {
-		w.rules(rules)
-	}
 	text, err := yaml.Marshal(rules)
 	spec.Check(t, err)
-	tests, err := os.ReadFile(at("rules_test.yaml"))
+	tests, err := os.ReadFile(filepath.Join(env.Root, "fixtures", "slo", "rules_test.yaml"))
 	spec.Check(t, err)
 	dir, err := os.MkdirTemp("", "proving-ground-rules-")
 	spec.Check(t, err)
