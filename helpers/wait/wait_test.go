@@ -173,6 +173,7 @@ func TestHoldsByWhatIsThereAtItsEnd(t *testing.T) {
 		c := newCluster(t, config("a", "ready"))
 		wait := beginErr(func() error { return c.Holds(t.Context(), 10*time.Second, all, ready) })
 		wait.on(t)
+		c.Waiter.mu.Lock() // what lingers is taken from the map by a goroutine of its own
 		for _, from := range c.watches {
 			store := from.informer.GetStore()
 			for _, known := range store.List() {
@@ -181,6 +182,7 @@ func TestHoldsByWhatIsThereAtItsEnd(t *testing.T) {
 				require.NoError(t, store.Update(bad))
 			}
 		}
+		c.Waiter.mu.Unlock()
 		<-wait.done
 		require.ErrorContains(t, wait.err, "it held for 10s, then: a: data.state=broken")
 	})
