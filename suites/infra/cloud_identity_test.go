@@ -114,7 +114,7 @@ func proveRoles(ctx context.Context, t spec.T, c *look) {
 		require.NotEmpty(t, name, "role of %s", use)
 		role, err := api.GetRole(ctx, &iam.GetRoleInput{RoleName: &name})
 		spec.Check(t, err)
-		require.Contains(t, trusted(t, aws.ToString(role.Role.AssumeRolePolicyDocument)), account, "service accounts that role %s trusts", name)
+		require.Equal(t, []string{account}, trusted(t, aws.ToString(role.Role.AssumeRolePolicyDocument)), "service accounts that role %s trusts", name)
 		inline, err := api.ListRolePolicies(ctx, &iam.ListRolePoliciesInput{RoleName: &name})
 		spec.Check(t, err)
 		attached, err := api.ListAttachedRolePolicies(ctx, &iam.ListAttachedRolePoliciesInput{RoleName: &name})
@@ -138,16 +138,30 @@ func proveRoles(ctx context.Context, t spec.T, c *look) {
 	t.Observe(fmt.Sprintf("%d service accounts have a role each, whose policies have no * as action or resource", len(serviceAccounts)), c.now.out.Identity.Roles)
 }
 
-// trusted are the service accounts by which a role can be taken.
+// trusted are those by which a role can be taken: service accounts, each by its whole
+// name. What a statement asks in another way stands with how it does.
 func trusted(t spec.T, document string) (accounts []string) {
 	t.Helper()
 	for _, s := range documentOf(t, document).Statement {
-		for _, condition := range s.Condition {
+		if s.Effect != "Allow" {
+			continue
+		}
+		before := len(accounts)
+		for operator, condition := range s.Condition {
 			for key, value := range condition {
-				if strings.HasSuffix(key, ":sub") {
-					accounts = append(accounts, texts(value)...)
+				if !strings.HasSuffix(key, ":sub") {
+					continue
+				}
+				for _, one := range texts(value) {
+					if operator != "StringEquals" {
+						one = operator + " " + one
+					}
+					accounts = append(accounts, one)
 				}
 			}
+		}
+		if len(accounts) == before {
+			accounts = append(accounts, "anyone")
 		}
 	}
 	return accounts

@@ -27,7 +27,8 @@ type trace struct {
 }
 
 // hop is one span of a request's way, as "service kind": who it is of, and
-// whether it received the request (server) or sent it on (client).
+// whether it received the request (server) or sent it on (client, or database
+// where it asked one).
 type hop = string
 
 // way is what a request's trace is to have, each hop the parent of the next. The
@@ -42,6 +43,11 @@ func (s *stage) way() []hop {
 		backend + " server", "backend server",
 	}
 }
+
+// toDatabase is the way of a request that the backend asks its database about.
+func (s *stage) toDatabase() []hop { return append(s.way(), asksDatabase) }
+
+const asksDatabase = "backend database"
 
 // ofApplication are those that the application itself tells of.
 func ofApplication(way []hop) []hop {
@@ -58,12 +64,16 @@ type span struct {
 func (tr trace) spans() map[string]span {
 	all := map[string]span{}
 	for _, s := range tr.Spans {
-		one := span{hop: tr.Processes[s.ProcessID].ServiceName + " without kind"}
+		kind := "without kind"
 		for _, tag := range s.Tags {
-			if tag.Key == "span.kind" {
-				one.hop = tr.Processes[s.ProcessID].ServiceName + " " + fmt.Sprint(tag.Value)
+			switch {
+			case strings.HasPrefix(tag.Key, "db.system"): // with or without .name, by OpenTelemetry's conventions' age
+				kind = "database"
+			case tag.Key == "span.kind" && kind != "database":
+				kind = fmt.Sprint(tag.Value)
 			}
 		}
+		one := span{hop: tr.Processes[s.ProcessID].ServiceName + " " + kind}
 		for _, r := range s.References {
 			if r.RefType == "CHILD_OF" {
 				one.parent = r.SpanID
@@ -86,7 +96,7 @@ func (tr trace) lacks(want []hop) []hop {
 // unlike is empty when the trace is that of a request which took the way: these
 // hops and no others, the first one the child of the user's span, or the root,
 // and each other one the child of the hop before it. What a proxy tried again is
-// there as often as it was tried.
+// there as often as it was tried; what one query takes is below it.
 func (tr trace) unlike(r request, way []hop) string {
 	if len(tr.Spans) == 0 {
 		return "there is no such trace"
@@ -104,6 +114,7 @@ func (tr trace) unlike(r request, way []hop) string {
 			return s.hop + " is not the child of the user's span"
 		case at == 0:
 			begins++
+		case s.hop == asksDatabase && all[s.parent].hop == asksDatabase:
 		case all[s.parent].hop != way[at-1]:
 			return fmt.Sprintf("the parent of %s is %q instead of %s", s.hop, all[s.parent].hop, way[at-1])
 		}

@@ -22,7 +22,13 @@ const (
 	docuthinker platform.Component = "docuthinker" // its images; instances are deployed by stages
 )
 
+// images are those of the application's database, its migrations and its queue,
+// which no component installs.
+var images = []string{"postgresql", "flyway", "redis"}
+
 func TestMain(m *testing.M) {
 	spec.Parallel(3) // each has many pods of its own to start
-	spec.Main(m, "mesh", platform.For(istio, gateway, prometheus, flagger, tracing, logStore, kiali, docuthinker))
+	spec.Main(m, "mesh", platform.Options{
+		Components: []platform.Component{istio, gateway, prometheus, flagger, tracing, logStore, kiali, docuthinker}, Images: images,
+	}.Suite())
 }

@@ -22,7 +22,7 @@ import (
 // caller's identity. The caller inside is allowed everywhere, so that what is
 // refused is refused for the lack of mTLS: MSH-006 proves who is allowed what.
 func TestStrictMTLS(t *testing.T) {
-	s := newStage(t, "mtls", nil,
+	s := newStage(t, "mtls", everything(),
 		caller{Spec: probe.Spec{Name: "inside"}},
 		caller{Spec: probe.Spec{Name: "outside"}, outside: true},
 	)
@@ -40,7 +40,7 @@ func TestStrictMTLS(t *testing.T) {
 			exception(s, "DISABLE on one port", `/outside: GET http://backend\S+:9090/\S+: expected to be refused, saw answered`, "backend", map[string]any{
 				"mtls": map[string]any{"mode": "STRICT"}, "portLevelMtls": map[string]any{"9090": map[string]any{"mode": "DISABLE"}},
 			}),
-			exception(s, "a workload-level exception", `/outside: GET http://frontend\S+:9090/\S+: expected to be refused, saw answered`, "frontend", map[string]any{
+			exception(s, "a workload-level exception", `/outside: GET http://worker\S+:9090/\S+: expected to be refused, saw answered`, "worker", map[string]any{
 				"mtls": map[string]any{"mode": "PERMISSIVE"},
 			}),
 			secureFault(s, "injection off for one pod", `/outside: GET http://[0-9.]+:8080/\S+: expected to be refused, saw answered`,
@@ -119,7 +119,7 @@ func proveStrict(ctx context.Context, t spec.T, env *environment.Environment, s 
 			accepted++
 		}
 	}
-	t.Observe(fmt.Sprintf("%d of %d addresses (%d ports of services, the others their pods' own) refused plaintext from outside; servers of %d of %d ports saw %s call inside the mesh",
+	t.Observe(fmt.Sprintf("%d of %d addresses (%d ports of services in the mesh, the others their pods' own; PostgreSQL and Redis are outside of it) refused plaintext from outside; servers of %d of %d ports saw %s call inside the mesh",
 		refused, len(targets), len(services), accepted, len(services), caller), seen)
 }
 

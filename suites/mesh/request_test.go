@@ -35,6 +35,9 @@ func newRequest() request {
 	return request{number: all[:8], trace: all[:32], parent: all[32:]}
 }
 
+// traceparent is the header of a user who traces, and has this request traced.
+func (r request) traceparent() string { return "00-" + r.trace + "-" + r.parent + "-01" }
+
 // untraced is a request that brings no trace: the mesh is to begin one.
 func untraced() request { return request{number: newRequest().number} }
 
@@ -57,7 +60,7 @@ func (s *stage) send(ctx context.Context, t spec.T, requests []request) (answere
 		call := s.asUser()
 		call.Headers = map[string]string{"X-Request-Number": r.number}
 		if r.parent != "" {
-			call.Headers["Traceparent"] = "00-" + r.trace + "-" + r.parent + "-01"
+			call.Headers["Traceparent"] = r.traceparent()
 		}
 		calls = append(calls, probe.Expecting(call, probe.Status(http.StatusOK)))
 	}
@@ -86,6 +89,18 @@ func (s *stage) send(ctx context.Context, t spec.T, requests []request) (answere
 		answered = append(answered, r)
 	}
 	return answered
+}
+
+// list has a user ask for documents, which the backend asks its database for.
+func (s *stage) list(ctx context.Context, t spec.T, r request) request {
+	t.Helper()
+	call := s.asUser()
+	call.URL = "https://" + s.host() + "/api/documents?limit=1"
+	call.Headers = map[string]string{"X-Request-Number": r.number, "Traceparent": r.traceparent()}
+	if _, err := s.pods["user"].Call(ctx, call, probe.Status(http.StatusOK)); err != nil {
+		t.Broken(err)
+	}
+	return r
 }
 
 // reached waits until every gateway leads to the application: after a rollout they

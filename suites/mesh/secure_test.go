@@ -146,8 +146,8 @@ var morePodTimeout = wait.Timeout{Name: "onePodMoreReady", D: 45 * time.Second}
 // withoutSidecar is what more does to a pod to keep the mesh out of it.
 func withoutSidecar(p *corev1.Pod) { p.Labels["sidecar.istio.io/inject"] = "false" }
 
-// behind are the addresses host:port of the pods behind the stage's services, by
-// pod, read from the cluster.
+// behind are the addresses host:port of the pods behind the stage's services in the
+// mesh, by pod, read from the cluster.
 func (s *stage) behind(ctx context.Context, env *environment.Environment) (map[string][]string, error) {
 	var all discoveryv1.EndpointSliceList
 	if err := env.Client().List(ctx, &all, client.InNamespace(s.ns)); err != nil {
@@ -155,6 +155,9 @@ func (s *stage) behind(ctx context.Context, env *environment.Environment) (map[s
 	}
 	found := map[string]map[string]bool{}
 	for _, slice := range all.Items {
+		if slices.Contains(outsideServices, slice.Labels[discoveryv1.LabelServiceName]) {
+			continue
+		}
 		for _, e := range slice.Endpoints {
 			leaving := e.Conditions.Terminating != nil && *e.Conditions.Terminating
 			if e.TargetRef == nil || e.TargetRef.Kind != "Pod" || leaving {

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	utilrand "k8s.io/apimachinery/pkg/util/rand"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
@@ -103,8 +105,26 @@ func stageValues(host string) map[string]any {
 	}
 }
 
-// ports are all ports of the application's services, as host:port, read from the
-// cluster so that none is forgotten.
+// ownDatabase are the values of one that the stage has for itself.
+func ownDatabase() map[string]any {
+	return map[string]any{"enabled": true, "password": utilrand.String(24)}
+}
+
+// everything is an application with all that belongs to it.
+func everything() map[string]any {
+	return map[string]any{"database": ownDatabase(), "redis": map[string]any{"enabled": true}, "worker": map[string]any{"enabled": true}}
+}
+
+// What is outside of the mesh, for it speaks no HTTP, or ends: its doors are the
+// NetworkPolicies' (docuthinker.outsideMesh in the chart; POL-023). By name, so that
+// nothing else can pass for it.
+var (
+	outsideServices = []string{"postgresql", "redis"}
+	outsideApps     = []string{"database", "cache", "migrations"}
+)
+
+// ports are all ports of the application's services in the mesh, as host:port, read from
+// the cluster so that none is forgotten.
 func (s *stage) ports(ctx context.Context, env *environment.Environment) ([]string, error) {
 	var services corev1.ServiceList
 	if err := env.Client().List(ctx, &services, client.InNamespace(s.ns)); err != nil {
@@ -112,6 +132,9 @@ func (s *stage) ports(ctx context.Context, env *environment.Environment) ([]stri
 	}
 	var ports []string
 	for _, service := range services.Items {
+		if slices.Contains(outsideServices, service.Name) {
+			continue
+		}
 		for _, p := range service.Spec.Ports {
 			ports = append(ports, fmt.Sprintf("%s.%s:%d", service.Name, s.ns, p.Port))
 		}

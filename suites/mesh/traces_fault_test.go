@@ -26,6 +26,7 @@ func traceFaults(s *stage) []spec.Sabotage {
 		s.envFault("the frontend's sampler is off", ` traces: lacks frontend server, frontend client`, "frontend", samplerOff),
 		s.envFault("the backend sends to a wrong address", ` traces: lacks backend server`, "backend",
 			corev1.EnvVar{Name: "OTEL_EXPORTER_OTLP_ENDPOINT", Value: "http://otel-collector.monitoring:4319"}),
+		s.envFault("the backend keeps documents in its memory", ` traces: lacks backend database`, "backend", corev1.EnvVar{Name: "DATABASE_URI"}),
 		s.envFault("the frontend keeps too few spans until they are taken", `spans of the application were lost with a collector`, "frontend",
 			corev1.EnvVar{Name: "OTEL_BSP_MAX_QUEUE_SIZE", Value: "4"}, corev1.EnvVar{Name: "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", Value: "4"}),
 		samplingFault(),

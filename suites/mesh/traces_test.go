@@ -27,10 +27,10 @@ const (
 )
 
 // TestTraces proves that what happened to a request on its way from the gateway
-// to the backend is one trace in Jaeger, and that a collector which is lost
+// to the backend, and to its database, is one trace in Jaeger, and that a collector which is lost
 // takes none of the application's spans with it.
 func TestTraces(t *testing.T) {
-	s := newStage(t, "traces", nil, caller{Spec: probe.Spec{Name: "user"}, outside: true})
+	s := newStage(t, "traces", map[string]any{"database": ownDatabase()}, caller{Spec: probe.Spec{Name: "user"}, outside: true})
 	spec.Run(t, spec.Specification{
 		ID:            "MSH-014",
 		Risk:          spec.Disruptive,
@@ -55,34 +55,45 @@ func proveTraces(ctx context.Context, t spec.T, env *environment.Environment, s 
 	proveLoss(ctx, t, env, s, ready[0].Name)
 }
 
-// proveWay follows each request from hop to hop.
+// proveWay follows each request from hop to hop: those that the backend answers itself,
+// half of them with a trace of the user's, and those that it asks its database about.
 func proveWay(ctx context.Context, t spec.T, env *environment.Environment, s *stage) {
-	way := s.way()
-	var requests []request
+	var echoed, listed []request
 	for range tracedRequests {
-		requests = append(requests, s.send(ctx, t, []request{newRequest(), untraced()})...)
+		echoed = append(echoed, s.send(ctx, t, []request{newRequest(), untraced()})...)
+		listed = append(listed, s.list(ctx, t, newRequest()))
 	}
-	sent := time.Now()
-	found, err := traces(ctx, env, requests, way)
-	if err != nil {
-		t.Broken(err)
-	}
-	took := time.Since(sent)
-	unlike, whole := map[string][]string{}, 0
-	for _, r := range requests {
-		why := found[r.trace].unlike(r, way)
-		if why == "" {
-			whole++
-			continue
+	sent, all := time.Now(), true
+	for _, kind := range []struct {
+		what     string
+		requests []request
+		way      []hop
+	}{
+		{"by gateway and frontend to the backend, half of them with a trace of the user's", echoed, s.way()},
+		{"that the backend asked its database about", listed, s.toDatabase()},
+	} {
+		found, err := traces(ctx, env, kind.requests, kind.way)
+		if err != nil {
+			t.Broken(err)
 		}
-		unlike[why] = append(unlike[why], r.trace)
+		took := time.Since(sent)
+		unlike, whole := map[string][]string{}, 0
+		for _, r := range kind.requests {
+			why := found[r.trace].unlike(r, kind.way)
+			if why == "" {
+				whole++
+				continue
+			}
+			unlike[why] = append(unlike[why], r.trace)
+		}
+		all = all && whole == len(kind.requests)
+		t.Observe(fmt.Sprintf("%d requests %s: %d are one whole trace in Jaeger, %s after the last answer",
+			len(kind.requests), kind.what, whole, took.Round(100*time.Millisecond)), map[string]any{"way": kind.way, "first": kind.requests[0].trace, "unlike": unlike})
+		for why, of := range unlike {
+			assert.Fail(t, fmt.Sprintf("they are %v", of), "%d of %d traces: %s", len(of), len(kind.requests), why)
+		}
 	}
-	t.Observe(fmt.Sprintf("%d requests by gateway and frontend to the backend, half of them with a trace of the user's: %d are one whole trace in Jaeger, %s after the last answer. The database is not on the way yet (issue 5): the last hop is the backend's",
-		len(requests), whole, took.Round(100*time.Millisecond)), map[string]any{"way": way, "first": requests[0].trace, "unlike": unlike})
-	for why, of := range unlike {
-		assert.Fail(t, fmt.Sprintf("they are %v", of), "%d of %d traces: %s", len(of), len(requests), why)
-	}
-	if whole < len(requests) {
+	if !all {
 		t.FailNow() // what is lost already cannot be lost with a collector
 	}
 }

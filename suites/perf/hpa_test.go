@@ -50,6 +50,7 @@ func TestHPA(t *testing.T) {
 			metrics("a target of the processor's time that is never met", `under load`, never(0)),
 			metrics("a target of memory that is never met", `use more memory than they ask for`, never(1)),
 			withoutMetricsServer(),
+			spec.Swapped("KEDA scales the frontend as well", `autoscalers of frontend`, &edit, field("ScaledObject", "frontend", "spec", "scaleTargetRef", "name")),
 			spec.Harmless(spec.Swapped("at most twelve replicas", "", &edit, field("HorizontalPodAutoscaler", int64(12), "spec", "maxReplicas"))),
 		},
 	})
@@ -87,6 +88,12 @@ func measuring(metric string) wait.Condition {
 }
 
 func proveHPA(ctx context.Context, t spec.T, env *environment.Environment, l *levels, edit change) {
+	scalers, err := scaledBy(env, edit)
+	spec.Check(t, err)
+	require.NotEmpty(t, scalers["frontend"], "autoscalers of frontend, of all that the platform has")
+	for workload, by := range scalers { // each proof installs the ones that it looks at
+		require.Len(t, by, 1, "autoscalers of %s: two would contend", workload)
+	}
 	frontend := deploymentOf(l.ns, "frontend")
 	spec.Check(t, scaling(ctx, env, t.Scope(), "frontend-hpa.yaml", l.ns, edit))
 	w, err := wait.On(env.Config)

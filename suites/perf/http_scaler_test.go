@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/probe"
 	"github.com/proving-ground/proving-ground/helpers/spec"
@@ -28,12 +30,16 @@ func TestHTTPScaler(t *testing.T) {
 			proveHTTPScaler(ctx, t, env, l, edit)
 		},
 		CounterProofs: []spec.Sabotage{
-			spec.Swapped("a replica for each 1000 requests a second", `at 250 requests a second`, &edit, trigger("threshold", "1000")),
+			spec.Swapped("a replica for each 1000 requests a second", `at 250 requests a second`, &edit, trigger(byRequests, "threshold", "1000")),
 			spec.Swapped("one replica is enough", `without requests`, &edit, field("ScaledObject", int64(1), "spec", "minReplicaCount")),
 			spec.Swapped("19 replicas at most", `at 5000 requests a second`, &edit, field("ScaledObject", int64(19), "spec", "maxReplicaCount")),
-			spec.Swapped("a query of what is not there", `at 250 requests a second`, &edit, retrigger("query", func(was string) string {
+			spec.Swapped("a query of what is not there", `at 250 requests a second`, &edit, retrigger(byRequests, "query", func(was string) string {
 				return strings.Replace(was, `app="backend"`, `app="backed"`, 1)
 			})),
+			spec.Swapped("business hours all day", `without requests`, &edit, func(o *unstructured.Unstructured) {
+				trigger(byHours, "start", "0 0 1 1 *")(o)
+				trigger(byHours, "end", "* * * * *")(o) // each end comes before the next begin
+			}),
 			spec.Harmless(spec.Swapped("KEDA asks each two seconds", "", &edit, field("ScaledObject", int64(2), "spec", "pollingInterval"))),
 		},
 	})
@@ -42,12 +48,18 @@ func TestHTTPScaler(t *testing.T) {
 func proveHTTPScaler(ctx context.Context, t spec.T, env *environment.Environment, l *levels, edit change) {
 	m, err := l.monitored(ctx, env, t.Scope(), watching{})
 	spec.Check(t, err)
-	address := "http://" + m.of("prometheus") + "." + l.ns + ":9090"
-	at := trigger("serverAddress", address)
+	at := trigger(byRequests, "serverAddress", m.address())
 	backend := deploymentOf(l.ns, "backend")
 
+	// Business hours bring replicas of their own: here they are half a day off, at any time.
+	off := time.Now().In(newYork(t)).Add(12 * time.Hour)
+	closed := func(o *unstructured.Unstructured) {
+		trigger(byHours, "start", minuteOf(off))(o)
+		trigger(byHours, "end", minuteOf(off.Add(time.Minute)))(o)
+	}
+
 	first := t.Scope().Child("scaler")
-	spec.Check(t, scaling(ctx, env, first, "http-scaler.yaml", l.ns, at, edit))
+	spec.Check(t, scaling(ctx, env, first, "backend-scaler.yaml", l.ns, at, closed, edit))
 	idle := scalesTo(ctx, t, env, backend, 2, "the backend's replicas without requests")
 	traffic, err := l.pods["users"].Traffic(ctx, probe.Plan{
 		Request: probe.Request{URL: "http://backend." + l.ns + ":8080/api/documents?limit=1", Timeout: time.Second},
@@ -64,9 +76,9 @@ func proveHTTPScaler(ctx context.Context, t spec.T, env *environment.Environment
 	spec.Check(t, first.Close(ctx))
 
 	// What the machine has not, each request makes up for by counting twenty times.
-	times := retrigger("query", func(was string) string { return httpTimes + " * " + was })
+	times := retrigger(byRequests, "query", func(was string) string { return httpTimes + " * " + was })
 	many := t.Scope().Child("scaler of many")
-	spec.Check(t, scaling(ctx, env, many, "http-scaler.yaml", l.ns, at, times, edit))
+	spec.Check(t, scaling(ctx, env, many, "backend-scaler.yaml", l.ns, at, closed, times, edit))
 	most := scalesTo(ctx, t, env, backend, 20, "the backend's replicas at 5000 requests a second")
 	spec.Check(t, traffic.Stop(ctx))
 	down := scalesTo(ctx, t, env, backend, 2, "the backend's replicas when the requests are over")

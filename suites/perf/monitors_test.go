@@ -115,6 +115,9 @@ func (l *levels) counted(ctx context.Context, t spec.T, env *environment.Environ
 // of is the name of a part of these monitors.
 func (m *monitors) of(part string) string { return part + "-" + m.name }
 
+// address is that of Prometheus, for pods of any namespace.
+func (m *monitors) address() string { return "http://" + m.of("prometheus") + "." + m.ns + ":9090" }
+
 func (m *monitors) meta(part string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: m.ns, Name: m.of(part)}
 }

@@ -9,13 +9,37 @@ import (
 	"strings"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/spec"
 )
+
+// blind has workers find no analysis of a document, whoever has written one: an empty
+// view is where the table was, and what they write goes through it.
+func (q *queued) blind() spec.Sabotage {
+	const anew = `; COMMIT; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'docuthinker' AND pid <> pg_backend_pid()` // sessions keep the path that they began with
+	return spec.Sabotage{
+		Name: "workers that do not see what others did", Kills: `analyses, one of each document`, Applied: spec.AtOnce, Restored: spec.AtOnce,
+		Apply: func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+			err := scope.Defer("the view of no analyses", func(ctx context.Context) error {
+				return q.told(ctx, env, `BEGIN; ALTER ROLE docuthinker RESET search_path; DROP SCHEMA IF EXISTS blind CASCADE`+anew)
+			})
+			if err != nil {
+				return err
+			}
+			return q.told(ctx, env, `BEGIN; CREATE SCHEMA blind; CREATE VIEW blind.analyses AS SELECT * FROM public.analyses WHERE false;
+				ALTER ROLE docuthinker SET search_path = blind, public`+anew)
+		},
+	}
+}
+
+// told has the database do what a statement says.
+func (q *queued) told(ctx context.Context, env *environment.Environment, statement string) error {
+	return env.Exec(ctx, q.ns, "postgresql-0", "postgresql", nil, io.Discard, "psql", "-U", "docuthinker", "-d", "docuthinker", "-v", "ON_ERROR_STOP=1", "-qc", statement)
+}
 
 // emptied leaves no document of another proof: those of this one are numbered from 1, as
 // its users' requests are.
 func (q *queued) emptied(ctx context.Context, env *environment.Environment) error {
-	return env.Exec(ctx, q.ns, "postgresql-0", "postgresql", nil, io.Discard, "psql", "-U", "docuthinker", "-d", "docuthinker", "-v", "ON_ERROR_STOP=1", "-qc",
-		"TRUNCATE documents RESTART IDENTITY CASCADE")
+	return q.told(ctx, env, "TRUNCATE documents RESTART IDENTITY CASCADE")
 }
 
 // counts are what the database has.
@@ -25,7 +49,7 @@ type counts struct{ analyses, documents int }
 func (q *queued) counted(ctx context.Context, env *environment.Environment) (c counts, err error) {
 	var out bytes.Buffer
 	err = env.Exec(ctx, q.ns, "postgresql-0", "postgresql", nil, &out, "psql", "-U", "docuthinker", "-d", "docuthinker", "-Atc",
-		`SELECT json_build_object('a', count(*), 'd', count(DISTINCT document_id)) FROM analyses`)
+		`SELECT json_build_object('a', count(*), 'd', count(DISTINCT document_id)) FROM public.analyses`)
 	if err != nil {
 		return c, err
 	}

@@ -125,20 +125,57 @@ func looked(ctx context.Context, env *environment.Environment, o *unstructured.U
 	return err
 }
 
-// trigger gives what a ScaledObject's trigger goes by another value.
-func trigger(key, value string) change { return retrigger(key, func(string) string { return value }) }
+// The triggers of fixtures/autoscaling, by the names that KEDA has for their kinds.
+const (
+	byQueue    = "aws-sqs-queue"
+	byRequests = "prometheus"
+	byHours    = "cron"
+)
 
-// retrigger makes another value of the one that is there. Objects without a trigger stay
-// as they are.
-func retrigger(key string, with func(was string) string) change {
+// trigger gives what a ScaledObject's trigger of one kind goes by another value.
+func trigger(kind, key, value string) change {
+	return retrigger(kind, key, func(string) string { return value })
+}
+
+// retrigger makes another value of the one that is there. Objects without such a trigger
+// stay as they are.
+func retrigger(kind, key string, with func(was string) string) change {
 	return func(o *unstructured.Unstructured) {
 		_ = each(o, func(triggers []any) []any {
-			metadata := triggers[0].(map[string]any)["metadata"].(map[string]any)
-			was, _ := metadata[key].(string)
-			metadata[key] = with(was)
+			for _, one := range triggers {
+				if one := one.(map[string]any); one["type"] == kind {
+					metadata := one["metadata"].(map[string]any)
+					was, _ := metadata[key].(string)
+					metadata[key] = with(was)
+				}
+			}
 			return triggers
 		}, "spec", "triggers")
 	}
+}
+
+// scaledBy are the autoscalers of fixtures/autoscaling by the workload that they scale.
+func scaledBy(env *environment.Environment, edit change) (map[string][]string, error) {
+	files, err := filepath.Glob(filepath.Join(env.Root, "fixtures", "autoscaling", "*.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	by := map[string][]string{}
+	for _, file := range files {
+		objects, err := platform.ReadObjects(file)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range objects {
+			if edit != nil {
+				edit(o)
+			}
+			if of, has, _ := unstructured.NestedString(o.Object, "spec", "scaleTargetRef", "name"); has {
+				by[of] = append(by[of], filepath.Base(file))
+			}
+		}
+	}
+	return by, nil
 }
 
 // each puts another list in the place of one that is there.
