@@ -59,7 +59,7 @@ func TestCircuitBreaking(t *testing.T) {
 			outlierFault(s, "ejection off", "nobody ejected the ill pod", nil),
 			outlierFault(s, "base ejection 30 s", "the ejected pod was back after", "30s", "baseEjectionTime"),
 			outlierFault(s, "base ejection 600 s", "the ejected pod was not back", "600s", "baseEjectionTime"),
-			// Envoy lets a host back only when it looks: by chance within the time that is given in one of a hundred.
+			// Envoy lets a host back only when it looks, for the first time one interval after the cluster was made.
 			outlierFault(s, "interval an hour", "the ejected pod was not back", "3600s", "interval"),
 			outlierFault(s, "maxEjectionPercent 100", `of 4 pods \d are ejected, 30 % are 1`, int64(100), "maxEjectionPercent"),
 			spec.Harmless(outlierFault(s, "errors of connections counted apart", "", map[string]any{

@@ -91,7 +91,8 @@ func (s *stage) send(ctx context.Context, t spec.T, requests []request) (answere
 	return answered
 }
 
-// list has a user ask for documents, which the backend asks its database for.
+// list has a user ask for documents, which the backend asks its database for. It is one
+// request, with no others beside it: all of them must be answered.
 func (s *stage) list(ctx context.Context, t spec.T, r request) request {
 	t.Helper()
 	call := s.asUser()
