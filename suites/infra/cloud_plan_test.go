@@ -305,7 +305,7 @@ func proveOthers(prove func(string, func(context.Context, spec.T, *look), ...fau
 		replanned("planned for any object", `rules that the plan of production breaks`, replaced(identity, "policy = each.value.policy", anything)),
 		changed("anyone's role", `service accounts that role`, replaced(identity, "system:serviceaccount:${each.value.subject}", "system:serviceaccount:default:default", "module.identity")),
 		changed("another's as well", `service accounts that role`, replaced(identity, `["system:serviceaccount:${each.value.subject}"]`, `["system:serviceaccount:${each.value.subject}", "system:serviceaccount:default:default"]`, "module.identity")),
-		changed("of all whose names begin so", `service accounts that role`, replaced(identity, "test     = \"StringEquals\"\n      variable = \"${var.oidc_issuer}:sub\"", "test     = \"StringLike\"\n      variable = \"${var.oidc_issuer}:sub\"", "module.identity")),
+		changed("of all whose names begin so", `service accounts that role`, replaced(identity, "test     = \"StringEquals\"\n      variable = \"${var.oidc_issuer}:sub\"\n      values   = [\"system:serviceaccount:${each.value.subject}\"]", "test     = \"StringLike\"\n      variable = \"${var.oidc_issuer}:sub\"\n      values   = [\"system:serviceaccount:${each.value.subject}*\"]", "module.identity")),
 		changed("another name of the policies", "", replaced(identity, "  name   = each.key\n", "  name   = \"own-${each.key}\"\n", "module.identity")),
 	)
 	var l life
