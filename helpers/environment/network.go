@@ -64,10 +64,7 @@ type nodeRange struct{ Name, Pods, Address string }
 
 // connectNodes gives the nodes a pod network, and waits until all are ready.
 func (k *kindCluster) connectNodes(ctx context.Context, e *Environment) error {
-	w, err := wait.On(e.Config)
-	if err != nil {
-		return err
-	}
+	w := wait.On(e.Config)
 	target := wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Node")}
 	objects, err := w.Converges(ctx, podRangeTimeout, len(k.config.Nodes), target, wait.Condition{
 		What: "have a pod range and an address",

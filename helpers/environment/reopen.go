@@ -63,11 +63,7 @@ func (k *kindCluster) settle(ctx context.Context, e *Environment) error {
 		return nil
 	}
 	k.options.Progress(fmt.Sprintf("the nodes were started again: %d pods follow", len(old)))
-	w, err := wait.On(e.Config)
-	if err != nil {
-		return err
-	}
-	_, err = w.Until(ctx, settleTimeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod")}, wait.Condition{
+	_, err = wait.On(e.Config).Until(ctx, settleTimeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod")}, wait.Condition{
 		What: "have been seen since their nodes were started again",
 		Missing: func(o *unstructured.Unstructured) string {
 			var p corev1.Pod

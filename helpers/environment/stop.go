@@ -69,10 +69,7 @@ func (e *Environment) MayRun(ctx context.Context) error {
 
 // AwaitStop returns when the switch is thrown, with the reason.
 func (e *Environment) AwaitStop(ctx context.Context) (why string, err error) {
-	w, err := wait.On(e.Config)
-	if err != nil {
-		return "", err
-	}
+	w := wait.On(e.Config)
 	thrown, err := w.Until(ctx, neverThrown, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("ConfigMap"), Namespace: StopNamespace, Name: StopName}, wait.Exists())
 	if err != nil {
 		return "", fmt.Errorf("the switch that stops everything is not watched: %w", err)

@@ -46,10 +46,6 @@ var conditions = map[schema.GroupKind]struct {
 
 // ready waits for objects, all at once.
 func (i *installation) ready(ctx context.Context, refs []reference) error {
-	w, err := wait.On(i.env.Config)
-	if err != nil {
-		return err
-	}
 	group, ctx := errgroup.WithContext(ctx)
 	observed := map[Observers][]reference{}
 	for _, r := range refs {
@@ -67,7 +63,7 @@ func (i *installation) ready(ctx context.Context, refs []reference) error {
 			c.limit, c.condition = givenTimeout, wait.Exists()
 		}
 		group.Go(func() error {
-			_, err := w.Until(ctx, c.limit, wait.Target{Kind: r.kind(), Namespace: r.Namespace, Name: r.Name}, c.condition)
+			_, err := wait.On(i.env.Config).Until(ctx, c.limit, wait.Target{Kind: r.kind(), Namespace: r.Namespace, Name: r.Name}, c.condition)
 			return err
 		})
 	}
@@ -93,10 +89,7 @@ func (o Observers) Observed(ctx context.Context, env *environment.Environment, o
 }
 
 func (o Observers) wait(ctx context.Context, env *environment.Environment, refs []reference) error {
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
+	w := wait.On(env.Config)
 	selector, err := labels.Parse(o.Selector)
 	if err != nil {
 		return fmt.Errorf("observers %q: %w", o.Selector, err)

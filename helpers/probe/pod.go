@@ -60,10 +60,7 @@ func Start(ctx context.Context, env *environment.Environment, s *environment.Sco
 			return nil, fmt.Errorf("probe %s: %w", p.Name, err)
 		}
 	}
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return nil, err
-	}
+	w := wait.On(env.Config)
 	var pods []*Pod
 	for _, p := range specs {
 		found, err := w.Until(ctx, podTimeout, wait.Target{

@@ -75,6 +75,9 @@ func (v *view) wake() {
 // waits until that has its first list; with fresh, until it is as new as the
 // API's own answer.
 func (w *Waiter) watch(ctx context.Context, t Target, fresh bool, each func(*unstructured.Unstructured, bool)) (*view, error) {
+	if w.broken != nil {
+		return nil, w.broken
+	}
 	resource, err := w.resource(t.Kind)
 	if err != nil {
 		return nil, err

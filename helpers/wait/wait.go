@@ -76,6 +76,7 @@ type Waiter struct {
 	logs    kubernetes.Interface // for the events and logs of what failed
 	mapper  meta.RESTMapper
 	linger  time.Duration // how long an informer that nobody uses stays
+	broken  error         // why it reaches no cluster
 
 	mu      sync.Mutex
 	watches map[watchKey]*watch
@@ -90,28 +91,35 @@ var waiters = struct {
 }{by: map[*rest.Config]*Waiter{}}
 
 // On returns this process's waiter for a cluster: the same one each time for
-// the same config.
-func On(config *rest.Config) (*Waiter, error) {
+// the same config. A config that is none is the error of each of its waits.
+func On(config *rest.Config) *Waiter {
 	waiters.Lock()
 	defer waiters.Unlock()
 	if w := waiters.by[config]; w != nil {
-		return w, nil
+		return w
 	}
+	w, err := reaching(config)
+	if err != nil {
+		return &Waiter{broken: fmt.Errorf("wait: %w", err)}
+	}
+	waiters.by[config] = w
+	return w
+}
+
+func reaching(config *rest.Config) (*Waiter, error) {
 	dyn, err := dynamic.NewForConfig(config)
 	if err != nil {
-		return nil, fmt.Errorf("wait: %w", err)
+		return nil, err
 	}
 	typed, err := kubernetes.NewForConfig(config)
 	if err != nil {
-		return nil, fmt.Errorf("wait: %w", err)
+		return nil, err
 	}
 	disco, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
-		return nil, fmt.Errorf("wait: %w", err)
+		return nil, err
 	}
-	w := newWaiter(dyn, typed, restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(disco)))
-	waiters.by[config] = w
-	return w, nil
+	return newWaiter(dyn, typed, restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(disco))), nil
 }
 
 func newWaiter(dyn dynamic.Interface, typed kubernetes.Interface, mapper meta.RESTMapper) *Waiter {

@@ -142,10 +142,7 @@ func evict(ctx context.Context, env *environment.Environment, p *corev1.Pod) err
 	if err != nil {
 		return err
 	}
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
+	w := wait.On(env.Config)
 	if err := w.Gone(ctx, awayTimeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: p.Namespace, Name: p.Name}); err != nil {
 		return err
 	}

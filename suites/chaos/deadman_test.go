@@ -146,8 +146,7 @@ func (s *stage) proveKilled(ctx context.Context, t spec.T, env *environment.Envi
 
 	// Litmus' own pods say last of all what they found, in a ChaosResult that they make
 	// anew where there is none: a start that comes before that leaves it behind.
-	w, err := wait.On(env.Config)
-	spec.Check(t, err)
+	w := wait.On(env.Config)
 	spec.Check(t, w.Gone(ctx, saidTimeout, wait.Target{
 		Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: "litmus", Selector: labels.SelectorFromSet(labels.Set{"chaosUID": string(engine)}),
 	}))

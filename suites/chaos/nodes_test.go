@@ -62,11 +62,7 @@ func lookOut(ctx context.Context, env *environment.Environment, scope *environme
 	if err := scope.Create(ctx, set); err != nil {
 		return err
 	}
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
-	_, err = w.Until(ctx, lookoutTimeout, wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind("DaemonSet"), Namespace: namespace, Name: "lookout"}, wait.RolledOut())
+	_, err := wait.On(env.Config).Until(ctx, lookoutTimeout, wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind("DaemonSet"), Namespace: namespace, Name: "lookout"}, wait.RolledOut())
 	return err
 }
 

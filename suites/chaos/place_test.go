@@ -122,10 +122,7 @@ func (s *stage) edit(ctx context.Context, env *environment.Environment, change f
 }
 
 func (s *stage) rolledOut(ctx context.Context, env *environment.Environment) error {
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
+	w := wait.On(env.Config)
 	out, err := w.Until(ctx, rolloutTimeout, wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespace: s.ns, Name: "backend"}, wait.RolledOut())
 	if err != nil {
 		return err

@@ -283,11 +283,9 @@ func (x *trial) run(o *unstructured.Unstructured, a *account) {
 		return
 	}
 	spec.Check(x.t, x.t.Scope().Create(x.ctx, o))
-	w, err := wait.On(x.env.Config)
-	spec.Check(x.t, err)
 	guarded, cancel := context.WithCancel(x.ctx)
 	spent := x.guard(guarded, o)
-	_, err = w.Until(x.ctx, engineTimeout, targetOf(o), engineEnded())
+	_, err = wait.On(x.env.Config).Until(x.ctx, engineTimeout, targetOf(o), engineEnded())
 	a.Ended = time.Now()
 	cancel()
 	spec.Check(x.t, err)
@@ -321,8 +319,7 @@ func (x *trial) firstFailed() (first time.Time) {
 // since when: not before the fault's end. When that takes longer than is promised, it
 // says how far it had come.
 func (x *trial) recovered(ended time.Time) time.Time {
-	w, err := wait.On(x.env.Config)
-	spec.Check(x.t, err)
+	w := wait.On(x.env.Config)
 	spec.Check(x.t, whole(x.ctx, w, x.stage.ns, x.n))
 	at := ended
 	if since := x.pods.wholeSince(); since.After(at) {

@@ -181,11 +181,7 @@ func (s *stage) lose(ctx context.Context, env *environment.Environment) error {
 	if err := env.Client().Delete(ctx, ns); err != nil {
 		return err
 	}
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
-	return w.Gone(ctx, lostTimeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Namespace"), Name: s.ns})
+	return wait.On(env.Config).Gone(ctx, lostTimeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Namespace"), Name: s.ns})
 }
 
 // serves waits until the application answers with a row or none.

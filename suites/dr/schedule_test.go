@@ -153,8 +153,7 @@ func proveSchedules(ctx context.Context, t spec.T, env *environment.Environment,
 	spec.Check(t, t.Scope().Defer("backups of schedule "+name, func(ctx context.Context) error { return deleteBackupsOf(ctx, env, name) }))
 	spec.Check(t, t.Scope().Create(ctx, ofVelero("Schedule", name, fields)))
 	start := time.Now()
-	w, err := wait.On(env.Config)
-	spec.Check(t, err)
+	w := wait.On(env.Config)
 	made := targetOf("Backup", "")
 	made.Selector = labels.SelectorFromSet(labels.Set{"velero.io/schedule-name": name})
 	awaited := func(err error) { // what did not come in time is for the assertions on what there is to say

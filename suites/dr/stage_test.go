@@ -130,11 +130,7 @@ func addLocation(ctx context.Context, env *environment.Environment, scope *envir
 	if err := scope.Create(ctx, o); err != nil {
 		return err
 	}
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
-	_, err = w.Until(ctx, locationTimeout, targetOf("BackupStorageLocation", name), wait.Field("status.phase", "Available"))
+	_, err := wait.On(env.Config).Until(ctx, locationTimeout, targetOf("BackupStorageLocation", name), wait.Field("status.phase", "Available"))
 	return err
 }
 

@@ -70,11 +70,7 @@ func phaseOf(o *unstructured.Unstructured) string {
 
 // awaitEnd waits until a backup or restore has ended, and gives it.
 func awaitEnd(ctx context.Context, env *environment.Environment, limit wait.Timeout, kind, name string) (*unstructured.Unstructured, error) {
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return nil, err
-	}
-	found, err := w.Until(ctx, limit, targetOf(kind, name), hasEnded())
+	found, err := wait.On(env.Config).Until(ctx, limit, targetOf(kind, name), hasEnded())
 	if err != nil {
 		return nil, err
 	}
@@ -160,10 +156,7 @@ func tryDeletion(ctx context.Context, env *environment.Environment, name string)
 	if err := s.Create(ctx, request); err != nil {
 		return "", err
 	}
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return "", err
-	}
+	w := wait.On(env.Config)
 	until, cancel := context.WithCancel(ctx)
 	refusal := make(chan string, 1)
 	go func() {
@@ -224,11 +217,7 @@ func restore(ctx context.Context, env *environment.Environment, s *environment.S
 		if _, err := awaitEnd(ctx, env, restoreTimeout, "Restore", name); err != nil {
 			return err
 		}
-		w, err := wait.On(env.Config)
-		if err != nil {
-			return err
-		}
-		return w.Holds(ctx, letGo, targetOf("Restore", name), hasEnded())
+		return wait.On(env.Config).Holds(ctx, letGo, targetOf("Restore", name), hasEnded())
 	}); err != nil {
 		return nil, err
 	}

@@ -24,11 +24,7 @@ var podsTimeout = wait.Timeout{Name: "podsFollow", D: 90 * time.Second}
 
 // rolledOut waits for a Deployment's or a DaemonSet's pods.
 func rolledOut(ctx context.Context, env *environment.Environment, kind, namespace, name string) error {
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
-	_, err = w.Until(ctx, podsTimeout, wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind(kind), Namespace: namespace, Name: name}, wait.RolledOut())
+	_, err := wait.On(env.Config).Until(ctx, podsTimeout, wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind(kind), Namespace: namespace, Name: name}, wait.RolledOut())
 	return err
 }
 
@@ -127,11 +123,7 @@ func withoutPods(name, kills, kind string, o client.Object, of map[string]string
 			})
 		},
 		Applied: func(ctx context.Context, env *environment.Environment) error {
-			w, err := wait.On(env.Config)
-			if err != nil {
-				return err
-			}
-			return w.Gone(ctx, podsTimeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: o.GetNamespace(), Selector: labels.SelectorFromSet(of)})
+			return wait.On(env.Config).Gone(ctx, podsTimeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: o.GetNamespace(), Selector: labels.SelectorFromSet(of)})
 		},
 		Restored: func(ctx context.Context, env *environment.Environment) error {
 			return rolledOut(ctx, env, kind, o.GetNamespace(), o.GetName())

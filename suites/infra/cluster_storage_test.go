@@ -74,9 +74,7 @@ func uses(ctx context.Context, t spec.T, env *environment.Environment, ns, name,
 			Volumes: []corev1.Volume{{Name: "kept", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "kept"}}}},
 		},
 	}))
-	w, err := wait.On(env.Config)
-	spec.Check(t, err)
-	_, err = w.Until(ctx, volumeTimeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: ns, Name: name}, wait.Condition{
+	_, err := wait.On(env.Config).Until(ctx, volumeTimeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: ns, Name: name}, wait.Condition{
 		What: "have ended", Missing: func(o *unstructured.Unstructured) string {
 			phase, _, _ := unstructured.NestedString(o.Object, "status", "phase")
 			if phase == string(corev1.PodSucceeded) {

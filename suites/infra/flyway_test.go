@@ -87,10 +87,7 @@ func (s *server) start(ctx context.Context, env *environment.Environment, scope 
 
 // ended waits for the end of a call.
 func (s *server) ended(ctx context.Context, env *environment.Environment, job string) (*call, error) {
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return nil, err
-	}
+	w := wait.On(env.Config)
 	_, waited := w.Until(ctx, flywayEnds, wait.Target{Kind: batchv1.SchemeGroupVersion.WithKind("Job"), Namespace: s.ns, Name: job},
 		wait.Condition{What: "end", Missing: jobRuns})
 	var hopeless *wait.Terminal

@@ -199,9 +199,7 @@ func (s *renewals) prove(ctx context.Context, t spec.T, env *environment.Environ
 // revision waits until cert-manager has issued so many certificates.
 func (s *renewals) revision(ctx context.Context, t spec.T, env *environment.Environment, limit wait.Timeout, n int64, how string) {
 	t.Helper()
-	w, err := wait.On(env.Config)
-	spec.Check(t, err)
-	_, err = w.Until(ctx, limit, wait.Target{Kind: certificates, Namespace: gateways, Name: s.name}, wait.Condition{
+	_, err := wait.On(env.Config).Until(ctx, limit, wait.Target{Kind: certificates, Namespace: gateways, Name: s.name}, wait.Condition{
 		What: fmt.Sprintf("be at revision %d", n), Missing: func(o *unstructured.Unstructured) string {
 			if at, _, _ := unstructured.NestedInt64(o.Object, "status", "revision"); at < n {
 				conditions, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")

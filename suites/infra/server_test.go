@@ -78,11 +78,7 @@ func (s *server) build(ctx context.Context, env *environment.Environment, scope 
 			return err
 		}
 	}
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
-	_, err = w.Until(ctx, serverReady, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: s.ns, Name: postgresql}, wait.PodReady())
+	_, err = wait.On(env.Config).Until(ctx, serverReady, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: s.ns, Name: postgresql}, wait.PodReady())
 	if err != nil {
 		return err
 	}

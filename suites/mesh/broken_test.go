@@ -65,11 +65,7 @@ func (b *brokenServer) Ensure(ctx context.Context, env *environment.Environment)
 	if err := b.Scope().Create(ctx, p); err != nil {
 		return err
 	}
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
-	_, err = w.Until(ctx, brokenTimeout, wait.Target{
+	_, err = wait.On(env.Config).Until(ctx, brokenTimeout, wait.Target{
 		Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: p.Namespace, Name: p.Name,
 	}, wait.PodReady())
 	if err != nil {

@@ -89,11 +89,7 @@ func (r replicated) lose(ctx context.Context, env *environment.Environment, s *e
 	if err := s.Delete(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: r.namespace, Name: pod}}); err != nil {
 		return err
 	}
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
-	return w.Gone(ctx, endTimeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: r.namespace, Name: pod})
+	return wait.On(env.Config).Gone(ctx, endTimeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: r.namespace, Name: pod})
 }
 
 // settles waits until the Deployment is rolled out, with that many pods and none
@@ -102,11 +98,7 @@ func (r replicated) settles(ctx context.Context, env *environment.Environment, r
 	if err := rolledOut(ctx, env, r.limit, "Deployment", r.namespace, r.name); err != nil {
 		return err
 	}
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
-	_, err = w.Converges(ctx, r.limit, replicas, wait.Target{
+	_, err := wait.On(env.Config).Converges(ctx, r.limit, replicas, wait.Target{
 		Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: r.namespace, Selector: r.labels.AsSelector(),
 	}, wait.PodReady())
 	return err

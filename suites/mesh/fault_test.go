@@ -77,11 +77,7 @@ func (s *stage) abort(ctx context.Context, scope *environment.Scope, status, per
 
 // rolledOut waits until a Deployment or DaemonSet is rolled out.
 func rolledOut(ctx context.Context, env *environment.Environment, limit wait.Timeout, kind, namespace, name string) error {
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
-	_, err = w.Until(ctx, limit, wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind(kind), Namespace: namespace, Name: name}, wait.RolledOut())
+	_, err := wait.On(env.Config).Until(ctx, limit, wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind(kind), Namespace: namespace, Name: name}, wait.RolledOut())
 	return err
 }
 

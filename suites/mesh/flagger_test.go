@@ -170,11 +170,7 @@ func (r *rollout) next(ctx context.Context, env *environment.Environment, at pro
 }
 
 func (r *rollout) await(ctx context.Context, env *environment.Environment, what string, is func(progress) bool) (progress, error) {
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return progress{}, err
-	}
-	found, err := w.Until(ctx, canaryMoves, r.target(), wait.Condition{What: what, Missing: func(o *unstructured.Unstructured) string {
+	found, err := wait.On(env.Config).Until(ctx, canaryMoves, r.target(), wait.Condition{What: what, Missing: func(o *unstructured.Unstructured) string {
 		if p := progressOf(o); !is(p) {
 			return fmt.Sprintf("is at %+v", p)
 		}

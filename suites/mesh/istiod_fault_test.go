@@ -80,11 +80,7 @@ const newcomerKept = "a new pod did not become ready in the mesh"
 // finds istiod.
 func selectingNothing(s *stage) spec.Sabotage {
 	endpoints := func(ctx context.Context, env *environment.Environment, what string, want bool) error {
-		w, err := wait.On(env.Config)
-		if err != nil {
-			return err
-		}
-		_, err = w.Until(ctx, pushTimeout, wait.Target{
+		_, err := wait.On(env.Config).Until(ctx, pushTimeout, wait.Target{
 			Kind: discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"), Namespace: controlPlane.namespace,
 			Selector: labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: controlPlane.name}),
 		}, wait.Condition{What: what, Missing: func(o *unstructured.Unstructured) string {

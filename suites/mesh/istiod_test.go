@@ -118,13 +118,9 @@ func loseForGood(ctx context.Context, env *environment.Environment, s *environme
 	if err := s.Create(ctx, none); err != nil {
 		return err
 	}
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
 	// Before that the API server may not know of it, and let one more in.
 	known := wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("ResourceQuota"), Namespace: none.Namespace, Name: none.Name}
-	if _, err := w.Until(ctx, quotaTimeout, known, wait.Field("status.hard.pods", "0")); err != nil {
+	if _, err := wait.On(env.Config).Until(ctx, quotaTimeout, known, wait.Field("status.hard.pods", "0")); err != nil {
 		return err
 	}
 	return controlPlane.lose(ctx, env, s, pod.Name)

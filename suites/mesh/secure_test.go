@@ -131,11 +131,7 @@ func (s *stage) more(ctx context.Context, env *environment.Environment, scope *e
 	if err := scope.Create(ctx, pod); err != nil {
 		return err
 	}
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
-	_, err = w.Until(ctx, morePodTimeout, wait.Target{
+	_, err := wait.On(env.Config).Until(ctx, morePodTimeout, wait.Target{
 		Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: s.ns, Name: name,
 	}, wait.PodReady())
 	return err

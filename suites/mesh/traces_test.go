@@ -163,12 +163,8 @@ func loseCollector(ctx context.Context, env *environment.Environment, name strin
 	if err := env.Client().Delete(ctx, pod, client.GracePeriodSeconds(1)); err != nil {
 		return err
 	}
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
 	kind := corev1.SchemeGroupVersion.WithKind("Pod")
-	if err := w.Gone(ctx, collectorEnds, wait.Target{Kind: kind, Namespace: collectors.namespace, Name: name}); err != nil {
+	if err := wait.On(env.Config).Gone(ctx, collectorEnds, wait.Target{Kind: kind, Namespace: collectors.namespace, Name: name}); err != nil {
 		return err
 	}
 	return collectors.settles(ctx, env, collectors.replicas)

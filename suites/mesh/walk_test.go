@@ -125,11 +125,7 @@ func (r *rollout) faultIn(kind, object, name, kills string, value any, path ...s
 			return r.change(ctx, s, flaggerAPI, kind, object, value, path...)
 		},
 		Applied: func(ctx context.Context, env *environment.Environment) error {
-			w, err := wait.On(env.Config)
-			if err != nil {
-				return err
-			}
-			_, err = w.Until(ctx, canaryMoves, wait.Target{
+			_, err := wait.On(env.Config).Until(ctx, canaryMoves, wait.Target{
 				Kind: schema.FromAPIVersionAndKind(flaggerAPI, kind), Namespace: r.ns, Name: object,
 			}, wait.Condition{What: "have the fault", Missing: func(o *unstructured.Unstructured) string {
 				if live, _, _ := unstructured.NestedFieldNoCopy(o.Object, path...); !reflect.DeepEqual(live, value) {

@@ -96,8 +96,7 @@ func proveHPA(ctx context.Context, t spec.T, env *environment.Environment, l *le
 	}
 	frontend := deploymentOf(l.ns, "frontend")
 	spec.Check(t, scaling(ctx, env, t.Scope(), "frontend-hpa.yaml", l.ns, edit))
-	w, err := wait.On(env.Config)
-	spec.Check(t, err)
+	w := wait.On(env.Config)
 	hpa := wait.Target{Kind: hpaKind, Namespace: l.ns, Name: "frontend"}
 	for _, metric := range []string{"cpu", "memory"} {
 		_, err := w.Until(ctx, hpaMeasures, hpa, measuring(metric))

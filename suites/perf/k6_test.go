@@ -79,12 +79,8 @@ func (s *stage) run(ctx context.Context, env *environment.Environment, scope *en
 	if err := scope.Create(ctx, pod); err != nil {
 		return nil, err
 	}
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return nil, err
-	}
 	timeout := wait.Timeout{Name: "k6Ends", D: k.limit + 2*time.Minute} // with its start
-	found, err := w.Until(ctx, timeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: s.outside, Name: pod.Name}, k6Ended())
+	found, err := wait.On(env.Config).Until(ctx, timeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: s.outside, Name: pod.Name}, k6Ended())
 	if err != nil {
 		return nil, err
 	}

@@ -265,13 +265,9 @@ func (m *monitors) alertmanagerConfig(w watching) (map[string]string, error) {
 }
 
 func (m *monitors) stand(ctx context.Context) error {
-	w, err := wait.On(m.env.Config)
-	if err != nil {
-		return err
-	}
 	for _, part := range []string{"alertmanager", "prometheus"} {
 		target := wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespace: m.ns, Name: m.of(part)}
-		if _, err := w.Until(ctx, monitorsTimeout, target, wait.RolledOut()); err != nil {
+		if _, err := wait.On(m.env.Config).Until(ctx, monitorsTimeout, target, wait.RolledOut()); err != nil {
 			return err
 		}
 	}

@@ -202,9 +202,7 @@ func (q *queued) prove(ctx context.Context, t spec.T, env *environment.Environme
 	for _, jobs := range []int{twice, burst} {
 		q.ask(ctx, t, jobs, "/api/documents/{n}/analyses", "", http.StatusAccepted)
 	}
-	w, err := wait.On(env.Config)
-	spec.Check(t, err)
-	_, err = w.Until(ctx, follow(env), worker, haveReplicas(mostPods))
+	_, err = wait.On(env.Config).Until(ctx, follow(env), worker, haveReplicas(mostPods))
 	notInTime(ctx, t, err, "the workers at a burst of 250 jobs")
 	up := time.Since(start)
 	// 250 jobs bring 50 workers also when each job wants one of its own, or when there might be more.
@@ -233,11 +231,7 @@ func (q *queued) calm(ctx context.Context, env *environment.Environment) error {
 	if err := unscaled(ctx, env, q.ns); err != nil {
 		return err
 	}
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
-	if err := w.Gone(ctx, unscaledTimeout, wait.Target{Kind: hpaKind, Namespace: q.ns}); err != nil {
+	if err := wait.On(env.Config).Gone(ctx, unscaledTimeout, wait.Target{Kind: hpaKind, Namespace: q.ns}); err != nil {
 		return err
 	}
 	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: q.ns, Name: "worker"}}

@@ -92,11 +92,7 @@ func scaling(ctx context.Context, env *environment.Environment, scope *environme
 
 // unscaled waits until KEDA has let go of what was deleted: its objects have finalizers.
 func unscaled(ctx context.Context, env *environment.Environment, namespace string) error {
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
-	return w.Gone(ctx, unscaledTimeout, wait.Target{Kind: schema.GroupVersionKind{Group: "keda.sh", Version: "v1alpha1", Kind: "ScaledObject"}, Namespace: namespace})
+	return wait.On(env.Config).Gone(ctx, unscaledTimeout, wait.Target{Kind: schema.GroupVersionKind{Group: "keda.sh", Version: "v1alpha1", Kind: "ScaledObject"}, Namespace: namespace})
 }
 
 // looked waits for the autoscaler that is o, or that KEDA makes of o, to have been looked
@@ -110,11 +106,7 @@ func looked(ctx context.Context, env *environment.Environment, o *unstructured.U
 	default:
 		return nil
 	}
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
-	_, err = w.Until(ctx, follow(env), wait.Target{Kind: hpaKind, Namespace: o.GetNamespace(), Name: name}, wait.Condition{
+	_, err := wait.On(env.Config).Until(ctx, follow(env), wait.Target{Kind: hpaKind, Namespace: o.GetNamespace(), Name: name}, wait.Condition{
 		What: "have been looked at", Missing: func(o *unstructured.Unstructured) string {
 			if conditions, has, _ := unstructured.NestedSlice(o.Object, "status", "conditions"); !has || len(conditions) == 0 {
 				return "it has no conditions"
@@ -203,11 +195,7 @@ func deploymentOf(namespace, name string) wait.Target {
 // deploymentMeets waits for a Deployment, as a fault's Applied or Restored.
 func deploymentMeets(of func() wait.Target, c wait.Condition) func(context.Context, *environment.Environment) error {
 	return func(ctx context.Context, env *environment.Environment) error {
-		w, err := wait.On(env.Config)
-		if err != nil {
-			return err
-		}
-		_, err = w.Until(ctx, monitorsTimeout, of(), c)
+		_, err := wait.On(env.Config).Until(ctx, monitorsTimeout, of(), c)
 		return err
 	}
 }
@@ -245,11 +233,10 @@ func scalesTo(ctx context.Context, t spec.T, env *environment.Environment, of wa
 // scalesFrom is scalesTo from a moment on which may be yet to come.
 func scalesFrom(ctx context.Context, t spec.T, env *environment.Environment, from time.Time, of wait.Target, n int64, how string) time.Duration {
 	t.Helper()
-	w, err := wait.On(env.Config)
-	spec.Check(t, err)
+	w := wait.On(env.Config)
 	limit := follow(env)
 	limit.D += max(0, time.Until(from))
-	_, err = w.Until(ctx, limit, of, haveReplicas(n))
+	_, err := w.Until(ctx, limit, of, haveReplicas(n))
 	notInTime(ctx, t, err, how)
 	took := time.Since(from)
 	notInTime(ctx, t, w.Holds(ctx, settled, of, wantReplicas(n, n)), how)

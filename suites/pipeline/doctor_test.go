@@ -237,10 +237,6 @@ func comeLater(ctx context.Context, t spec.T, env *environment.Environment, ns s
 }
 
 func rolledOut(ctx context.Context, env *environment.Environment, ns string) error {
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
-	_, err = w.Until(ctx, readyTimeout, wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespace: ns, Name: "backend"}, wait.RolledOut())
+	_, err := wait.On(env.Config).Until(ctx, readyTimeout, wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespace: ns, Name: "backend"}, wait.RolledOut())
 	return err
 }

@@ -166,13 +166,9 @@ func auditInterval(ctx context.Context, env *environment.Environment) (time.Dura
 // then, sorted. That it does not is no error, nor is time that is over.
 func audited(ctx context.Context, env *environment.Environment, constraint *unstructured.Unstructured, wanted []string, interval time.Duration) ([]string, time.Duration, error) {
 	start := time.Now()
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return nil, 0, err
-	}
 	limit := wait.Timeout{Name: "auditsAllowed", D: auditsAllowed*interval + 2*time.Second}
 	audits := map[string]bool{}
-	last, err := w.Until(ctx, limit, wait.Target{Kind: constraint.GroupVersionKind(), Name: constraint.GetName()}, wait.Condition{
+	last, err := wait.On(env.Config).Until(ctx, limit, wait.Target{Kind: constraint.GroupVersionKind(), Name: constraint.GetName()}, wait.Condition{
 		What: "count the violations",
 		Missing: func(o *unstructured.Unstructured) string {
 			if at, _, _ := unstructured.NestedString(o.Object, "status", "auditTimestamp"); at != "" {
@@ -238,23 +234,15 @@ func stop(ctx context.Context, env *environment.Environment, s *environment.Scop
 }
 
 func podsGone(ctx context.Context, env *environment.Environment, pods string) error {
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
 	selector, err := labels.Parse(pods)
 	if err != nil {
 		return err
 	}
-	return w.Gone(ctx, podsTimeout, wait.Target{Kind: podKind, Namespace: gatekeeperNamespace, Selector: selector})
+	return wait.On(env.Config).Gone(ctx, podsTimeout, wait.Target{Kind: podKind, Namespace: gatekeeperNamespace, Selector: selector})
 }
 
 func rolledOut(ctx context.Context, env *environment.Environment, deployment string) error {
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
-	_, err = w.Until(ctx, podsTimeout, wait.Target{Kind: deploymentKind, Namespace: gatekeeperNamespace, Name: deployment}, wait.RolledOut())
+	_, err := wait.On(env.Config).Until(ctx, podsTimeout, wait.Target{Kind: deploymentKind, Namespace: gatekeeperNamespace, Name: deployment}, wait.RolledOut())
 	return err
 }
 

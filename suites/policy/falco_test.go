@@ -99,11 +99,7 @@ func runToEnd(ctx context.Context, env *environment.Environment, s *environment.
 	if err := s.Create(ctx, pod); err != nil {
 		return err
 	}
-	w, err := wait.On(env.Config)
-	if err != nil {
-		return err
-	}
-	_, err = w.Until(ctx, podsTimeout, wait.Target{Kind: podKind, Namespace: ns, Name: name}, wait.Field("status.phase", "Succeeded"))
+	_, err := wait.On(env.Config).Until(ctx, podsTimeout, wait.Target{Kind: podKind, Namespace: ns, Name: name}, wait.Field("status.phase", "Succeeded"))
 	return err
 }
 
@@ -180,11 +176,7 @@ func ruleGone(rule string) spec.Sabotage {
 			})
 		},
 		Applied: func(ctx context.Context, env *environment.Environment) error {
-			w, err := wait.On(env.Config)
-			if err != nil {
-				return err
-			}
-			_, err = w.Until(ctx, podsTimeout, wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind("DaemonSet"), Namespace: falcoNamespace, Name: "falco"}, wait.RolledOut())
+			_, err := wait.On(env.Config).Until(ctx, podsTimeout, wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind("DaemonSet"), Namespace: falcoNamespace, Name: "falco"}, wait.RolledOut())
 			return err
 		},
 	}

@@ -292,11 +292,7 @@ func uncompiledTemplate() spec.Sabotage {
 			return s.Create(ctx, template)
 		},
 		Applied: func(ctx context.Context, env *environment.Environment) error {
-			w, err := wait.On(env.Config)
-			if err != nil {
-				return err
-			}
-			_, err = w.Until(ctx, webhookTimeout, wait.Target{Kind: templateKind, Name: name}, wait.Condition{
+			_, err := wait.On(env.Config).Until(ctx, webhookTimeout, wait.Target{Kind: templateKind, Name: name}, wait.Condition{
 				What: "be reported as broken",
 				Missing: func(o *unstructured.Unstructured) string {
 					byPod, _, _ := unstructured.NestedSlice(o.Object, "status", "byPod")
@@ -311,11 +307,7 @@ func uncompiledTemplate() spec.Sabotage {
 			return err
 		},
 		Restored: func(ctx context.Context, env *environment.Environment) error {
-			w, err := wait.On(env.Config)
-			if err != nil {
-				return err
-			}
-			return errors.Join(w.Gone(ctx, webhookTimeout, wait.Target{Kind: templateKind, Name: name}), inForce("pod.yaml", false)(ctx, env))
+			return errors.Join(wait.On(env.Config).Gone(ctx, webhookTimeout, wait.Target{Kind: templateKind, Name: name}), inForce("pod.yaml", false)(ctx, env))
 		},
 	}
 }

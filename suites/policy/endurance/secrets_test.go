@@ -92,11 +92,7 @@ func leak(ctx context.Context, t spec.T, env *environment.Environment, canary, n
 			t.Broken(err)
 		}
 	}
-	w, err := wait.On(env.Config)
-	if err != nil {
-		t.Broken(err)
-	}
-	if _, err := w.Until(ctx, podEnds, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: ns, Name: "leak"}, wait.Field("status.phase", "Succeeded")); err != nil {
+	if _, err := wait.On(env.Config).Until(ctx, podEnds, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: ns, Name: "leak"}, wait.Field("status.phase", "Succeeded")); err != nil {
 		t.Broken(err)
 	}
 	t.Observe("the key is "+canary+", password: "+named, map[string]any{
