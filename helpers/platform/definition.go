@@ -30,14 +30,31 @@ type definition struct {
 	Steps      []step                       `json:"steps"`                // each is ready before the next one
 }
 
-// step installs a chart or applies a kustomization or manifests, and waits: for workloads until
+// step installs a chart or applies a kustomization, manifests or a ConfigMap of files, and waits: for workloads until
 // their controllers have rolled out the current generation, for kinds and APIs
 // until they are served, for jobs until they are complete.
 type step struct {
 	Chart         *chartRef         `json:"chart,omitempty"`
 	Kustomization *kustomizationRef `json:"kustomization,omitempty"`
 	Manifests     []string          `json:"manifests,omitempty"` // glob patterns, relative to the folder
+	ConfigMap     *fileMap          `json:"configMap,omitempty"`
 	Observers     *Observers        `json:"observers,omitempty"`
+}
+
+// fileMap is a ConfigMap of files of the project, each under its own name: for what pods
+// read as a file, and proofs do.
+type fileMap struct {
+	Namespace string   `json:"namespace"`
+	Name      string   `json:"name"`
+	Files     []string `json:"files"` // glob patterns, relative to the folder
+}
+
+// patterns are those of the files that a step applies.
+func (s step) patterns() []string {
+	if s.ConfigMap != nil {
+		return s.ConfigMap.Files
+	}
+	return s.Manifests
 }
 
 // chartRef is a chart of a pinned module, or of a folder of the project.
@@ -106,9 +123,11 @@ func read(file string) (*definition, error) {
 		return nil, errors.New("it has no steps")
 	}
 	for i, s := range d.Steps {
-		switch c, k := s.Chart, s.Kustomization; {
-		case len(slices.DeleteFunc([]bool{c != nil, k != nil, len(s.Manifests) > 0}, func(has bool) bool { return !has })) != 1:
-			return nil, fmt.Errorf("steps[%d] wants either a chart, a kustomization or manifests", i)
+		switch c, k, m := s.Chart, s.Kustomization, s.ConfigMap; {
+		case len(slices.DeleteFunc([]bool{c != nil, k != nil, m != nil, len(s.Manifests) > 0}, func(has bool) bool { return !has })) != 1:
+			return nil, fmt.Errorf("steps[%d] wants either a chart, a kustomization, manifests or a configMap", i)
+		case m != nil && (m.Namespace == "" || m.Name == "" || len(m.Files) == 0):
+			return nil, fmt.Errorf("steps[%d].configMap wants namespace, name and files", i)
 		case k != nil && (k.Module == "" || k.Below == "" || k.Path == ""):
 			return nil, fmt.Errorf("steps[%d].kustomization wants module, below and path", i)
 		case k != nil && d.none(k.Patches) != "":
@@ -120,7 +139,7 @@ func read(file string) (*definition, error) {
 		case c != nil && c.Module == "" && !exists(filepath.Join(dir, c.Path, "Chart.yaml")):
 			return nil, fmt.Errorf("steps[%d].chart: there is no chart in %s", i, c.Path)
 		}
-		if _, err := d.files(s.Manifests); err != nil {
+		if _, err := d.files(s.patterns()); err != nil {
 			return nil, fmt.Errorf("steps[%d]: %w", i, err)
 		}
 		if s.Observers != nil {

@@ -189,6 +189,9 @@ func (i *installation) plain(ctx context.Context, s step) ([]*unstructured.Unstr
 	if s.Kustomization != nil {
 		return i.kustomized(ctx, s.Kustomization)
 	}
+	if s.ConfigMap != nil {
+		return i.configMap(s.ConfigMap)
+	}
 	return i.manifests(s.Manifests)
 }
 
@@ -245,7 +248,7 @@ func (i *installation) hash() (string, error) {
 		if k := s.Kustomization; k != nil {
 			paths = append(paths, i.ofProfile(k.Patches, i.env.Profile.ValuesOf())...)
 		}
-		files, err := i.files(s.Manifests)
+		files, err := i.files(s.patterns())
 		if err != nil {
 			return "", err
 		}

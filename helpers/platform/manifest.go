@@ -34,10 +34,10 @@ func (d *definition) files(patterns []string) ([]string, error) {
 	for _, p := range patterns {
 		found, err := filepath.Glob(filepath.Join(d.dir, p))
 		if err != nil {
-			return nil, fmt.Errorf("manifests %q: %w", p, err)
+			return nil, fmt.Errorf("files %q: %w", p, err)
 		}
 		if len(found) == 0 {
-			return nil, fmt.Errorf("manifests %q: there is no such file", p)
+			return nil, fmt.Errorf("files %q: there is no such file", p)
 		}
 		files = append(files, found...)
 	}
@@ -58,6 +58,25 @@ func (d *definition) manifests(patterns []string) ([]*unstructured.Unstructured,
 		all = append(all, objects...)
 	}
 	return all, nil
+}
+
+func (d *definition) configMap(c *fileMap) ([]*unstructured.Unstructured, error) {
+	files, err := d.files(c.Files)
+	if err != nil {
+		return nil, err
+	}
+	data := map[string]any{}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		data[filepath.Base(file)] = string(text)
+	}
+	o := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "data": data}}
+	o.SetNamespace(c.Namespace)
+	o.SetName(c.Name)
+	return []*unstructured.Unstructured{o}, nil
 }
 
 // ReadObjects reads every object of a YAML file.

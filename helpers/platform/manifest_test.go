@@ -73,7 +73,7 @@ func TestManifestsComeInTheOrderOfTheirPatterns(t *testing.T) {
 	assert.Equal(t, []string{"z", "a", "b"}, names)
 
 	_, err = d.manifests([]string{"*.yaml", "nowhere/*.yaml"})
-	require.ErrorContains(t, err, `manifests "nowhere/*.yaml": there is no such file`)
+	require.ErrorContains(t, err, `files "nowhere/*.yaml": there is no such file`)
 	_, err = d.manifests([]string{"[.yaml"})
 	require.ErrorContains(t, err, "syntax error in pattern")
 }

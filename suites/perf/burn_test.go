@@ -45,7 +45,7 @@ func TestBurn(t *testing.T) {
 		return spec.Swapped(name, kills, &w, watching{alerts: change})
 	}
 	spec.Run(t, spec.Specification{
-		ID: "PRF-009", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, l}, Timeout: 7 * time.Minute,
+		ID: "PRF-009", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, prometheus, l}, Timeout: 7 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveBurn(ctx, t, env, l, w) },
 		CounterProofs: []spec.Sabotage{
 			rules("a slow burn is waited for ten hours", `slack is told that ErrorBudgetBurnsSlowly fires`, func(r *slo.Rules) { r.Alerting(burnsSlowly).For = "10h" }),
@@ -72,6 +72,7 @@ func TestBurn(t *testing.T) {
 				month.Expr = strings.ReplaceAll(month.Expr, "[30d]", "[6h]")
 			}),
 			rules("an alert without a runbook", `promtool test rules`, func(r *slo.Rules) { delete(r.Alerting(burnsFast).Annotations, "runbook") }),
+			withoutRules(),
 			spec.Harmless(rules("another name of a group", "", func(r *slo.Rules) { r.Groups[0].Name = "levels" })),
 		},
 	})
@@ -143,6 +144,7 @@ func (m *monitors) notices(ctx context.Context, t spec.T, who string) (bodies []
 }
 
 func proveBurn(ctx context.Context, t spec.T, env *environment.Environment, l *levels, w watching) {
+	asStated(ctx, t, env) // before they are tried on a copy
 	scope := t.Scope()
 	m := l.counted(ctx, t, env, w)
 	first := time.Now()

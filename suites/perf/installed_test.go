@@ -1,0 +1,116 @@
+package perf
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/platform"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+)
+
+const (
+	prometheus           platform.Component = "prometheus"
+	monitoring                              = "monitoring"
+	prometheusOfPlatform                    = "prometheus"
+)
+
+// loadedTimeout is for a kubelet to bring a ConfigMap that has changed, which it looks
+// at each minute, and for Prometheus to read it.
+var loadedTimeout = wait.Timeout{Name: "rulesLoaded", D: 3 * time.Minute}
+
+// loaded are the rules of the platform's own Prometheus: what each says, by its name.
+func loaded(ctx context.Context, env *environment.Environment) (map[string]string, error) {
+	clients, err := kubernetes.NewForConfig(env.Config)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := clients.CoreV1().Services(monitoring).ProxyGet("http", prometheusOfPlatform, "9090", "api/v1/rules", nil).DoRaw(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("rules of the platform's Prometheus: %w", err)
+	}
+	var answer struct {
+		Data struct {
+			Groups []struct {
+				Rules []struct {
+					Name, Query, LastError string
+					Duration               float64 // s
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal(raw, &answer); err != nil {
+		return nil, fmt.Errorf("rules of the platform's Prometheus: %w: %.200q", err, raw)
+	}
+	all := map[string]string{}
+	for _, g := range answer.Data.Groups {
+		for _, r := range g.Rules {
+			all[r.Name] = said(r.Query, time.Duration(r.Duration*float64(time.Second))) + r.LastError
+		}
+	}
+	return all, nil
+}
+
+// said is a rule in one line. Prometheus writes queries anew, with other spaces.
+func said(query string, holds time.Duration) string {
+	return fmt.Sprintf("%s for %s", strings.Join(strings.Fields(query), ""), holds)
+}
+
+// asStated asserts that the platform's own Prometheus goes by the rules that are proved on
+// copies, and can evaluate each.
+func asStated(ctx context.Context, t spec.T, env *environment.Environment) {
+	t.Helper()
+	rules, err := watching{}.stated(env.Root)
+	spec.Check(t, err)
+	want := map[string]string{}
+	for _, g := range rules.Groups {
+		for _, r := range g.Rules {
+			var holds model.Duration
+			if r.For != "" {
+				holds, err = model.ParseDuration(r.For)
+				spec.Check(t, err)
+			}
+			want[r.Record+r.Alert] = said(r.Expr, time.Duration(holds))
+		}
+	}
+	have, err := loaded(ctx, env)
+	spec.Check(t, err)
+	require.Equal(t, want, have, "rules that the platform's own Prometheus goes by")
+}
+
+// withoutRules takes its rules from the platform's Prometheus, which everyone has.
+func withoutRules() spec.Sabotage {
+	await := func(what string, good func(n int) bool) func(context.Context, *environment.Environment) error {
+		return func(ctx context.Context, env *environment.Environment) error {
+			return wait.Answers(ctx, loadedTimeout, "the platform's Prometheus to have "+what, func(ctx context.Context) (string, error) {
+				have, err := loaded(ctx, env)
+				if err != nil || good(len(have)) {
+					return "", err
+				}
+				return fmt.Sprintf("it has %d", len(have)), nil
+			})
+		}
+	}
+	return spec.Sabotage{
+		Name: "the platform's Prometheus has no rules", Kills: `rules that the platform's own Prometheus goes by`, Alone: true, Timeout: loadedTimeout.D + time.Minute,
+		Applied:  await("no rules", func(n int) bool { return n == 0 }),
+		Restored: await("its rules", func(n int) bool { return n > 0 }),
+		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+			rules := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: monitoring, Name: "slo"}}
+			return scope.Update(ctx, rules, func() error {
+				rules.Data = map[string]string{"rules.yaml": "groups: []\n"}
+				return nil
+			})
+		},
+	}
+}
