@@ -29,31 +29,37 @@ const (
 // at each minute, and for Prometheus to read it.
 var loadedTimeout = wait.Timeout{Name: "rulesLoaded", D: 3 * time.Minute}
 
-// loaded are the rules of the platform's own Prometheus: what each says, by its name.
-func loaded(ctx context.Context, env *environment.Environment) (map[string]string, error) {
+// ofPlatform asks the platform's own Prometheus.
+func ofPlatform(ctx context.Context, env *environment.Environment, path string, params map[string]string, data any) error {
 	clients, err := kubernetes.NewForConfig(env.Config)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	raw, err := clients.CoreV1().Services(monitoring).ProxyGet("http", prometheusOfPlatform, "9090", "api/v1/rules", nil).DoRaw(ctx)
+	raw, err := clients.CoreV1().Services(monitoring).ProxyGet("http", prometheusOfPlatform, "9090", path, params).DoRaw(ctx)
+	if err == nil {
+		err = json.Unmarshal(raw, &struct{ Data any }{data})
+	}
 	if err != nil {
-		return nil, fmt.Errorf("rules of the platform's Prometheus: %w", err)
+		return fmt.Errorf("%s of the platform's Prometheus: %w: %.200q", path, err, raw)
 	}
-	var answer struct {
-		Data struct {
-			Groups []struct {
-				Rules []struct {
-					Name, Query, LastError string
-					Duration               float64 // s
-				}
+	return nil
+}
+
+// loaded are its rules: what each says, by its name.
+func loaded(ctx context.Context, env *environment.Environment) (map[string]string, error) {
+	var data struct {
+		Groups []struct {
+			Rules []struct {
+				Name, Query, LastError string
+				Duration               float64 // s
 			}
 		}
 	}
-	if err := json.Unmarshal(raw, &answer); err != nil {
-		return nil, fmt.Errorf("rules of the platform's Prometheus: %w: %.200q", err, raw)
+	if err := ofPlatform(ctx, env, "api/v1/rules", nil, &data); err != nil {
+		return nil, err
 	}
 	all := map[string]string{}
-	for _, g := range answer.Data.Groups {
+	for _, g := range data.Groups {
 		for _, r := range g.Rules {
 			all[r.Name] = said(r.Query, time.Duration(r.Duration*float64(time.Second))) + r.LastError
 		}
@@ -61,7 +67,7 @@ func loaded(ctx context.Context, env *environment.Environment) (map[string]strin
 	return all, nil
 }
 
-// said is a rule in one line. Prometheus writes queries anew, with other spaces.
+// said is a rule in one line.
 func said(query string, holds time.Duration) string {
 	return fmt.Sprintf("%s for %s", strings.Join(strings.Fields(query), ""), holds)
 }
@@ -75,12 +81,14 @@ func asStated(ctx context.Context, t spec.T, env *environment.Environment) {
 	want := map[string]string{}
 	for _, g := range rules.Groups {
 		for _, r := range g.Rules {
+			var query string // as Prometheus writes it, who puts labels in another order
+			spec.Check(t, ofPlatform(ctx, env, "api/v1/format_query", map[string]string{"query": r.Expr}, &query))
 			var holds model.Duration
 			if r.For != "" {
 				holds, err = model.ParseDuration(r.For)
 				spec.Check(t, err)
 			}
-			want[r.Record+r.Alert] = said(r.Expr, time.Duration(holds))
+			want[r.Record+r.Alert] = said(query, time.Duration(holds))
 		}
 	}
 	have, err := loaded(ctx, env)

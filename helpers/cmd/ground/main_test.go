@@ -127,7 +127,7 @@ func TestComponentThatIsNotWhole(t *testing.T) {
 	require.NoError(t, os.Remove(filepath.Join(root, "fixtures/platform/policies/x.yaml")))
 	code, _, stderr := ground(t, t.Context(), "up", "gatekeeper")
 	assert.Equal(t, exitUsage, code)
-	assert.Contains(t, stderr, filepath.Join("policies", "component.yaml")+`: steps[0]: manifests "x.yaml": there is no such file`)
+	assert.Contains(t, stderr, filepath.Join("policies", "component.yaml")+`: steps[0]: files "x.yaml": there is no such file`)
 	assert.NoDirExists(t, filepath.Join(root, "cache"))
 }
 
