@@ -126,6 +126,8 @@ func read(file string) (*definition, error) {
 		switch c, k, m := s.Chart, s.Kustomization, s.ConfigMap; {
 		case len(slices.DeleteFunc([]bool{c != nil, k != nil, m != nil, len(s.Manifests) > 0}, func(has bool) bool { return !has })) != 1:
 			return nil, fmt.Errorf("steps[%d] wants either a chart, a kustomization, manifests or a configMap", i)
+		case m != nil && s.Observers != nil:
+			return nil, fmt.Errorf("steps[%d].observers: no controller reports of a ConfigMap", i)
 		case m != nil && (m.Namespace == "" || m.Name == "" || len(m.Files) == 0):
 			return nil, fmt.Errorf("steps[%d].configMap wants namespace, name and files", i)
 		case k != nil && (k.Module == "" || k.Below == "" || k.Path == ""):

@@ -58,6 +58,7 @@ func TestLoadRefuses(t *testing.T) {
 		"a kustomization of nothing":       {"steps: [{kustomization: {module: example.org/m, path: p}}]", []string{"steps[0].kustomization wants module, below and path"}},
 		"its patches that there are not":   {"steps: [{kustomization: {module: m, below: b, path: p, patches: [ptach.yaml]}}]", []string{"steps[0].kustomization: there is no file ptach.yaml, for any profile"}},
 		"a ConfigMap without a name":       {"steps: [{configMap: {namespace: n, files: [x.yaml]}}]", []string{"steps[0].configMap wants namespace, name and files"}},
+		"a ConfigMap that is observed":     {"steps: [{configMap: {namespace: n, name: m, files: [x.yaml]}, observers: {namespace: n, selector: s}}]", []string{"steps[0].observers: no controller reports of a ConfigMap"}},
 		"a ConfigMap of no file":           {"steps: [{configMap: {namespace: n, name: m, files: [y.yaml]}}]", []string{`steps[0]: files "y.yaml": there is no such file`}},
 		"observers by no selector":         {plain[:len(plain)-3] + ", observers: {namespace: n, selector: 'a=(b'}}]", []string{"steps[0].observers: "}},
 		"observers of no namespace":        {plain[:len(plain)-3] + ", observers: {selector: a=b}}]", []string{"steps[0].observers wants a namespace and a label selector"}},
@@ -187,7 +188,7 @@ func TestProjectsComponents(t *testing.T) {
 	for _, name := range all.names() {
 		d := all[name]
 		for _, s := range d.Steps {
-			_, err := d.manifests(s.Manifests)
+			_, err := d.files(s.patterns())
 			assert.NoError(t, err, name)
 			if s.Chart == nil {
 				continue

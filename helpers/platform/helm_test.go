@@ -75,9 +75,10 @@ func TestRenderChart(t *testing.T) {
 }
 
 func TestHash(t *testing.T) {
-	root := project(t, map[string]string{"x": "steps:\n- chart: {path: chart, release: x, namespace: x, values: [values.yaml], patches: [patch.yaml]}\n- manifests: ['*.m.yaml']\n"})
+	root := project(t, map[string]string{"x": "steps:\n- chart: {path: chart, release: x, namespace: x, values: [values.yaml], patches: [patch.yaml]}\n- manifests: ['*.m.yaml']\n- configMap: {namespace: x, name: x, files: [../../rules/r.yaml]}\n"})
 	dir := filepath.Join(root, "fixtures", "platform", "x")
 	write := func(file, text string) { write(t, filepath.Join(dir, file), text) }
+	const outside = "../../rules/r.yaml"
 	of := func(profile string) string {
 		all, err := load(root)
 		require.NoError(t, err)
@@ -85,7 +86,7 @@ func TestHash(t *testing.T) {
 		require.NoError(t, err)
 		return h
 	}
-	for _, file := range []string{"values.yaml", "patch.yaml", "a.m.yaml", "chart/Chart.yaml", "chart/templates/x.yaml"} {
+	for _, file := range []string{outside, "values.yaml", "patch.yaml", "a.m.yaml", "chart/Chart.yaml", "chart/templates/x.yaml"} {
 		write(file, "a: b")
 	}
 	seen := map[string]string{of("kind"): "as it was"}
@@ -94,7 +95,7 @@ func TestHash(t *testing.T) {
 		write(other, "not looked at")
 		require.Equal(t, "as it was", seen[of("kind")], other)
 	}
-	for _, change := range []string{"values.yaml", "values-kind.yaml", "patch.yaml", "patch-kind.yaml", "a.m.yaml", "b.m.yaml", "chart/templates/x.yaml", "chart/templates/y.yaml", "go.sum"} {
+	for _, change := range []string{outside, "values.yaml", "values-kind.yaml", "patch.yaml", "patch-kind.yaml", "a.m.yaml", "b.m.yaml", "chart/templates/x.yaml", "chart/templates/y.yaml", "go.sum"} {
 		write(change, "changed")
 		h := of("kind")
 		assert.Empty(t, seen[h], "a change of %s is one", change)

@@ -76,6 +76,9 @@ func objectsOf(t *testing.T, d *definition, s step, goMod string) []*unstructure
 		require.NoError(t, err)
 		return objects
 	}
+	if s.ConfigMap != nil {
+		return nil // of text
+	}
 	if s.Chart == nil {
 		objects, err := d.manifests(s.Manifests)
 		require.NoError(t, err)

@@ -60,6 +60,7 @@ func (d *definition) manifests(patterns []string) ([]*unstructured.Unstructured,
 	return all, nil
 }
 
+// configMap is the object of a step.
 func (d *definition) configMap(c *fileMap) ([]*unstructured.Unstructured, error) {
 	files, err := d.files(c.Files)
 	if err != nil {
@@ -70,6 +71,9 @@ func (d *definition) configMap(c *fileMap) ([]*unstructured.Unstructured, error)
 		text, err := os.ReadFile(file)
 		if err != nil {
 			return nil, err
+		}
+		if _, twice := data[filepath.Base(file)]; twice {
+			return nil, fmt.Errorf("configMap %s: two files are called %s", c.Name, filepath.Base(file))
 		}
 		data[filepath.Base(file)] = string(text)
 	}

@@ -78,6 +78,25 @@ func TestManifestsComeInTheOrderOfTheirPatterns(t *testing.T) {
 	require.ErrorContains(t, err, "syntax error in pattern")
 }
 
+func TestConfigMapOfFiles(t *testing.T) {
+	d := &definition{dir: filepath.Join(t.TempDir(), "x")}
+	for _, file := range []string{"a.yaml", "../b.yaml", "sub/a.yaml"} {
+		path := filepath.Join(d.dir, file)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, []byte("text of "+file), 0o600))
+	}
+	objects, err := d.configMap(&fileMap{Namespace: "n", Name: "m", Files: []string{"a.yaml", "../b.yaml"}})
+	require.NoError(t, err)
+	require.Len(t, objects, 1)
+	require.Equal(t, map[string]any{
+		"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"namespace": "n", "name": "m"},
+		"data": map[string]any{"a.yaml": "text of a.yaml", "b.yaml": "text of ../b.yaml"},
+	}, objects[0].Object)
+
+	_, err = d.configMap(&fileMap{Namespace: "n", Name: "m", Files: []string{"a.yaml", "sub/a.yaml"}})
+	require.EqualError(t, err, "configMap m: two files are called a.yaml")
+}
+
 func TestIntoNamespace(t *testing.T) {
 	mapper := meta.NewDefaultRESTMapper(nil)
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("ConfigMap"), meta.RESTScopeNamespace)

@@ -259,6 +259,9 @@ func (h *history) lacked() string {
 }
 
 func (w *Waiter) wait(ctx context.Context, limit Timeout, t Target, c Condition, lacking func([]*unstructured.Unstructured) string) ([]*unstructured.Unstructured, error) {
+	if w.broken != nil { // no *Error, which would be that something did not come in time
+		return nil, w.broken
+	}
 	start := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, limit.D, errOver)
 	defer cancel()

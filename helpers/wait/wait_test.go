@@ -193,6 +193,7 @@ func TestOnNoConfig(t *testing.T) {
 	w := On(&rest.Config{Host: "https://127.0.0.1", TLSClientConfig: rest.TLSClientConfig{CAData: []byte("no certificate")}})
 	_, err := w.Until(t.Context(), limit, one, ready)
 	require.ErrorContains(t, err, "unable to load root certificates")
+	require.NotErrorAs(t, err, new(*Error), "nothing was late")
 	require.ErrorContains(t, w.Gone(t.Context(), limit, one), "unable to load root certificates")
 	require.ErrorContains(t, w.Holds(t.Context(), limit.D, one, ready), "unable to load root certificates")
 }

@@ -18,6 +18,7 @@ func TestMain(m *testing.M) {
 	spec.Parallel(1) // load is measured: nothing else takes the machine's time
 	spec.Main(m, "perf", platform.Options{
 		Components: []platform.Component{istio, gateway, docuthinker, prometheus, keda, metricsServer, moto},
-		Images:     []string{"k6", "postgresql", "flyway", "prometheus", "alertmanager"},
+		// Of prometheus and alertmanager proofs start instances of their own, too.
+		Images: []string{"k6", "postgresql", "flyway", "prometheus", "alertmanager"},
 	}.Suite())
 }

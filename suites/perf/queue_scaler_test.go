@@ -54,7 +54,7 @@ const (
 	// before many jobs are done. A controller that looked within the seconds of the
 	// burst sees less of it 15 seconds later.
 	jobTakes  = 10 * time.Second
-	burstRate = 100 // jobs a second
+	burstRate = 50 // jobs a second, each of which may take ten to be taken
 
 	// startsIn is in the place of the five minutes for which fewer workers must be wanted:
 	// they cannot be compressed below what two processors take to start fifty pods.
@@ -245,7 +245,7 @@ func (q *queued) ask(ctx context.Context, t spec.T, jobs int, path, body string,
 		Request: probe.Request{
 			Method: http.MethodPost, URL: "http://backend." + q.ns + ":8080" + path,
 			Headers: map[string]string{"Content-Type": "application/json"}, Body: body,
-			Timeout: 5 * time.Second, // above the backend's own for a job
+			Timeout: 10 * time.Second, // of a machine that has just ended fifty pods of another burst
 		},
 		Rate: burstRate, For: time.Minute, Count: jobs, KeepAlive: true,
 	})
