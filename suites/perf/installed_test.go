@@ -20,10 +20,12 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
+const prometheus platform.Component = "prometheus"
+
+// Where the platform's own is.
 const (
-	prometheus           platform.Component = "prometheus"
-	monitoring                              = "monitoring"
-	prometheusOfPlatform                    = "prometheus"
+	monitoring           = "monitoring"
+	prometheusOfPlatform = "prometheus"
 )
 
 // loadedTimeout is for a kubelet to bring a ConfigMap that has changed, which it looks at
