@@ -37,12 +37,17 @@ type Sample struct {
 // Platform asks the platform's own, through the API server's proxy.
 func Platform(clients kubernetes.Interface) Query {
 	return func(ctx context.Context, query string) ([]Sample, error) {
-		raw, err := clients.CoreV1().Services("monitoring").ProxyGet("http", "prometheus", "9090", "api/v1/query", map[string]string{"query": query}).DoRaw(ctx)
+		raw, err := Ask(ctx, clients, "query", map[string]string{"query": query})
 		if err != nil {
 			return nil, fmt.Errorf("prometheus, %s: %w", query, err)
 		}
 		return read(query, raw)
 	}
+}
+
+// Ask asks the API of the platform's own, at a path below /api/v1, for what no query tells.
+func Ask(ctx context.Context, clients kubernetes.Interface, path string, params map[string]string) ([]byte, error) {
+	return clients.CoreV1().Services("monitoring").ProxyGet("http", "prometheus", "9090", "api/v1/"+path, params).DoRaw(ctx)
 }
 
 // Given asks the one that $GROUND_PROMETHEUS leads to; without one the error is ErrNone.

@@ -15,18 +15,13 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/metrics"
 	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
 const prometheus platform.Component = "prometheus"
-
-// Where the platform's own is.
-const (
-	monitoring           = "monitoring"
-	prometheusOfPlatform = "prometheus"
-)
 
 // loadedTimeout is for a kubelet to bring a ConfigMap that has changed, which it looks at
 // each minute (on kind each ten seconds), for Prometheus to read it, and to have evaluated
@@ -39,7 +34,7 @@ func ofPlatform(ctx context.Context, env *environment.Environment, path string, 
 	if err != nil {
 		return err
 	}
-	raw, err := clients.CoreV1().Services(monitoring).ProxyGet("http", prometheusOfPlatform, "9090", path, params).DoRaw(ctx)
+	raw, err := metrics.Ask(ctx, clients, path, params)
 	if err == nil {
 		err = json.Unmarshal(raw, &struct{ Data any }{data})
 	}
@@ -60,7 +55,7 @@ func loaded(ctx context.Context, env *environment.Environment) (map[string][]str
 			}
 		}
 	}
-	if err := ofPlatform(ctx, env, "api/v1/rules", nil, &data); err != nil {
+	if err := ofPlatform(ctx, env, "rules", nil, &data); err != nil {
 		return nil, err
 	}
 	all := map[string][]string{}
@@ -91,7 +86,7 @@ func asStated(ctx context.Context, t spec.T, env *environment.Environment) {
 	for _, g := range rules.Groups {
 		for _, r := range g.Rules {
 			var query string // as Prometheus writes it, who puts labels in another order
-			spec.Check(t, ofPlatform(ctx, env, "api/v1/format_query", map[string]string{"query": r.Expr}, &query))
+			spec.Check(t, ofPlatform(ctx, env, "format_query", map[string]string{"query": r.Expr}, &query))
 			var holds model.Duration
 			if r.For != "" {
 				holds, err = model.ParseDuration(r.For)
@@ -144,7 +139,7 @@ func withoutRules() spec.Sabotage {
 		Applied:  await("no rules", func(n int) bool { return n == 0 }),
 		Restored: await("its rules", func(n int) bool { return n > 0 }),
 		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
-			rules := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: monitoring, Name: "slo"}}
+			rules := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "monitoring", Name: "slo"}}
 			return scope.Update(ctx, rules, func() error {
 				rules.Data = map[string]string{"rules.yaml": "groups: []\n"}
 				return nil
