@@ -39,7 +39,7 @@ var defaultLimits = limits{
 	proof:   DefaultTimeout,
 	ensure:  20 * time.Minute,
 	fault:   2 * time.Minute,
-	closing: 2 * time.Minute,
+	closing: 8 * time.Minute, // backups and restores are deleted one after the other
 	grace:   10 * time.Second,
 }
 

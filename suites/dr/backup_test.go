@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -25,7 +26,7 @@ func TestBackup(t *testing.T) {
 	// options of the backup that the proof makes; faults change them.
 	var options map[string]any
 	spec.Run(t, spec.Specification{
-		ID: "DR-001", Risk: spec.Namespaced, Needs: []spec.Need{velero, s},
+		ID: "DR-001", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 10 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 			proveBackup(ctx, t, env, s, options)
 		},

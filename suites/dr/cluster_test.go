@@ -80,6 +80,7 @@ func proveClusterLost(ctx context.Context, t spec.T, env *environment.Environmen
 	spec.Check(t, err)
 	took := time.Since(lost)
 	require.Empty(t, difference(before.rows, after.rows), "rows in the new cluster differ from those of the lost one")
+	require.Equal(t, before.tables, after.tables, "tables in the new cluster differ from those of the lost one: rows, and the sum of their hashes")
 	require.Empty(t, before.without(after), "objects in the new cluster lack some of those in the lost one, or their contents")
 	t.Observe(fmt.Sprintf("cluster %s (%s) lost with all its nodes; cluster %s (%s) stood after %s, and after %s the application served all %d rows there, with all %d objects",
 		first.Cluster, first.ClusterUID, second.Cluster, second.ClusterUID, ready.Round(time.Second), took.Round(time.Second), len(after.rows), len(before.objects)), nil)

@@ -119,6 +119,14 @@ func difference(want, got map[int64]string) string {
 	return strings.Join(parts, "; ")
 }
 
+// altered says which rows that were read back nobody wrote so. That others are lost is
+// not its concern.
+func altered(written, got map[int64]string) string {
+	kept := maps.Clone(written)
+	maps.DeleteFunc(kept, func(n int64, _ string) bool { _, is := got[n]; return !is })
+	return difference(kept, got)
+}
+
 // written is a document that a writer sent, when, and when it was acknowledged; never,
 // when that time is zero. Times are by the writer's clock.
 type written struct {
@@ -168,8 +176,8 @@ type recovery struct {
 	Acknowledged int           // writes, until the loss
 	Recovered    int           // of them
 	RPO          time.Duration // from the last write of which, and of all before it, nothing is lost, to the last acknowledged one
+	After        int           // of the acknowledged ones, lost and newer than all that were recovered
 	Holes        []int64       // lost, though one was recovered that was sent after their acknowledgement: the backup was of no one moment
-	Unknown      []int64       // recovered, and nobody sent them
 }
 
 // judge compares a ledger with the rows that were read back. Of two writes that were
@@ -191,6 +199,8 @@ func (l ledger) judge(got map[int64]string) recovery {
 			r.Recovered++
 		case w.Acknowledged.Before(last):
 			r.Holes = append(r.Holes, w.Number)
+		default:
+			r.After++
 		}
 	}
 	whole := slices.IndexFunc(acked, func(w written) bool { _, is := got[w.Number]; return !is })
@@ -200,15 +210,6 @@ func (l ledger) judge(got map[int64]string) recovery {
 		r.RPO = acked[len(acked)-1].Acknowledged.Sub(acked[0].Acknowledged)
 	default:
 		r.RPO = acked[len(acked)-1].Acknowledged.Sub(acked[whole-1].Acknowledged)
-	}
-	sent := map[int64]bool{}
-	for _, w := range l {
-		sent[w.Number] = true
-	}
-	for _, n := range slices.Sorted(maps.Keys(got)) {
-		if !sent[n] {
-			r.Unknown = append(r.Unknown, n)
-		}
 	}
 	return r
 }

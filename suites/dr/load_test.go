@@ -30,19 +30,20 @@ type underLoad struct {
 	begun  time.Time        // by this process' clock, as is all of the ledger
 	ended  time.Time
 	ledger ledger
+	was    map[int64]string // rows, with what they held, when the last write had been acknowledged
 	failed []probe.Sent
 }
 
 // backUpUnderLoad writes before, during and after a backup, then stops: what comes
 // next is the loss.
 //
-// With older it is the backup before that one, of some writes before, which is restored.
-func (s *stage) backUpUnderLoad(ctx context.Context, t spec.T, env *environment.Environment, older bool) underLoad {
+// By a plan it is the backup before that one, of some writes before, which is restored.
+func (s *stage) backUpUnderLoad(ctx context.Context, t spec.T, env *environment.Environment, plan pointPlan) underLoad {
 	record, round, err := s.writing(ctx, probe.Plan{Rate: writeRate, For: 5 * time.Minute, KeepAlive: true})
 	spec.Check(t, err)
 	spec.Check(t, record.Await(ctx, writeSample))
 	var u underLoad
-	if older {
+	if plan.older {
 		b, err := backUp(ctx, env, t.Scope(), s.location, s.ns, nil)
 		spec.Check(t, err)
 		u.backup = b.GetName()
@@ -59,19 +60,31 @@ func (s *stage) backUpUnderLoad(ctx context.Context, t spec.T, env *environment.
 	if len(u.ledger.acknowledged()) < 2*writeSample {
 		t.Inconclusive("no samples", "%d of %d writes were acknowledged", len(u.ledger.acknowledged()), len(u.ledger))
 	}
+	u.was, err = rows(ctx, s.outside, s.ns)
+	spec.Check(t, err)
+	if plan.invented {
+		u.ledger[0].Number = numberOf(firstRound-1, 1)
+	}
 	return u
 }
 
 // recovered loses the namespace, restores it and reads back what there is of a
-// ledger's writes.
-func (s *stage) recovered(ctx context.Context, t spec.T, env *environment.Environment, u underLoad) recovery {
+// ledger's writes: some, as they were acknowledged, and up to one moment.
+func (s *stage) recovered(ctx context.Context, t spec.T, env *environment.Environment, u underLoad, plan pointPlan) recovery {
 	spec.Check(t, s.lose(ctx, env))
 	_, err := restore(ctx, env, t.Scope(), u.backup, nil)
 	spec.Check(t, err)
 	require.NoError(t, serves(ctx, s.outside, s.ns), "the application does not serve after the restore")
+	if plan.changed {
+		spec.Check(t, statement(ctx, env, s.ns, changeNewest))
+	}
 	got, err := rows(ctx, s.outside, s.ns)
 	spec.Check(t, err)
-	return u.ledger.judge(got)
+	r := u.ledger.judge(got)
+	require.NotZero(t, r.Recovered, "of %d acknowledged writes none was recovered", r.Acknowledged)
+	require.Empty(t, altered(u.was, got), "rows that were recovered, and not as they were acknowledged")
+	require.Empty(t, r.Holes, "writes of the ledger that are lost, though later ones were recovered: the backup is of no one moment")
+	return r
 }
 
 // TestRecoveryPoint measures what a loss costs: the writes that were acknowledged
@@ -89,6 +102,7 @@ func TestRecoveryPoint(t *testing.T) {
 			s.idleHook(`none was recovered|does not serve after the restore`),
 			s.renewing(spec.Swapped("a write in the ledger that was never acknowledged", `lost, though later ones were recovered`, &plan, pointPlan{invented: true})),
 			s.renewing(spec.Swapped("the backup before the newest", `acknowledged before the backup began`, &plan, pointPlan{older: true})),
+			s.renewing(spec.Swapped("a row with another content than was acknowledged", `not as they were acknowledged`, &plan, pointPlan{changed: true})),
 			spec.Swapped("a target of a second", `RPO: from the last acknowledged write`, &plan, pointPlan{within: time.Second}),
 			s.harmlessNote(),
 		},
@@ -98,6 +112,7 @@ func TestRecoveryPoint(t *testing.T) {
 // pointPlan is how the proof goes about it; faults change it for their time.
 type pointPlan struct {
 	older    bool          // the backup before the newest is restored
+	changed  bool          // what was restored is not left as it was
 	invented bool          // the ledger has a write that was never acknowledged
 	within   time.Duration // in the place of the profile's target
 }
@@ -108,24 +123,20 @@ func provePoint(ctx context.Context, t spec.T, env *environment.Environment, s *
 		target.RPO.Duration = plan.within
 	}
 	var runs []float64
-	var acknowledged, recovered int
+	var acknowledged, recovered, after int
 	for range target.Repeats {
-		u := s.backUpUnderLoad(ctx, t, env, plan.older)
-		if plan.invented {
-			u.ledger[0].Number = numberOf(firstRound-1, 1)
-		}
-		r := s.recovered(ctx, t, env, u)
-		require.NotZero(t, r.Recovered, "of %d acknowledged writes none was recovered", r.Acknowledged)
-		require.Empty(t, r.Holes, "writes of the ledger that are lost, though later ones were recovered: the backup is of no one moment")
+		u := s.backUpUnderLoad(ctx, t, env, plan)
+		r := s.recovered(ctx, t, env, u, plan)
 		u.covers(t, r)
 		require.LessOrEqual(t, r.RPO, target.RPO.Duration, "RPO: from the last acknowledged write to the last recovered one")
-		runs, acknowledged, recovered = append(runs, r.RPO.Seconds()), acknowledged+r.Acknowledged, recovered+r.Recovered
+		runs = append(runs, r.RPO.Seconds())
+		acknowledged, recovered, after = acknowledged+r.Acknowledged, recovered+r.Recovered, after+r.After
 	}
-	t.Observe(fmt.Sprintf("%d losses right after a backup, under %d writes a second: %d of %d acknowledged writes recovered, none missing before the last one; RPO %.1f s each (target %s). What comes on top is the time since the last backup, an hour at most by the schedule that DR-002 proves",
+	t.Observe(fmt.Sprintf("%d losses right after a backup, under %d writes a second: %d of %d acknowledged writes recovered with what they held, none missing before the last one; RPO %.1f s each (target %s). What comes on top is the time since the last backup, an hour at most by the schedule that DR-002 proves",
 		len(runs), writeRate, recovered, acknowledged, runs, target.RPO.Duration),
 		journal.Evidence{Certificate: journal.Recovery{
 			RPO:  &journal.Objective{Target: target.RPO.Seconds(), Runs: runs, TimeScale: 1},
-			Rows: &journal.Rows{Acknowledged: int64(acknowledged), Recovered: int64(recovered), After: int64(acknowledged - recovered)},
+			Rows: &journal.Rows{Acknowledged: int64(acknowledged), Recovered: int64(recovered), After: int64(after)},
 		}})
 }
 
@@ -133,15 +144,20 @@ func provePoint(ctx context.Context, t spec.T, env *environment.Environment, s *
 // notices it.
 func TestBackupUnderLoad(t *testing.T) {
 	s := newStage(t, "load", map[string]any{"fillMiB": 50})
-	older := false
+	var plan pointPlan
 	spec.Run(t, spec.Specification{
-		ID: "DR-008", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 10 * time.Minute,
+		ID: "DR-008", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 15 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
-			proveUnderLoad(ctx, t, env, s, older)
+			proveUnderLoad(ctx, t, env, s, plan)
 		},
 		CounterProofs: []spec.Sabotage{
 			s.idleHook(`none was recovered|does not serve after the restore`),
-			s.renewing(spec.Swapped("the backup before the newest", `acknowledged before the backup began`, &older, true)),
+			s.renewing(spec.Swapped("the backup before the newest", `acknowledged before the backup began`, &plan, pointPlan{older: true})),
+			s.renewing(spec.Swapped("a write in the ledger that was never acknowledged", `lost, though later ones were recovered`, &plan, pointPlan{invented: true})),
+			s.renewing(spec.Swapped("a row with another content than was acknowledged", `not as they were acknowledged`, &plan, pointPlan{changed: true})),
+			s.fault("a hook that fails", `hooks that failed`, func(ctx context.Context, scope *environment.Scope) error {
+				return s.hook(ctx, scope, `["/bin/false"]`)
+			}),
 			s.fault("a hook that stops the database for a while", `no request to fail`, func(ctx context.Context, scope *environment.Scope) error {
 				return s.hook(ctx, scope, `["/bin/bash", "-c", "bash /etc/docuthinker/backup.sh && pg_ctl restart -m immediate -D $PGDATA"]`)
 			}),
@@ -150,14 +166,12 @@ func TestBackupUnderLoad(t *testing.T) {
 	})
 }
 
-func proveUnderLoad(ctx context.Context, t spec.T, env *environment.Environment, s *stage, older bool) {
-	u := s.backUpUnderLoad(ctx, t, env, older)
+func proveUnderLoad(ctx context.Context, t spec.T, env *environment.Environment, s *stage, plan pointPlan) {
+	u := s.backUpUnderLoad(ctx, t, env, plan)
 	require.Empty(t, u.failed, "expected no request to fail during the backup")
 	require.Positive(t, u.hooks["hooksAttempted"], "hooks that Velero ran")
 	require.Zero(t, u.hooks["hooksFailed"], "hooks that failed")
-	r := s.recovered(ctx, t, env, u)
-	require.NotZero(t, r.Recovered, "of %d acknowledged writes none was recovered", r.Acknowledged)
-	require.Empty(t, r.Holes, "writes that are lost, though later ones were recovered: the backup is of no one moment")
+	r := s.recovered(ctx, t, env, u, plan)
 	before := u.covers(t, r)
 	t.Observe(fmt.Sprintf("backup %s took %s under %d writes a second, of which none failed (%d); %d hooks ran; restored, it has the %d writes from before it and %d more, up to one moment, with no hole",
 		u.backup, u.ended.Sub(u.begun).Round(100*time.Millisecond), writeRate, len(u.ledger), u.hooks["hooksAttempted"], before, r.Recovered-before), nil)

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -23,7 +24,7 @@ func TestRestoreElsewhere(t *testing.T) {
 	s := newStage(t, "elsewhere", nil)
 	var over map[string]any // of the restore; faults change it
 	spec.Run(t, spec.Specification{
-		ID: "DR-006", Risk: spec.Namespaced, Needs: []spec.Need{velero, s},
+		ID: "DR-006", Risk: spec.Namespaced, Needs: []spec.Need{velero, s}, Timeout: 10 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 			proveElsewhere(ctx, t, env, s, over)
 		},
@@ -94,7 +95,8 @@ var steady = []schema.GroupVersionKind{
 	{Group: "apps", Version: "v1", Kind: "StatefulSet"},
 }
 
-// versions are the UID and the resource version of the stage's objects.
+// versions are the UID and the resource version of the stage's objects. Of those with a
+// status, which a pod changes that is slow to answer, it is what else there is of them.
 func (s *stage) versions(ctx context.Context, env *environment.Environment) (map[string]string, error) {
 	all := map[string]string{}
 	for _, kind := range steady {
@@ -104,7 +106,11 @@ func (s *stage) versions(ctx context.Context, env *environment.Environment) (map
 			return nil, err
 		}
 		for _, o := range list.Items {
-			all[kind.Kind+" "+o.GetName()] = fmt.Sprintf("%s at %s", o.GetUID(), o.GetResourceVersion())
+			version := o.GetResourceVersion()
+			if kind.Group == "apps" {
+				version = fmt.Sprint(o.GetGeneration(), o.GetLabels(), o.GetAnnotations())
+			}
+			all[kind.Kind+" "+o.GetName()] = fmt.Sprintf("%s at %s", o.GetUID(), version)
 		}
 	}
 	return all, nil

@@ -39,6 +39,7 @@ type recoveryPlan struct {
 	stale     bool                                                  // restores the backup before the newest
 	within    time.Duration                                         // in the place of the profile's target
 	meanwhile func(context.Context, *environment.Environment) error // between the loss and the restore
+	forgets   bool                                                  // what was restored loses a row that no user sees
 }
 
 // TestRecovery proves that a namespace which was lost comes back whole, and
@@ -60,6 +61,7 @@ func TestRecovery(t *testing.T) {
 			s.renewing(spec.Swapped("the backup before the newest", dataLost, &plan, recoveryPlan{stale: true})),
 			s.renewing(spec.Swapped("an empty database in the namespace already", dataLost, &plan, recoveryPlan{meanwhile: s.anew})),
 			s.renewing(spec.Swapped("another configuration in the namespace already", `objects after the restore`, &plan, recoveryPlan{meanwhile: s.reconfigured})),
+			s.renewing(spec.Swapped("a row of the audit log is missing", `tables after the restore`, &plan, recoveryPlan{forgets: true})),
 			s.renewing(spec.Swapped("a wider Role in the namespace already", `objects after the restore`, &plan, recoveryPlan{meanwhile: s.reauthorized})),
 			s.harmlessNote(),
 		},
@@ -84,8 +86,8 @@ func proveRecovery(ctx context.Context, t spec.T, env *environment.Environment, 
 	for _, d := range took {
 		seconds = append(seconds, d.Seconds())
 	}
-	t.Observe(fmt.Sprintf("namespace lost and restored %d times: %d rows, %d objects and their contents as at the backup, and the worker takes jobs again; RTO %v (target %s), of which Velero's own restore took %v",
-		len(took), last.rows, last.objects, rounded(took), want.RTO.Duration, rounded(ofVelero)),
+	t.Observe(fmt.Sprintf("namespace lost and restored %d times: %d documents, the rows of all %d tables and %d objects with their contents as at the backup, and the worker takes jobs again; RTO %v (target %s), of which Velero's own restore took %v",
+		len(took), last.rows, last.tables, last.objects, rounded(took), want.RTO.Duration, rounded(ofVelero)),
 		journal.Evidence{Certificate: journal.Recovery{
 			Backup: &journal.Backup{Name: last.backup, Digest: last.digest},
 			RTO:    &journal.Objective{Target: want.RTO.Seconds(), Runs: seconds, TimeScale: 1},
@@ -120,8 +122,9 @@ func rounded(all []time.Duration) []time.Duration {
 // recoveredOnce is what one loss and its restore showed.
 type recoveredOnce struct {
 	rto, velero    time.Duration
-	rows, objects  int
 	backup, digest string
+
+	rows, tables, objects int
 }
 
 // freshRows is how many rows each cycle adds before its backup, so that no two
@@ -160,11 +163,17 @@ func (s *stage) loseAndRecover(ctx context.Context, t spec.T, env *environment.E
 	spec.Check(t, err)
 	rto := time.Since(lost)
 	require.Empty(t, difference(before.rows, got), "rows after the restore differ from those before the loss")
+	if plan.forgets {
+		spec.Check(t, statement(ctx, env, s.ns, forgetOne))
+	}
+	tables, err := tablesOf(ctx, env, s.ns)
+	spec.Check(t, err)
+	require.Equal(t, before.tables, tables, "tables after the restore differ from those before the loss: rows, and the sum of their hashes")
 	require.NoError(t, s.analyses(ctx, newest(got)), "no analysis after the restore")
 	after, err := snapshotOf(ctx, env, s.outside, s.ns)
 	spec.Check(t, err)
 	require.Empty(t, before.without(after), "objects after the restore lack some of those before the loss, or their contents")
-	return &recoveredOnce{rto: rto, velero: ofVelero, rows: len(got), objects: len(before.objects), backup: b.GetName(), digest: digest}
+	return &recoveredOnce{rto: rto, velero: ofVelero, rows: len(got), tables: len(tables), objects: len(before.objects), backup: b.GetName(), digest: digest}
 }
 
 // lose deletes the namespace, if there is one, with all that is in it, and waits until

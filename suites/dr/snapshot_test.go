@@ -19,6 +19,7 @@ import (
 // snapshot is what a restore is to bring back.
 type snapshot struct {
 	rows    map[int64]string
+	tables  map[string]string // what statement tables says of each
 	objects map[string]string // by kind and name: the digest of its contents where these are compared, else nothing
 }
 
@@ -45,6 +46,9 @@ func snapshotOf(ctx context.Context, env *environment.Environment, from *probe.P
 	out := snapshot{objects: map[string]string{}}
 	var err error
 	if out.rows, err = rows(ctx, from, namespace); err != nil {
+		return out, err
+	}
+	if out.tables, err = tablesOf(ctx, env, namespace); err != nil {
 		return out, err
 	}
 	all, err := inventory(ctx, env, namespace)
