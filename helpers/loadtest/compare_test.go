@@ -30,6 +30,18 @@ func TestCompare(t *testing.T) {
 		require.NoError(t, err, c.name)
 		assert.Equal(t, c.worse, got.Worse(), "%s: %+v", c.name, got)
 	}
+	var wide, more []float64 // 90 to 110, and five more of each: no chance, and within the noise
+	for i := range 101 {
+		wide, more = append(wide, 90+float64(i)/5), append(more, 95+float64(i)/5)
+	}
+	got, err := Compare(wide, more)
+	require.NoError(t, err)
+	assert.InDelta(t, 0.10, got.Noise, 1e-9)
+	assert.InDelta(t, 1.05, got.Ratio(), 1e-9)
+	assert.Less(t, got.P, alpha)
+	assert.False(t, got.Worse(), "%+v", got)
+	_, err = Compare(make([]float64, fewest), wide)
+	require.ErrorContains(t, err, "want one above 0")
 	assert.Equal(t, 2.00, accepted[0], "what is compared stays as it was")
 	for _, few := range [][]float64{nil, {2, 2, 2}} {
 		_, err := Compare(accepted, few)

@@ -51,6 +51,9 @@ func TestMostRate(t *testing.T) {
 	for _, at := range []time.Duration{0, 900 * time.Millisecond, time.Second, 1500 * time.Millisecond, 1999 * time.Millisecond, 2 * time.Second} {
 		s.All = append(s.All, Sample{Metric: "http_reqs", At: begin.Add(at), Value: 1}, Sample{Metric: "vus", At: begin.Add(at), Value: 9})
 	}
+	for range 3 { // of another metric, and of none that is asked for
+		s.All = append(s.All, Sample{Metric: "vus", At: begin, Value: 9})
+	}
 	assert.InDelta(t, 3, s.MostRate("http_reqs"), 0)
 	assert.Zero(t, s.MostRate("iterations"))
 	for rate, first := range map[float64]int{1: 0, 2: 0, 3: 2, 4: 6} { // requests before the second that has so many
