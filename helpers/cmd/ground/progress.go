@@ -12,15 +12,16 @@ import (
 // keeps what a package prints until it has ended.
 type progress struct {
 	say     func(string)
-	start   time.Time
 	faults  bool
 	planned int // clauses, and with faults on their counter-proofs
 	done    int
 	trials  map[string]int // of a clause on its way: planned trials that are still to come
+	first   time.Time      // when the first ended: what is built and installed before tells nothing of the pace
+	before  int            // that had ended by then
 }
 
 func newProgress(say func(string), faults bool) *progress {
-	return &progress{say: say, start: time.Now(), faults: faults, trials: map[string]int{}}
+	return &progress{say: say, faults: faults, trials: map[string]int{}}
 }
 
 func (p *progress) tell(e journal.Entry) {
@@ -51,9 +52,16 @@ func (p *progress) tell(e journal.Entry) {
 	}
 }
 
-// where is how far it is, and how long still at the pace so far.
+// where is how far it is, and how long still at the pace so far, once a twentieth is done.
 func (p *progress) where() string {
-	gone := time.Since(p.start)
-	left := time.Duration(float64(gone) / float64(max(1, p.done)) * float64(p.planned-p.done))
-	return fmt.Sprintf("%d of %d proofs and counter-proofs, about %s left", p.done, p.planned, left.Round(time.Second))
+	far := fmt.Sprintf("%d of %d proofs and counter-proofs", p.done, p.planned)
+	if p.first.IsZero() {
+		p.first, p.before = time.Now(), p.done
+	}
+	since := p.done - p.before
+	if since == 0 || since*20 < p.planned {
+		return far
+	}
+	left := time.Since(p.first) / time.Duration(since) * time.Duration(p.planned-p.done)
+	return fmt.Sprintf("%s, about %s left", far, left.Round(time.Second))
 }
