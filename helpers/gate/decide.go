@@ -183,16 +183,16 @@ func (p *Policy) refuses(g Given, c Candidate, now time.Time) string {
 		}
 	}
 	ran := g.Evidence.Images()
-	known := 0
+	known := false
 	for _, i := range ran {
 		want, is := c.Images[i.Name]
 		if is && want != i.Digest {
 			return fmt.Sprintf("the image %s ran as %s, and %s is to be released", i.Name, cmp.Or(i.Digest, "(no digest)"), want)
 		} else if is {
-			known++
+			known = true
 		}
 	}
-	if len(c.Images) > 0 && known == 0 {
+	if len(c.Images) > 0 && !known {
 		return fmt.Sprintf("of the %d images that it recorded none is to be released: nobody knows what ran", len(ran))
 	}
 	return ""

@@ -160,7 +160,7 @@ func TestDecide(t *testing.T) {
 		want    Verdict
 		says    string
 	}{
-		"all is proved":        {"", []func([]journal.Entry) []journal.Entry{nil}, nil, Release, "3 of 3 clauses proved"},
+		"all is proved":        {"", []func([]journal.Entry) []journal.Entry{nil}, nil, Release, ": 3 of 3 clauses proved"},
 		"nothing is given":     {"", nil, nil, Inconclusive, "no evidence that counts"},
 		"refuted":              {"", []func([]journal.Entry) []journal.Entry{refuted}, nil, Hold, "POL-002: refuted in run a (a.json): a pod with :latest was admitted"},
 		"refuted, then proved": {"", []func([]journal.Entry) []journal.Entry{refuted, nil}, nil, Hold, "POL-002: refuted in run a"},
