@@ -56,11 +56,21 @@ func TestMostRate(t *testing.T) {
 	}
 	assert.InDelta(t, 3, s.MostRate("http_reqs"), 0)
 	assert.Zero(t, s.MostRate("iterations"))
-	for rate, first := range map[float64]int{1: 0, 2: 0, 3: 2, 4: 6} { // requests before the second that has so many
-		early, err := s.Until("http_reqs", rate).Of("http_reqs")
-		require.NoError(t, err)
-		assert.Len(t, early, first, "%g a second", rate)
+}
+
+func TestBeforeAndOnly(t *testing.T) {
+	begin := time.Date(2026, 11, 30, 20, 0, 0, 0, time.UTC)
+	s := &Samples{Kinds: map[string]string{"checks": "rate"}}
+	for _, at := range []time.Duration{2 * time.Second, time.Second, 0} { // k6 writes them in no order
+		s.All = append(s.All, Sample{Metric: "checks", At: begin.Add(at)}, Sample{Metric: "vus", At: begin.Add(at)})
 	}
+	assert.Empty(t, s.Before(begin).All)
+	assert.Len(t, s.Before(begin.Add(time.Second)).All, 2)
+	assert.Len(t, s.Before(begin.Add(time.Hour)).All, 6)
+	assert.Empty(t, s.Only("iterations").All)
+	early := s.Only("checks", "iterations").Before(begin.Add(2 * time.Second))
+	assert.Len(t, early.All, 2)
+	assert.Equal(t, "rate", early.Kind("checks"))
 }
 
 func TestThresholds(t *testing.T) {

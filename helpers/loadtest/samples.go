@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -108,26 +107,24 @@ func (s *Samples) MostRate(metric string) (most float64) {
 	return most
 }
 
-// Until are the samples from before the first second in which a metric has that many, and
-// all of them when there is none.
-func (s *Samples) Until(metric string, rate float64) *Samples {
-	from, _ := s.Span()
-	seconds, first := map[time.Duration]float64{}, time.Duration(math.MaxInt64)
+// Before are the samples that were taken before a moment.
+func (s *Samples) Before(end time.Time) *Samples {
+	return s.filtered(func(one Sample) bool { return one.At.Before(end) })
+}
+
+// Only are the samples of some metrics.
+func (s *Samples) Only(metrics ...string) *Samples {
+	return s.filtered(func(one Sample) bool { return slices.Contains(metrics, one.Metric) })
+}
+
+func (s *Samples) filtered(keep func(Sample) bool) *Samples {
+	some := &Samples{Kinds: s.Kinds}
 	for _, one := range s.All {
-		if one.Metric == metric {
-			second := one.At.Sub(from).Truncate(time.Second)
-			if seconds[second]++; seconds[second] >= rate {
-				first = min(first, second)
-			}
+		if keep(one) {
+			some.All = append(some.All, one)
 		}
 	}
-	early := &Samples{Kinds: s.Kinds}
-	for _, one := range s.All {
-		if one.At.Sub(from) < first {
-			early.All = append(early.All, one)
-		}
-	}
-	return early
+	return some
 }
 
 // Values are those of some samples.

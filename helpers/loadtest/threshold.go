@@ -90,7 +90,7 @@ func (t Threshold) value(kind string, values []float64, took time.Duration) (flo
 	case "gauge value":
 		return values[len(values)-1], nil
 	case "trend avg":
-		return sum(values) / n, nil
+		return Mean(values), nil
 	case "trend min":
 		return slices.Min(values), nil
 	case "trend max":
@@ -102,6 +102,9 @@ func (t Threshold) value(kind string, values []float64, took time.Duration) (flo
 	}
 	return 0, fmt.Errorf("a %s has no %s", kind, t.aggregate)
 }
+
+// Mean is that of values; NaN without any.
+func Mean(values []float64) float64 { return sum(values) / float64(len(values)) }
 
 // Percentile is that of values, of 0 to 100 per cent, interpolated between the two next to
 // it as k6's trends do (helpers/probe takes the nearest instead). It panics without values.

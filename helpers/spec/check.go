@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
 // Finding is an error that tells what was seen and is not as expected, such as
@@ -26,6 +27,19 @@ func Check(t T, err error) {
 	if err != nil {
 		t.Broken(err)
 	}
+}
+
+// InTime asserts that what was awaited came: that a wait's time was over is what was seen,
+// and what else ended it, such as a pod whose image could not be had, says nothing of the
+// clause. what is what the assertion is about.
+func InTime(t T, err error, what string) {
+	t.Helper()
+	var late *wait.Error
+	if errors.As(err, &late) && late.Cause == nil {
+		t.Errorf("%s: %v", what, err)
+		t.FailNow()
+	}
+	Check(t, err)
 }
 
 // Harmless is a change under which the proof must hold.

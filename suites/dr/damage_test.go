@@ -21,6 +21,8 @@ import (
 // damage is what may become of a backup in its store.
 type damage struct {
 	name string
+	// found is what the judge must say of it, and not of something else.
+	found string
 	// stale is for its volumes' data to be those of one from before the newest rows.
 	stale bool
 	// do changes objects of the store.
@@ -29,28 +31,31 @@ type damage struct {
 	before func(ctx context.Context, s *stage, scope *environment.Scope) error
 }
 
+// notRestored is how Velero tells of what it could not restore, which it does of bytes alone.
+const notRestored = `^the restore is (PartiallyFailed|Failed)`
+
 // damages come in the order of how good they look: to Velero, to users, to nobody.
 var damages = []damage{
-	{name: "the volumes' data of the backup before", stale: true},
-	{name: "a backup without the frontend", before: func(ctx context.Context, s *stage, scope *environment.Scope) error {
+	{name: "the volumes' data of the backup before", found: `^\d+ rows lost`, stale: true},
+	{name: "a backup without the frontend", found: `^it lacks apps/v1/Deployment frontend`, before: func(ctx context.Context, s *stage, scope *environment.Scope) error {
 		return s.withoutFrontend(ctx, scope)
 	}},
-	{name: "a backup whose hook failed, and so has no data", before: func(ctx context.Context, s *stage, scope *environment.Scope) error {
+	{name: "a backup whose hook failed, and so has no data", found: `^waited .* to serve`, before: func(ctx context.Context, s *stage, scope *environment.Scope) error {
 		return s.hook(ctx, scope, `["/bin/false"]`)
 	}},
-	{name: "a byte flipped in the volumes' data", do: func(ctx context.Context, s *stage, store *store, _ string) error {
+	{name: "a byte flipped in the volumes' data", found: notRestored, do: func(ctx context.Context, s *stage, store *store, _ string) error {
 		return store.edit(ctx, s.repository()+"p", func(data []byte) []byte {
 			data[len(data)/2] ^= 1
 			return data
 		})
 	}},
-	{name: "the volumes' data truncated", do: func(ctx context.Context, s *stage, store *store, _ string) error {
+	{name: "the volumes' data truncated", found: notRestored, do: func(ctx context.Context, s *stage, store *store, _ string) error {
 		return store.edit(ctx, s.repository()+"p", func(data []byte) []byte { return data[:len(data)/2] })
 	}},
-	{name: "the volumes' data missing", do: func(ctx context.Context, s *stage, store *store, _ string) error {
+	{name: "the volumes' data missing", found: notRestored, do: func(ctx context.Context, s *stage, store *store, _ string) error {
 		return store.remove(ctx, s.repository()+"p")
 	}},
-	{name: "the objects' archive truncated", do: func(ctx context.Context, s *stage, store *store, backup string) error {
+	{name: "the objects' archive truncated", found: notRestored, do: func(ctx context.Context, s *stage, store *store, backup string) error {
 		return store.edit(ctx, s.backupPrefix(backup)+backup+".tar.gz", func(data []byte) []byte { return data[:len(data)/2] })
 	}},
 }
@@ -101,6 +106,12 @@ func TestDamagedBackups(t *testing.T) {
 			spec.Swapped("a restore judged by whether the application serves", `a damaged backup counts as whole`, &judge, byService),
 			spec.Swapped("nothing counts as whole", `a backup without damage does not count as whole`, &judge, func(context.Context, *stage, restoredBackup) string {
 				return "nothing does"
+			}),
+			spec.Swapped("a reader that finds fault with all that is not whole", `is not its damage`, &judge, func(ctx context.Context, s *stage, r restoredBackup) string {
+				if byAll(ctx, s, r) == "" {
+					return ""
+				}
+				return "nothing was read"
 			}),
 			spec.Swapped("rows read of the original", `a damaged backup counts as whole`, &judge, func(ctx context.Context, s *stage, r restoredBackup) string {
 				r.namespace = s.ns
@@ -171,6 +182,7 @@ func proveDamage(ctx context.Context, t spec.T, env *environment.Environment, s 
 	for _, d := range damages {
 		lacks := s.tryOne(ctx, t, env, d, judge)
 		require.NotEmpty(t, lacks, "a damaged backup counts as whole: %s", d.name)
+		require.Regexp(t, d.found, lacks, "what is said of a damaged backup is not its damage: %s", d.name)
 		seen[d.name] = lacks
 	}
 	t.Observe(fmt.Sprintf("one backup without damage counts as whole; %d with damage do not: %v", len(damages), seen), seen)

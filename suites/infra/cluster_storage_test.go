@@ -83,5 +83,5 @@ func uses(ctx context.Context, t spec.T, env *environment.Environment, ns, name,
 			return fmt.Sprintf("it is %s", phase)
 		},
 	})
-	inTime(ctx, t, err, "a pod that "+name+" a volume of the default class")
+	spec.InTime(t, err, "a pod that "+name+" a volume of the default class")
 }

@@ -2,7 +2,6 @@ package infra
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -205,16 +204,6 @@ func checkNetwork(ctx context.Context, t spec.T, env *environment.Environment, n
 	becomes(ctx, t, firewallTimeout, "the server is closed by a policy", dials("closed", false))
 	spec.Check(t, policy.Close(ctx))
 	becomes(ctx, t, firewallTimeout, "the server is open without the policy", dials("open", true))
-}
-
-// inTime asserts that what was awaited came, where the proof's own time is not over.
-func inTime(ctx context.Context, t spec.T, err error, what string) {
-	t.Helper()
-	var late *wait.Error
-	if errors.As(err, &late) && ctx.Err() == nil {
-		require.Fail(t, what, "%v", err)
-	}
-	spec.Check(t, err)
 }
 
 // becomes is an assertion of what is true within a time, and has no watch.

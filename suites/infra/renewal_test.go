@@ -208,7 +208,7 @@ func (s *renewals) revision(ctx context.Context, t spec.T, env *environment.Envi
 			return ""
 		},
 	})
-	inTime(ctx, t, err, how)
+	spec.InTime(t, err, how)
 }
 
 // serves waits until the gateway answers with a trusted certificate for the host that is

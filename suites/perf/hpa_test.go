@@ -100,7 +100,7 @@ func proveHPA(ctx context.Context, t spec.T, env *environment.Environment, l *le
 	hpa := wait.Target{Kind: hpaKind, Namespace: l.ns, Name: "frontend"}
 	for _, metric := range []string{"cpu", "memory"} {
 		_, err := w.Until(ctx, hpaMeasures, hpa, measuring(metric))
-		notInTime(ctx, t, err, "the frontend's autoscaler measures "+metric)
+		spec.InTime(t, err, "the frontend's autoscaler measures "+metric)
 	}
 	var before autoscalingv2.HorizontalPodAutoscaler
 	spec.Check(t, env.Client().Get(ctx, client.ObjectKey{Namespace: l.ns, Name: "frontend"}, &before))
@@ -113,14 +113,14 @@ func proveHPA(ctx context.Context, t spec.T, env *environment.Environment, l *le
 	defer func() { _ = traffic.Stop(ctx) }()
 	start := time.Now()
 	_, err = w.Until(ctx, follow(env), frontend, wantReplicas(int64(idle)+1, 12))
-	notInTime(ctx, t, err, fmt.Sprintf("the frontend has more than %d replicas under load", idle))
+	spec.InTime(t, err, fmt.Sprintf("the frontend has more than %d replicas under load", idle))
 	up := time.Since(start)
 	var loaded autoscalingv2.HorizontalPodAutoscaler
 	spec.Check(t, env.Client().Get(ctx, client.ObjectKey{Namespace: l.ns, Name: "frontend"}, &loaded))
 	spec.Check(t, traffic.Stop(ctx))
 	start = time.Now()
 	_, err = w.Until(ctx, follow(env), frontend, wantReplicas(0, int64(idle)))
-	notInTime(ctx, t, err, fmt.Sprintf("the frontend has %d replicas when the load is over", idle))
+	spec.InTime(t, err, fmt.Sprintf("the frontend has %d replicas when the load is over", idle))
 	t.Observe(fmt.Sprintf("%d replicas at rest; more after %s of 100 requests a second (%d, at %s); as before %s after the load",
 		idle, up.Round(time.Second), loaded.Status.DesiredReplicas, utilization(loaded), time.Since(start).Round(time.Second)), loaded.Status)
 
@@ -129,7 +129,7 @@ func proveHPA(ctx context.Context, t spec.T, env *environment.Environment, l *le
 	spec.Check(t, requestsMemory(ctx, t.Scope(), l.ns, "1Mi"))
 	start = time.Now()
 	_, err = w.Until(ctx, follow(env), frontend, wantReplicas(int64(idle)+1, 12))
-	notInTime(ctx, t, err, fmt.Sprintf("the frontend has more than %d replicas while its pods use more memory than they ask for", idle))
+	spec.InTime(t, err, fmt.Sprintf("the frontend has more than %d replicas while its pods use more memory than they ask for", idle))
 	up = time.Since(start)
 	var full autoscalingv2.HorizontalPodAutoscaler
 	spec.Check(t, env.Client().Get(ctx, client.ObjectKey{Namespace: l.ns, Name: "frontend"}, &full))
@@ -137,7 +137,7 @@ func proveHPA(ctx context.Context, t spec.T, env *environment.Environment, l *le
 	spec.Check(t, requestsMemory(ctx, t.Scope(), l.ns, "64Mi"))
 	start = time.Now()
 	_, err = w.Until(ctx, follow(env), frontend, wantReplicas(0, int64(idle)))
-	notInTime(ctx, t, err, fmt.Sprintf("the frontend has %d replicas when its memory is enough", idle))
+	spec.InTime(t, err, fmt.Sprintf("the frontend has %d replicas when its memory is enough", idle))
 	t.Observe(fmt.Sprintf("more %s after its pods asked for 1Mi of memory, without load (%d, at %s); as before %s after they asked for enough",
 		up.Round(time.Second), full.Status.DesiredReplicas, utilization(full), time.Since(start).Round(time.Second)), full.Status)
 }

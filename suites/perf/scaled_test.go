@@ -2,12 +2,10 @@ package perf
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
 
-	"github.com/stretchr/testify/require"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -237,21 +235,10 @@ func scalesFrom(ctx context.Context, t spec.T, env *environment.Environment, fro
 	limit := follow(env)
 	limit.D += max(0, time.Until(from))
 	_, err := w.Until(ctx, limit, of, haveReplicas(n))
-	notInTime(ctx, t, err, how)
+	spec.InTime(t, err, how)
 	took := time.Since(from)
-	notInTime(ctx, t, w.Holds(ctx, settled, of, wantReplicas(n, n)), how)
+	spec.InTime(t, w.Holds(ctx, settled, of, wantReplicas(n, n)), how)
 	return took
-}
-
-// notInTime is a failed assertion where what was awaited did not come, and the proof's
-// own time is not over.
-func notInTime(ctx context.Context, t spec.T, err error, how string) {
-	t.Helper()
-	var late *wait.Error
-	if errors.As(err, &late) && ctx.Err() == nil {
-		require.Fail(t, how, "%v", err)
-	}
-	spec.Check(t, err)
 }
 
 // light are the values of an application of which 50 pods fit on a node.

@@ -14,8 +14,10 @@ import (
 // The folders of fixtures/policies/constraints, which prove POL-001 to POL-010.
 var constraintFolders = []string{
 	"01-privileged-containers", "02-non-root-users", "03-resource-limits", "04-no-latest-tag", "05-trusted-registries",
-	"06-host-namespaces", "07-required-labels", "08-read-only-root-filesystem", "09-production-replicas", "10-image-pull-policy",
+	"06-host-namespaces", "07-required-labels", "08-read-only-root-filesystem", productionReplicas, "10-image-pull-policy",
 }
+
+const productionReplicas = "09-production-replicas"
 
 // constraintKey is what the faults of one policy change.
 func constraintKey(folder string) string { return "constraint/" + folder }
@@ -75,10 +77,14 @@ func proveConstraint(ctx context.Context, t spec.T, env *environment.Environment
 		t.Broken(err)
 	}
 	// Pods are really asked for. Workloads would bring pods of their own, so they
-	// are dry runs: that those tell the same as the real thing is POL-022.
+	// are dry runs: that those tell the same as the real thing is POL-022. Those that are
+	// scaled later are made.
 	found, err := try(ctx, env, t.Scope(), ns, p.cases, func(c constraintCase) bool { return c.object.GetKind() != "Pod" })
 	if err != nil {
 		t.Broken(err)
+	}
+	if folder == productionReplicas {
+		proveScaling(ctx, t, env, p, ns)
 	}
 	bad, denied, good, admitted := 0, 0, 0, 0
 	for _, f := range found {

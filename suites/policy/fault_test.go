@@ -95,17 +95,35 @@ func constraintFaults(folder string) []spec.Sabotage {
 			name: kind + " forgotten in the template", kills: slipped(file), file: template, change: forgetting("spec." + kind),
 		}.sabotage())
 	}
-	if folder == constraintFolders[0] {
+	if n, has := narrowed[folder]; has {
+		out = append(out, fault{name: n.name, kills: slipped(n.file), file: template, change: replacing(n.rule, n.by)}.sabotage())
+	}
+	switch folder {
+	case constraintFolders[0]:
 		out = append(out, webhookFaults()...)
+	case productionReplicas:
+		out = append(out, scalingFaults(constraint, template)...)
 	}
 	return out
+}
+
+// narrowed are mistakes of a rule itself, each of which lets one kind of violation through.
+var narrowed = map[string]struct{ name, rule, by, file string }{
+	"02-non-root-users":            {"user 0 taken for one that is not root", `"runAsUser") == 0`, `"runAsUser") == -1`, "pod-user-zero"},
+	"03-resource-limits":           {"no limit on the processor asked for", `["cpu", "memory"]`, `["memory"]`, "no-cpu-limit"},
+	"04-no-latest-tag":             {"an image without a tag taken for one with", `contains(name, "@")`, `not contains(regex.replace(name, "^.*/", ""), ":")`, "digest"},
+	"05-trusted-registries":        {"a registry found anywhere in the name", "startswith(name, prefix)", "contains(name, prefix)", "nested-name"},
+	"06-host-namespaces":           {"the node's network forgotten", `, "hostNetwork"`, "", "host-network"},
+	"07-required-labels":           {"an empty label taken for one", `label], "") == ""`, `label], "unset") == "unset"`, "empty-label"},
+	"08-read-only-root-filesystem": {"what is unset taken for read-only", `"unset")`, `true)`, "unset"},
+	"10-image-pull-policy":         {"another policy than Always let through", `image.policy != "Always"`, `not image.policy in {"Always", "Never"}`, "never"},
 }
 
 // looksAt says which kinds of container a policy's template knows; its README
 // tells why some know none, or not the ephemeral ones.
 func looksAt(folder, kind string) bool {
 	switch folder {
-	case "06-host-namespaces", "07-required-labels", "09-production-replicas":
+	case "06-host-namespaces", "07-required-labels", productionReplicas:
 		return false
 	case "03-resource-limits":
 		return kind == "initContainers"
@@ -121,6 +139,13 @@ func forgetting(text string) func(*unstructured.Unstructured) error {
 			lines := slices.DeleteFunc(strings.Split(rego, "\n"), func(l string) bool { return strings.Contains(l, text) })
 			return strings.Join(lines, "\n")
 		})
+	}
+}
+
+// replacing says the first of one text in a template's Rego in another way.
+func replacing(text, by string) func(*unstructured.Unstructured) error {
+	return func(o *unstructured.Unstructured) error {
+		return edit(o, func(rego string) string { return strings.Replace(rego, text, by, 1) })
 	}
 }
 

@@ -48,6 +48,9 @@ func TestInventory(t *testing.T) {
 			uncompiledTemplate(),
 			gatekeeperConfig("the application's namespace exempted by the Config", `is exempted by the Config`, "docuthinker-*", "webhook"),
 			passedBy(appNamespace),
+			conditioned(appNamespace),
+			selective(),
+			scaleless(),
 			spec.Harmless(gatekeeperConfig("another namespace exempted by the Config", "", "elsewhere-*", "*")),
 			{
 				Name: "one more constraint that matches", Harmless: true,

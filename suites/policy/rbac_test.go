@@ -71,6 +71,12 @@ func TestRBAC(t *testing.T) {
 			},
 			grant("a Role for one Secret by its name", `backend may get secrets.* docuthinker-database`, appNamespace, "backend", right{Verb: "get", Resource: "secrets", Name: "docuthinker-database"}),
 			grant("a Role in another namespace", `backend may get secrets.*gatekeeper-system`, gatekeeperNamespace, "backend", right{Verb: "get", Resource: "secrets"}),
+			{
+				Name: "an account that nobody has listed", Kills: `rbac.yaml does not say what the service account stranger needs`, Applied: spec.AtOnce,
+				Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
+					return s.Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: appNamespace, Name: "stranger"}})
+				},
+			},
 			grant("a Role with a verb that is harmless", "", appNamespace, "frontend", right{Verb: "get", Resource: "services"}),
 		},
 	})
