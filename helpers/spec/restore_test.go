@@ -3,6 +3,7 @@ package spec
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -161,7 +162,7 @@ func TestAScopeThatNeverCloses(t *testing.T) {
 		}
 		got := s.run(t, s.of(s.look, hangs))
 		require.Equal(t, "not restored", got.Reason)
-		require.Contains(t, got.Detail, "it did not heed the end of its context and was left behind: its 2m0s were over")
+		require.Contains(t, got.Detail, fmt.Sprintf("it did not heed the end of its context and was left behind: its %s were over", defaultLimits.closing))
 		require.Contains(t, s.noted(), "release shared")
 	})
 }
