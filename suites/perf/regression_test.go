@@ -129,8 +129,10 @@ func compare(t spec.T, accepted accepted, was, now figure, what, to string) {
 // latencies are measured by repeats, each of all kinds of requests at once.
 func (s *stage) latencies(ctx context.Context, t spec.T, env *environment.Environment) (a accepted, err error) {
 	pods, err := probe.Start(ctx, env, t.Scope(),
-		probe.Spec{Namespace: s.outside, Name: "users"}, probe.Spec{Namespace: s.outside, Name: "at-once",
-			Upstream: &probe.Upstream{HTTPS: atOncePort, Names: []string{atOnce}}})
+		probe.Spec{Namespace: s.outside, Name: "users"}, probe.Spec{
+			Namespace: s.outside, Name: "at-once",
+			Upstream: &probe.Upstream{HTTPS: atOncePort, Names: []string{atOnce}},
+		})
 	if err != nil {
 		return a, err
 	}
