@@ -5,7 +5,6 @@ import (
 	"errors"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
-	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
 // Finding is an error that tells what was seen and is not as expected, such as
@@ -34,8 +33,11 @@ func Check(t T, err error) {
 // clause. what is what the assertion is about.
 func InTime(t T, err error, what string) {
 	t.Helper()
-	var late *wait.Error
-	if errors.As(err, &late) && late.Cause == nil {
+	var late interface {
+		error
+		Late() bool // as a *wait.Error is when its time was over
+	}
+	if errors.As(err, &late) && late.Late() {
 		t.Errorf("%s: %v", what, err)
 		t.FailNow()
 	}

@@ -63,6 +63,9 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Cause }
 
+// Late says that the wait's own time was over, and nothing else ended it.
+func (e *Error) Late() bool { return e.Cause == nil }
+
 func (t *Terminal) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s failed for good: %s %s", t.Pod, t.Reason, t.Detail)

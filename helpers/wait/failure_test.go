@@ -190,6 +190,7 @@ func TestDescribe(t *testing.T) {
 			require.Equal(t, fmt.Sprint(logLines), query[podPath].Get("tailLines"))
 		})
 	}
+	require.False(t, (&Error{Cause: &Terminal{Reason: "ImagePullBackOff"}}).Late(), "time would not have mended it")
 	require.Equal(t, "p failed for good: R d", (&Terminal{Pod: "p", Reason: "R", Detail: "d"}).Error())
 }
 

@@ -219,6 +219,7 @@ status:
 		var e *Error
 		require.ErrorAs(t, err, &e)
 		require.NoError(t, e.Cause, "time was over, and nothing else")
+		require.True(t, e.Late())
 		require.Equal(t, objects, e.Last)
 
 		_, err = c.Until(t.Context(), limit, one, ready)

@@ -157,7 +157,7 @@ func proveSchedules(ctx context.Context, t spec.T, env *environment.Environment,
 	made := targetOf("Backup", "")
 	made.Selector = labels.SelectorFromSet(labels.Set{"velero.io/schedule-name": name})
 	awaited := func(err error) { // what did not come in time is for the assertions on what there is to say
-		if late := (*wait.Error)(nil); !errors.As(err, &late) || late.Cause != nil {
+		if late := (*wait.Error)(nil); !errors.As(err, &late) || !late.Late() {
 			spec.Check(t, err)
 		}
 	}
