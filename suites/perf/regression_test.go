@@ -77,20 +77,11 @@ func TestRegression(t *testing.T) {
 
 // slower has a service answer later, by a fifth of what a figure was accepted with.
 func (s *stage) slower(service, kills string, of func(accepted) figure) spec.Sabotage {
-	return spec.Sabotage{
-		Name: "the " + service + " a fifth slower", Kills: kills, Applied: spec.AtOnce, Restored: spec.AtOnce,
-		Apply: func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
-			was, err := readAccepted(env)
-			if err != nil {
-				return err
-			}
-			if err := scope.Defer("latency of the "+service, func(ctx context.Context) error { return s.deploy(ctx, env, nil) }); err != nil {
-				return err
-			}
-			latency := fmt.Sprintf("%.3fms", slowDown*of(was).Median)
-			return s.deploy(ctx, env, map[string]any{service: map[string]any{"fault": map[string]any{"latency": latency}}})
-		},
-	}
+	return s.turned("the "+service+" a fifth slower", kills, func(env *environment.Environment) (map[string]any, error) {
+		was, err := readAccepted(env)
+		latency := fmt.Sprintf("%.3fms", slowDown*of(was).Median)
+		return map[string]any{service: map[string]any{"fault": map[string]any{"latency": latency}}}, err
+	})
 }
 
 func proveRegression(ctx context.Context, t spec.T, env *environment.Environment, s *stage) {

@@ -146,12 +146,8 @@ func leftOut(ctx context.Context, env *environment.Environment) (patterns []patt
 
 // conditioned has the webhook not be asked about a namespace, by a condition.
 func conditioned(ns string) spec.Sabotage {
-	s := webhookChange("the webhook with a condition", func(w map[string]any) error {
-		w["matchConditions"] = []any{map[string]any{"name": "elsewhere", "expression": fmt.Sprintf("!has(request.namespace) || request.namespace != %q", ns)}}
-		return nil
-	})
-	s.Kills = `are exempted by the webhook's condition`
-	return s
+	return matchCondition("the webhook with a condition", `are exempted by the webhook's condition`,
+		fmt.Sprintf("!has(request.namespace) || request.namespace != %q", ns), denies(changedName))
 }
 
 // selective has objects exempt themselves by a label.
