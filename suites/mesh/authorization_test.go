@@ -24,8 +24,8 @@ import (
 // declaredCalls are all that is allowed: by caller and port of a service, the
 // methods. A caller or a port that is not here is allowed nothing.
 var declaredCalls = map[string]map[string][]string{
-	"gateway":    {"frontend:8080": {http.MethodGet, http.MethodPost}},
-	"frontend":   {"backend:8080": {http.MethodGet, http.MethodPost}},
+	"gateway":    {"frontend:8080": {http.MethodGet, http.MethodPost, http.MethodPut}},
+	"frontend":   {"backend:8080": {http.MethodGet, http.MethodPost, http.MethodPut}},
 	"monitoring": {"frontend:9090": {http.MethodGet}, "backend:9090": {http.MethodGet}},
 }
 
@@ -52,7 +52,7 @@ var methods = []string{
 // what is declared gets to the service, and that everything else gets 403 from
 // its sidecar, or is refused where there is no identity to tell of.
 func TestAuthorization(t *testing.T) {
-	s := newStage(t, "authz", nil,
+	s := newStage(t, "authz", map[string]any{"database": ownDatabase()}, // without one documents are not written anew, and PUT is let through for nobody
 		caller{Spec: probe.Spec{Name: "frontend", ServiceAccount: "frontend", Labels: map[string]string{"app": "caller"}}},
 		caller{Spec: probe.Spec{Name: "backend", ServiceAccount: "backend", Labels: map[string]string{"app": "caller"}}},
 		caller{Spec: probe.Spec{Name: "stranger"}},
@@ -86,7 +86,11 @@ func TestAuthorization(t *testing.T) {
 				func(ns string) map[string]any {
 					return allowing("8080", from(principal("elsewhere.example", ns, "frontend")), "GET", "POST")(ns)
 				}),
-			spec.Harmless(ruleFault(s, "a method said twice", "", "backend", allowing("8080", nil, "POST", "GET", "GET"))),
+			ruleFault(s, "another gateway", allowed(byGateway, "PUT", "frontend:8080"), "frontend",
+				allowing("8080", from(principal(trustDomain, "istio-egress", "istio-egressgateway")), "GET", "POST", "PUT")),
+			ruleFault(s, "metrics for another namespace", allowed(monitoring, "GET", "frontend:9090"), "metrics", allowing("9090", within("elsewhere"), "GET")),
+			ruleFault(s, "metrics that can be written", denied(monitoring, "POST", "backend:9090"), "metrics", allowing("9090", within(monitoring), "GET", "POST")),
+			spec.Harmless(ruleFault(s, "a method said twice", "", "backend", allowing("8080", nil, "POST", "GET", "GET", "PUT"))),
 		},
 	})
 }
@@ -117,6 +121,11 @@ func allowing(port string, callers []any, methods ...any) func(namespace string)
 		}
 		return map[string]any{"from": by, "to": []any{map[string]any{"operation": operation}}}
 	}
+}
+
+// within is the part of a rule that lets all of a namespace in.
+func within(namespace string) []any {
+	return []any{map[string]any{"source": map[string]any{"namespaces": []any{namespace}}}}
 }
 
 // ruleFault puts another rule in the place of all those of a policy.

@@ -56,6 +56,7 @@ func TestCircuitBreaking(t *testing.T) {
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveCircuit(ctx, t, env, s) },
 		CounterProofs: []spec.Sabotage{
 			outlierFault(s, "consecutive5xxErrors 5", kept, int64(5), "consecutive5xxErrors"),
+			outlierFault(s, "consecutive5xxErrors 1", `was ejected, no two of whose \d+ errors were in a row`, int64(1), "consecutive5xxErrors"),
 			outlierFault(s, "ejection off", "nobody ejected the ill pod", nil),
 			outlierFault(s, "base ejection 30 s", "the ejected pod was back after", "30s", "baseEjectionTime"),
 			outlierFault(s, "base ejection 600 s", "the ejected pod was not back", "600s", "baseEjectionTime"),
@@ -96,7 +97,8 @@ func proveCircuit(ctx context.Context, t spec.T, env *environment.Environment, s
 	if len(near) < circuitPods/2 {
 		t.Inconclusive("no targets", "the caller's proxy calls %d pods of the backend first, want %d", len(near), circuitPods/2)
 	}
-	// First the share, at the declared times, so that nobody comes back meanwhile.
+	// At the declared times, so that nobody comes back meanwhile.
+	proveScattered(ctx, t, env, s, near[0])
 	proveShare(ctx, t, env, s, pods, near[:circuitPods/2])
 	compressed(ctx, t, env, s)
 	proveEjection(ctx, t, env, s, near[0])
@@ -107,6 +109,29 @@ func proveCircuit(ctx context.Context, t spec.T, env *environment.Environment, s
 func (s *stage) near(ctx context.Context, env *environment.Environment, pods []corev1.Pod) ([]corev1.Pod, error) {
 	hosts, err := s.stableHosts(ctx, env)
 	return slices.DeleteFunc(slices.Clone(pods), func(p corev1.Pod) bool { return !hosts[address8080(p)].near }), err
+}
+
+// proveScattered has a pod answer as many errors, but never two in a row.
+func proveScattered(ctx context.Context, t spec.T, env *environment.Environment, s *stage, ill corev1.Pod) {
+	healthy := t.Scope().Child("errors in between")
+	s.makeIll(ctx, t, env, healthy, ill.Name, map[string]any{"errorRate": 0.5}) // by counting: each second one
+	prefix := utilrand.String(8)
+	s.inSequence(ctx, t, prefix, 0, circuitCalls)
+	hosts, err := s.stableHosts(ctx, env)
+	if err != nil {
+		t.Broken(err)
+	}
+	counts, err := s.arrivalsOf(ctx, env, ill.Name, prefix)
+	if err != nil {
+		t.Broken(err)
+	}
+	failed := total(counts) / 2
+	require.False(t, hosts[address8080(ill)].ejected, "a pod was ejected, no two of whose %d errors were in a row", failed)
+	if failed < consecutiveErrors {
+		t.Inconclusive("no samples", "the pod answered %d errors to %d calls in sequence, want %d", failed, circuitCalls, consecutiveErrors)
+	}
+	t.Observe(fmt.Sprintf("a pod that answered %d errors, no two in a row, was not ejected", failed), nil)
+	spec.Check(t, healthy.Close(ctx))
 }
 
 // proveShare makes half of the pods ill: more than may be ejected.

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
@@ -106,7 +107,7 @@ func (r replicated) settles(ctx context.Context, env *environment.Environment, r
 
 // changed is a fault in the Deployment, which leaves that many replicas. It
 // disturbs all who go by it.
-func (r replicated) changed(name, kills string, replicas int, change func(*appsv1.Deployment)) spec.Sabotage {
+func (r replicated) changed(name, kills string, replicas int, change func(*appsv1.Deployment) error) spec.Sabotage {
 	settled := func(n int) func(context.Context, *environment.Environment) error {
 		return func(ctx context.Context, env *environment.Environment) error { return r.settles(ctx, env, n) }
 	}
@@ -114,10 +115,7 @@ func (r replicated) changed(name, kills string, replicas int, change func(*appsv
 		Name: name, Kills: kills, Alone: true,
 		Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
 			d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: r.namespace, Name: r.name}}
-			return s.Update(ctx, d, func() error {
-				change(d)
-				return nil
-			})
+			return s.Update(ctx, d, func() error { return change(d) })
 		},
 		Applied: settled(replicas), Restored: settled(r.replicas),
 	}
@@ -125,6 +123,11 @@ func (r replicated) changed(name, kills string, replicas int, change func(*appsv
 
 // alone is the fault that there is one replica.
 func (r replicated) alone() spec.Sabotage {
-	one := int32(1)
-	return r.changed(r.name+" with one replica", fmt.Sprintf("1 of %d replicas are ready", r.replicas), 1, func(d *appsv1.Deployment) { d.Spec.Replicas = &one })
+	return r.changed(r.name+" with one replica", fmt.Sprintf("1 of %d replicas are ready", r.replicas), 1, toOne)
+}
+
+// toOne is the change to one replica.
+func toOne(d *appsv1.Deployment) error {
+	d.Spec.Replicas = ptr.To[int32](1)
+	return nil
 }

@@ -39,8 +39,9 @@ func ingressFaults(s *stage) []spec.Sabotage {
 		ownGateway(s, "no redirect", "expected a redirect to https", false, nil),
 		spec.Harmless(ownGateway(s, "a Gateway of its own that says the same", "", true, nil)),
 		ingressGateway.alone(),
-		ingressGateway.changed("gateways that end without draining", "expected no request to be lost", ingressGateway.replicas, func(d *appsv1.Deployment) {
+		ingressGateway.changed("gateways that end without draining", "expected no request to be lost", ingressGateway.replicas, func(d *appsv1.Deployment) error {
 			d.Spec.Template.Annotations["proxy.istio.io/config"] = `{"terminationDrainDuration": "0s"}`
+			return nil
 		}),
 	}
 }

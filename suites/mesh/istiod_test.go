@@ -68,7 +68,7 @@ func proveControlPlane(ctx context.Context, t spec.T, env *environment.Environme
 		t.Inconclusive("no targets", "no proxy is connected to any istiod")
 	}
 	gone := t.Scope().Child("istiod gone")
-	spec.Check(t, loseForGood(ctx, env, gone, victim))
+	spec.Check(t, loseForGood(ctx, env, gone, s.outside, victim))
 	lost := time.Now()
 	proveNewcomer(ctx, t, env, s, lost)
 	start := time.Now()
@@ -94,9 +94,9 @@ func proveControlPlane(ctx context.Context, t spec.T, env *environment.Environme
 
 var quotaTimeout = wait.Timeout{Name: "quotaCounted", D: 20 * time.Second}
 
-// loseForGood deletes an istiod's pod and lets none take its place until s is
-// closed, as where no node has room for it.
-func loseForGood(ctx context.Context, env *environment.Environment, s *environment.Scope, pod corev1.Pod) error {
+// loseForGood kills an istiod, from a namespace of the run's, and lets none take its
+// place until s is closed, as where a node is lost and no other one has room for it.
+func loseForGood(ctx context.Context, env *environment.Environment, s *environment.Scope, from string, pod corev1.Pod) error {
 	owner := metav1.GetControllerOf(&pod)
 	if owner == nil || owner.Kind != "ReplicaSet" {
 		return fmt.Errorf("pod %s is not of a ReplicaSet: %v", pod.Name, owner)
@@ -123,7 +123,10 @@ func loseForGood(ctx context.Context, env *environment.Environment, s *environme
 	if _, err := wait.On(env.Config).Until(ctx, quotaTimeout, known, wait.Field("status.hard.pods", "0")); err != nil {
 		return err
 	}
-	return controlPlane.lose(ctx, env, s, pod.Name)
+	if err := kill(ctx, env, s, from, pod); err != nil {
+		return err
+	}
+	return controlPlane.lose(ctx, env, s, pod.Name) // else the kubelet starts it again
 }
 
 // proveNewcomer starts a pod as the frontend, and has it call the backend, which

@@ -180,6 +180,8 @@ func logFaults(s *stage) []spec.Sabotage {
 	return []spec.Sabotage{
 		spec.Harmless(s.envFault("the frontend's sampler is off: lines have the trace all the same", "", "frontend", samplerOff)),
 		s.brokenOff(),
+		// As the two below: agents that start anew read every file from its beginning, in good time.
+		spec.Harmless(agentFault("the agents pass over a namespace that there is not", "", "{kube-", func() string { return "{nobody_,kube-" })),
 		agentFault("the agents pass the stage's namespace over", `lines are not in the log store`, "{kube-", func() string { return "{" + s.ns + "_,kube-" }),
 		agentFault("the agents do not know a trace's ID", `lines are not in the log store`, "trace_id: {parse_from: attributes.trace_id}", func() string { return "trace_id: {parse_from: attributes.trace}" }),
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/probe"
@@ -59,6 +60,8 @@ func TestStrictMTLS(t *testing.T) {
 						"tls": map[string]any{"mode": "DISABLE"},
 					}, "spec", "trafficPolicy")
 				}),
+			s.anonymous(),
+			s.withoutPort(),
 			spec.Harmless(exception(s, "STRICT said twice", "", "backend", map[string]any{
 				"mtls": map[string]any{"mode": "STRICT"}, "portLevelMtls": map[string]any{"8080": map[string]any{"mode": "STRICT"}},
 			})),
@@ -76,6 +79,41 @@ func exception(s *stage, name, kills, component string, rest map[string]any) spe
 	})
 }
 
+// anonymous has the backend's proxy keep to itself who called.
+func (s *stage) anonymous() spec.Sabotage {
+	return s.meshFault("the backend is not told who calls", `/inside: GET http://backend\S+: expected the server to see \S+ as its peer`, "backend", "networking.istio.io/v1alpha3", "EnvoyFilter", map[string]any{
+		"workloadSelector": map[string]any{"labels": map[string]any{"app.kubernetes.io/component": "backend"}},
+		"configPatches": []any{map[string]any{
+			"applyTo": "NETWORK_FILTER",
+			"match": map[string]any{
+				"context":  "SIDECAR_INBOUND",
+				"listener": map[string]any{"filterChain": map[string]any{"filter": map[string]any{"name": "envoy.filters.network.http_connection_manager"}}},
+			},
+			"patch": map[string]any{"operation": "MERGE", "value": map[string]any{"typed_config": map[string]any{
+				"@type":                       "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+				"forward_client_cert_details": "SANITIZE",
+			}}},
+		}},
+	})
+}
+
+// withoutPort takes a port from a service of the mesh's, which the proof would find by
+// looking for it.
+func (s *stage) withoutPort() spec.Sabotage {
+	f := secureFault(s, "a service without one of its ports", "", func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+		worker := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "worker"}}
+		return scope.Update(ctx, worker, func() error {
+			worker.Spec.Ports = slices.DeleteFunc(worker.Spec.Ports, func(p corev1.ServicePort) bool { return p.Port == 9090 })
+			return nil
+		})
+	})
+	f.Unsettles = `no port of a service of \S+ is worker:9090`
+	return f
+}
+
+// meshPorts are those of the application's services that are in the mesh.
+var meshPorts = []string{"frontend:8080", "frontend:9090", "backend:8080", "backend:9090", "worker:8080", "worker:9090"}
+
 func proveStrict(ctx context.Context, t spec.T, env *environment.Environment, s *stage) {
 	services, err := s.ports(ctx, env)
 	if err != nil {
@@ -87,6 +125,11 @@ func proveStrict(ctx context.Context, t spec.T, env *environment.Environment, s 
 	}
 	if len(services) == 0 || len(pods) == 0 {
 		t.Inconclusive("no targets", "%s has %d ports of services and %d pods behind them", s.ns, len(services), len(pods))
+	}
+	for _, want := range meshPorts {
+		if !slices.ContainsFunc(services, func(to string) bool { return short(s, to) == want }) {
+			t.Inconclusive("no targets", "no port of a service of %s is %s: there are %v", s.ns, want, services)
+		}
 	}
 	reachable(ctx, t, env, s, pods)
 

@@ -4,11 +4,12 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/spec"
@@ -27,8 +28,7 @@ func traceFaults(s *stage) []spec.Sabotage {
 		s.envFault("the backend sends to a wrong address", ` traces: lacks backend server`, "backend",
 			corev1.EnvVar{Name: "OTEL_EXPORTER_OTLP_ENDPOINT", Value: "http://otel-collector.monitoring:4319"}),
 		s.envFault("the backend keeps documents in its memory", ` traces: lacks backend database`, "backend", corev1.EnvVar{Name: "DATABASE_URI"}),
-		s.envFault("the frontend keeps too few spans until they are taken", `spans of the application were lost with a collector`, "frontend",
-			corev1.EnvVar{Name: "OTEL_BSP_MAX_QUEUE_SIZE", Value: "4"}, corev1.EnvVar{Name: "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", Value: "4"}),
+		hoardingCollectors(),
 		samplingFault(),
 		fewerCollectors(),
 	}
@@ -136,7 +136,23 @@ func gatewaysSample(ctx context.Context, env *environment.Environment, percent s
 
 // fewerCollectors need not be Alone: nobody else goes by them.
 func fewerCollectors() spec.Sabotage {
-	f := collectors.changed("one collector", fmt.Sprintf("1 of %d collectors are ready", collectors.replicas), 1, func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](1) })
+	f := collectors.changed("one collector", fmt.Sprintf("1 of %d collectors are ready", collectors.replicas), 1, toOne)
 	f.Alone = false
+	return f
+}
+
+// hoardingCollectors say of a span that they have it before Jaeger has.
+func hoardingCollectors() spec.Sabotage {
+	const none, some = "sending_queue: {enabled: false}", "sending_queue: {enabled: true, batch: {flush_timeout: 3s, min_size: 100000}}"
+	f := collectors.changed("collectors that keep for three seconds what they took", `spans of the application were lost with a collector`, collectors.replicas, func(d *appsv1.Deployment) error {
+		vars := d.Spec.Template.Spec.Containers[0].Env
+		at := slices.IndexFunc(vars, func(v corev1.EnvVar) bool { return v.Name == "CONFIG" && strings.Contains(v.Value, none) })
+		if at < 0 {
+			return fmt.Errorf("the collectors' configuration has no %q", none)
+		}
+		vars[at].Value = strings.Replace(vars[at].Value, none, some, 1)
+		return nil
+	})
+	f.Alone = false // nobody else goes by them
 	return f
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -27,8 +26,8 @@ const (
 )
 
 // TestTraces proves that what happened to a request on its way from the gateway
-// to the backend, and to its database, is one trace in Jaeger, and that a collector which is lost
-// takes none of the application's spans with it.
+// to the backend, and to its database, is one trace in Jaeger, and that a collector which is
+// killed takes none of the application's spans with it.
 func TestTraces(t *testing.T) {
 	s := newStage(t, "traces", map[string]any{"database": ownDatabase()}, caller{Spec: probe.Spec{Name: "user"}, outside: true})
 	spec.Run(t, spec.Specification{
@@ -52,7 +51,7 @@ func proveTraces(ctx context.Context, t spec.T, env *environment.Environment, s 
 		t.Broken(err)
 	}
 	proveWay(ctx, t, env, s)
-	proveLoss(ctx, t, env, s, ready[0].Name)
+	proveLoss(ctx, t, env, s, ready[0])
 }
 
 // proveWay follows each request from hop to hop: those that the backend answers itself,
@@ -98,11 +97,10 @@ func proveWay(ctx context.Context, t spec.T, env *environment.Environment, s *st
 	}
 }
 
-// proveLoss deletes a collector that is at work. A span of the application is
-// kept until a collector has said that Jaeger has it. The proxies keep none that
+// proveLoss kills a collector that is at work. A span of the application is kept until a collector has said that Jaeger has it. The proxies keep none that
 // was not taken, so nothing is asserted of theirs.
-func proveLoss(ctx context.Context, t spec.T, env *environment.Environment, s *stage, victim string) {
-	before, err := acceptedSpans(ctx, env, victim)
+func proveLoss(ctx context.Context, t spec.T, env *environment.Environment, s *stage, victim corev1.Pod) {
+	before, err := acceptedSpans(ctx, env, victim.Name)
 	if err != nil {
 		t.Broken(err)
 	}
@@ -113,13 +111,13 @@ func proveLoss(ctx context.Context, t spec.T, env *environment.Environment, s *s
 	accepted := before
 	for accepted == before { // ends with ctx at the latest
 		more()
-		if accepted, err = acceptedSpans(ctx, env, victim); err != nil {
+		if accepted, err = acceptedSpans(ctx, env, victim.Name); err != nil {
 			t.Broken(err)
 		}
 	}
 	start, until := time.Now(), len(requests)
-	ended := make(chan error, 1)
-	go func() { ended <- loseCollector(ctx, env, victim) }()
+	ended, killing := make(chan error, 1), t.Scope().Child("what kills a collector")
+	go func() { ended <- loseCollector(ctx, env, killing, s.outside, victim) }()
 	for gone := false; !gone; {
 		more()
 		select {
@@ -149,22 +147,24 @@ func proveLoss(ctx context.Context, t spec.T, env *environment.Environment, s *s
 		sidecars += len(found[r.trace].lacks(way)) - len(found[r.trace].lacks(own))
 	}
 	assert.Empty(t, lacking, "spans of the application were lost with a collector, of %d requests", len(requests))
-	t.Observe(fmt.Sprintf("a collector that had accepted %.0f spans more since traffic began was deleted after %d requests and replaced in %s; of %d requests in all, %d spans of the application lack of %d. Of the proxies' own, which they send once and up to 5 s later, %d of %d were not there yet",
+	t.Observe(fmt.Sprintf("a collector that had accepted %.0f spans more since traffic began was killed after %d requests, and replaced in %s; of %d requests in all, %d spans of the application lack of %d. Of the proxies' own, which they send once and up to 5 s later, %d of %d were not there yet",
 		accepted-before, until, took.Round(100*time.Millisecond), len(requests), lost, len(own)*len(requests), sidecars, (len(way)-len(own))*len(requests)), lacking)
 }
 
 var collectorEnds = wait.Timeout{Name: "collectorEnds", D: 30 * time.Second}
 
-// loseCollector gives a collector one second to end, which is less than it asks
-// for, and waits until it is gone and another one is ready. Its ReplicaSet makes
-// that, so that nothing is left to undo.
-func loseCollector(ctx context.Context, env *environment.Environment, name string) error {
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: collectors.namespace, Name: name}}
-	if err := env.Client().Delete(ctx, pod, client.GracePeriodSeconds(1)); err != nil {
+// loseCollector kills a collector and takes its pod away, so that it does not come back
+// as if it had only started again, and waits until another one is ready. Its ReplicaSet
+// makes that, so that nothing is left to undo.
+func loseCollector(ctx context.Context, env *environment.Environment, scope *environment.Scope, from string, victim corev1.Pod) error {
+	if err := kill(ctx, env, scope, from, victim); err != nil {
+		return err
+	}
+	if err := env.Client().Delete(ctx, &victim, client.GracePeriodSeconds(1)); err != nil {
 		return err
 	}
 	kind := corev1.SchemeGroupVersion.WithKind("Pod")
-	if err := wait.On(env.Config).Gone(ctx, collectorEnds, wait.Target{Kind: kind, Namespace: collectors.namespace, Name: name}); err != nil {
+	if err := wait.On(env.Config).Gone(ctx, collectorEnds, wait.Target{Kind: kind, Namespace: collectors.namespace, Name: victim.Name}); err != nil {
 		return err
 	}
 	return collectors.settles(ctx, env, collectors.replicas)

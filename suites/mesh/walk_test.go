@@ -115,19 +115,18 @@ func (w *walk) finish() probe.Outcomes {
 
 // fault changes a value of the Canary, which Flagger reads anew at each tick.
 func (r *rollout) fault(name, kills string, value any, path ...string) spec.Sabotage {
-	return r.faultIn("Canary", canaryName, name, kills, value, path...)
+	return r.faultIn(schema.FromAPIVersionAndKind(flaggerAPI, "Canary"), canaryName, name, kills, value, path...)
 }
 
-func (r *rollout) faultIn(kind, object, name, kills string, value any, path ...string) spec.Sabotage {
+// faultIn changes a value of an object by which Flagger goes.
+func (r *rollout) faultIn(kind schema.GroupVersionKind, object, name, kills string, value any, path ...string) spec.Sabotage {
 	return spec.Sabotage{
 		Name: name, Kills: kills,
 		Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
-			return r.change(ctx, s, flaggerAPI, kind, object, value, path...)
+			return r.change(ctx, s, kind.GroupVersion().String(), kind.Kind, object, value, path...)
 		},
 		Applied: func(ctx context.Context, env *environment.Environment) error {
-			_, err := wait.On(env.Config).Until(ctx, canaryMoves, wait.Target{
-				Kind: schema.FromAPIVersionAndKind(flaggerAPI, kind), Namespace: r.ns, Name: object,
-			}, wait.Condition{What: "have the fault", Missing: func(o *unstructured.Unstructured) string {
+			_, err := wait.On(env.Config).Until(ctx, canaryMoves, wait.Target{Kind: kind, Namespace: r.ns, Name: object}, wait.Condition{What: "have the fault", Missing: func(o *unstructured.Unstructured) string {
 				if live, _, _ := unstructured.NestedFieldNoCopy(o.Object, path...); !reflect.DeepEqual(live, value) {
 					return fmt.Sprintf("has %v", live)
 				}
