@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/json"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -19,6 +21,7 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/strictyaml"
+	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
 func TestSeccompProfile(t *testing.T) { runMutation(t, "POL-011", "01-seccomp-profile") }
@@ -80,7 +83,7 @@ func proveMutation(ctx context.Context, t spec.T, env *environment.Environment, 
 		if err != nil {
 			t.Broken(err)
 		}
-		admitted := map[string]any{}
+		admitted, as, changed := map[string]any{}, map[string]int{}, 0
 		for _, tried := range []struct {
 			what   string
 			object *unstructured.Unstructured
@@ -96,7 +99,9 @@ func proveMutation(ctx context.Context, t spec.T, env *environment.Environment, 
 			}
 			for _, f := range tried.fields {
 				got, _ := at(o.Object, f.Path)
-				assert.Equal(t, f.Value, got, "%s: %s", tried.what, f.Path)
+				if assert.Equal(t, f.Value, got, "%s: %s", tried.what, f.Path) {
+					as[tried.what]++
+				}
 				admitted[tried.what+" "+f.Path] = got
 			}
 			again, err := again(ctx, env.Client(), o)
@@ -111,11 +116,13 @@ func proveMutation(ctx context.Context, t spec.T, env *environment.Environment, 
 			for _, f := range tried.fields { // other mutations may come and go meanwhile
 				first, _ := at(o.Object, f.Path)
 				second, _ := at(again.Object, f.Path)
-				assert.Equal(t, first, second, "a second admission changed %s: %s", tried.what, f.Path)
+				if !assert.Equal(t, first, second, "a second admission changed %s: %s", tried.what, f.Path) {
+					changed++
+				}
 			}
 		}
-		t.Observe(fmt.Sprintf("in a namespace with %v: %d defaults set, %d explicit values left alone, a second admission changed nothing",
-			c.NamespaceLabels, len(c.Unset), len(c.Explicit)), admitted)
+		t.Observe(fmt.Sprintf("in a namespace with %v: %d of %d defaults set, %d of %d explicit values left alone, %d changed by a second admission",
+			c.NamespaceLabels, as["unset"], len(c.Unset), as["explicit"], len(c.Explicit), changed), admitted)
 	}
 }
 
@@ -250,7 +257,9 @@ func mutationFaults(folder string) []spec.Sabotage {
 		}, "spec", "match", "namespaceSelector")}.sabotage(),
 		fault{name: "a namespace excluded that there is not", harmless: true, file: file, change: idle}.sabotage(),
 	}
-	if !strings.HasSuffix(folder, "-label") { // AssignMetadata never overwrites
+	if label, is := strings.CutSuffix(folder[len("00-"):], "-label"); is { // AssignMetadata never overwrites
+		faults = append(faults, growing(folder, label))
+	} else {
 		faults = append(faults, fault{name: "explicit values overwritten", kills: explicit, file: file, change: func(o *unstructured.Unstructured) error {
 			unstructured.RemoveNestedField(o.Object, "spec", "parameters", "pathTests")
 			return nil
@@ -285,4 +294,61 @@ func missing(o *unstructured.Unstructured) error {
 		t["subPath"] = misspelt.Replace(fmt.Sprint(t["subPath"]))
 	}
 	return unstructured.SetNestedSlice(o.Object, tests, "spec", "parameters", "pathTests")
+}
+
+// growing adds to a label each time that it is seen. Gatekeeper's own mutations cannot: it
+// is one of the API server's.
+func growing(folder, label string) spec.Sabotage {
+	const first, more = "first", "-more"
+	adds := func(want bool) func(context.Context, *environment.Environment) error {
+		return func(ctx context.Context, env *environment.Environment) error {
+			labelled, err := read(env, "mutations", folder, "unset.yaml")
+			if err != nil {
+				return err
+			}
+			ns, err := trialNamespace(ctx, env, map[string]string{defaultsLabel: "enabled", environmentLabel: "production"})
+			if err != nil {
+				return err
+			}
+			labelled.SetNamespace(ns)
+			if err := set(first, "metadata", "labels", label)(labelled); err != nil {
+				return err
+			}
+			return wait.Answers(ctx, webhookTimeout, fmt.Sprintf("the API server to add to the label %s: %t", label, want), func(ctx context.Context) (string, error) {
+				pod := unnamed(labelled)
+				if err := env.Client().Create(ctx, pod, client.DryRunAll); err != nil {
+					return "", err
+				}
+				if got := pod.GetLabels()[label]; (got == first+more) != want {
+					return "it makes " + got + " of " + first, nil
+				}
+				return "", nil
+			})
+		}
+	}
+	return spec.Sabotage{
+		Name: "a mutation that adds to what it finds", Kills: `a second admission changed unset: metadata\.labels\.` + label,
+		Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
+			name := "policy-growing-" + label
+			of := fmt.Sprintf("object.metadata.labels[%q]", label)
+			policy := object(admissionv1.SchemeGroupVersion.WithKind("MutatingAdmissionPolicy"), "", name)
+			policy.Object["spec"] = map[string]any{
+				"failurePolicy": "Ignore", "reinvocationPolicy": "Never",
+				"matchConstraints": map[string]any{
+					"objectSelector": map[string]any{"matchLabels": map[string]any{"app": label + "-label-unset"}},
+					"resourceRules": []any{map[string]any{
+						"apiGroups": []any{""}, "apiVersions": []any{"v1"}, "operations": []any{"CREATE"}, "resources": []any{"pods"},
+					}},
+				},
+				"matchConditions": []any{map[string]any{"name": "labelled", "expression": fmt.Sprintf("%q in object.metadata.labels", label)}},
+				"mutations": []any{map[string]any{"patchType": "JSONPatch", "jsonPatch": map[string]any{
+					"expression": fmt.Sprintf(`[JSONPatch{op: "replace", path: "/metadata/labels/%s", value: %s + %q}]`, label, of, more),
+				}}},
+			}
+			binding := object(admissionv1.SchemeGroupVersion.WithKind("MutatingAdmissionPolicyBinding"), "", name)
+			binding.Object["spec"] = map[string]any{"policyName": name}
+			return errors.Join(s.Create(ctx, policy), s.Create(ctx, binding))
+		},
+		Applied: adds(true), Restored: adds(false),
+	}
 }
