@@ -65,6 +65,11 @@ func aimed(e *unstructured.Unstructured, namespace string, env map[string]string
 	if err := unstructured.SetNestedField(e.Object, namespace, "spec", "appinfo", "appns"); err != nil {
 		return err
 	}
+	return vary(e, env)
+}
+
+// vary has an engine's experiment say other values of variables.
+func vary(e *unstructured.Unstructured, env map[string]string) error {
 	experiments, _, err := unstructured.NestedSlice(e.Object, "spec", "experiments")
 	if err != nil || len(experiments) != 1 {
 		return fmt.Errorf("engine %s: want one experiment, has %d (%w)", e.GetName(), len(experiments), err)

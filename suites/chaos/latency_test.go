@@ -17,7 +17,12 @@ import (
 func TestLatency(t *testing.T) {
 	s := newStage(t, "latency", nil)
 	s.adjust = outOfMesh
-	survives(t, "CHS-002", s, latency, func(s *stage, _ *plan) []spec.Sabotage { return []spec.Sabotage{s.onePod()} })
+	survives(t, "CHS-002", s, latency, func(s *stage, p *plan) []spec.Sabotage {
+		return []spec.Sabotage{
+			s.onePod(),
+			spec.Swapped("its file says 200 ms", `LATENCY of pod-(http|network)-latency, in its file`, p, plan{file: map[string]string{"LATENCY": "200", "NETWORK_LATENCY": "200"}}),
+		}
+	})
 }
 
 // latency is the experiment that the kernel of the nodes has what it takes for.

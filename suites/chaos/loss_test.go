@@ -15,6 +15,8 @@ func TestPodDelete(t *testing.T) {
 	survives(t, "CHS-001", newStage(t, "delete", nil), always(podDelete), func(s *stage, p *plan) []spec.Sabotage {
 		return []spec.Sabotage{
 			s.onePod(),
+			misread(p, "pod-delete", lasts, "30"),
+			misread(p, "pod-delete", "PODS_AFFECTED_PERC", "25"),
 			unsettled("it lasts no time", `the fault did not happen`, p, plan{variables: map[string]string{"TOTAL_CHAOS_DURATION": "0"}}),
 		}
 	})
@@ -64,6 +66,8 @@ func proveSurvival(ctx context.Context, t spec.T, env *environment.Environment, 
 	}
 	o, err := engine(env.Root, e.name)
 	spec.Check(t, err)
+	spec.Check(t, vary(o, p.file))
+	sayFigures(t, o)
 	a := s.endure(ctx, t, env, e, o, p)
 	accounts.keep(id, a)
 	a.hold(t)

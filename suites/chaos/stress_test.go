@@ -21,7 +21,12 @@ import (
 // core's worth of work forced upon them.
 func TestCPUHog(t *testing.T) {
 	survives(t, "CHS-003", newStage(t, "cpu", roomy), always(cpuHog), func(s *stage, p *plan) []spec.Sabotage {
-		return []spec.Sabotage{impatient(p), s.tight("a quarter of a core for all of a pod", corev1.ResourceCPU, "250m")}
+		return []spec.Sabotage{
+			impatient(p),
+			misread(p, "pod-cpu-hog", "CPU_CORES", "0"),
+			misread(p, "pod-cpu-hog", "CPU_LOAD", "50"),
+			s.tight("a quarter of a core for all of a pod", corev1.ResourceCPU, "250m"),
+		}
 	})
 }
 
@@ -29,7 +34,11 @@ func TestCPUHog(t *testing.T) {
 // 500 MB taken.
 func TestMemoryHog(t *testing.T) {
 	survives(t, "CHS-004", newStage(t, "memory", roomy), always(memoryHog), func(s *stage, p *plan) []spec.Sabotage {
-		return []spec.Sabotage{impatient(p), s.tight("a memory limit below the stress", corev1.ResourceMemory, "256Mi")}
+		return []spec.Sabotage{
+			impatient(p),
+			misread(p, "pod-memory-hog", "MEMORY_CONSUMPTION", "100"),
+			s.tight("a memory limit below the stress", corev1.ResourceMemory, "256Mi"),
+		}
 	})
 }
 

@@ -36,6 +36,7 @@ type experiment struct {
 // plan is what a specification tries; faults change it for their time.
 type plan struct {
 	hypothesis hypothesis
+	file       map[string]string // variables that the experiment's file has others of
 	variables  map[string]string // over the experiment's
 	label      string            // of the targets, in the place of the engine's
 	requests   int               // of users, and no more; without it as many as it takes
