@@ -53,6 +53,7 @@ type trial struct {
 	stage     *stage
 	plan      plan
 	variables map[string]string // of the experiment
+	planned   time.Duration     // of the fault, whatever a seeded fault has of it
 	pods      *podLog
 	n         int // of the pods at the start
 	gauges    *gauges
@@ -149,11 +150,13 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 	if env.Profile.TimeScale == 1 && own != "" { // on the platform's own times a fault lasts as long as it states
 		x.variables[lasts] = own
 	}
+	var err error
+	x.planned, err = time.ParseDuration(cmp.Or(x.variables[lasts], own) + "s")
+	spec.Check(t, err)
 	maps.Copy(x.variables, p.variables)
 	if e.prepare != nil {
 		spec.Check(t, e.prepare(x))
 	}
-	var err error
 	x.pods, err = followPods(ctx, env, s.ns, targets)
 	spec.Check(t, err)
 	there, err := x.pods.soFar()
