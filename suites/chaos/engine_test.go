@@ -126,12 +126,19 @@ func variable(e *unstructured.Unstructured, name string) (value string, is bool)
 // engineEnded is met when the operator says that an engine has come to its end.
 func engineEnded() wait.Condition {
 	return wait.Condition{What: "come to its end", Missing: func(o *unstructured.Unstructured) string {
-		status, _, _ := unstructured.NestedString(o.Object, "status", "engineStatus")
+		status := endOf(o)
 		if status == "completed" || status == "stopped" {
 			return ""
 		}
 		return "it is " + strings.TrimSpace(status+" ("+experimentStatus(o)+")")
 	}}
+}
+
+// endOf is how an engine ended: "stopped" is by the operator's own doing, which has deleted
+// what was still to run.
+func endOf(o *unstructured.Unstructured) string {
+	status, _, _ := unstructured.NestedString(o.Object, "status", "engineStatus")
+	return status
 }
 
 // experimentStatus is what the runner says of an engine's experiment.

@@ -43,6 +43,8 @@ type plan struct {
 	idle       bool              // the experiment is not run at all, but Litmus says that it was
 	impatient  bool              // users, during the fault
 	leaves     bool              // something of the fault stays
+	unheard    bool              // who was told to stop the experiment does not
+	abrupt     bool              // helpers have no time to revert their fault
 }
 
 // trial is one experiment under the users' eyes.
@@ -83,6 +85,7 @@ type account struct {
 	Recovery   float64           `json:"recoverySeconds"`
 	Aborted    *abort            `json:"aborted,omitempty"`
 	Ended      time.Time         `json:"ended"` // the experiment, by Litmus
+	End        string            `json:"end"`   // completed, or stopped before
 	Litmus     result            `json:"litmus"`
 	Users      map[string]window `json:"users"` // before, during, after
 	Left       []string          `json:"left"`  // of the fault, on the nodes
@@ -289,10 +292,11 @@ func (x *trial) run(o *unstructured.Unstructured, a *account) {
 	spec.Check(x.t, x.t.Scope().Create(x.ctx, o))
 	guarded, cancel := context.WithCancel(x.ctx)
 	spent := x.guard(guarded, o)
-	_, err = wait.On(x.env.Config).Until(x.ctx, engineTimeout, targetOf(o), engineEnded())
+	ended, err := wait.On(x.env.Config).Until(x.ctx, engineTimeout, targetOf(o), engineEnded())
 	a.Ended = time.Now()
 	cancel()
 	spec.Check(x.t, err)
+	a.End = endOf(ended[0])
 	if early, is := <-spent; is {
 		a.Aborted = &early
 	}
@@ -317,44 +321,6 @@ func (x *trial) firstFailed() (first time.Time) {
 		}
 	}
 	return first
-}
-
-// recovered waits until all replicas are ready and users are served as before, and says
-// since when: not before the fault's end. When that takes longer than is promised, it
-// says how far it had come.
-func (x *trial) recovered(ended time.Time) time.Time {
-	w := wait.On(x.env.Config)
-	spec.Check(x.t, whole(x.ctx, w, x.stage.ns, x.n))
-	at := ended
-	if since := x.pods.wholeSince(); since.After(at) {
-		at = since
-	}
-	want := x.plan.hypothesis.After
-	for {
-		after := x.after(at, want.Samples)
-		if want.judge(after) == nil || at.Sub(ended) > x.plan.hypothesis.Recovery.Duration {
-			return at
-		}
-		for _, sent := range after.Sent {
-			if end := sent.Ended(); (!sent.OK() || end.Sub(sent.Due) > want.P95.Duration) && end.After(at) {
-				at = end
-			}
-		}
-	}
-}
-
-// after waits for n outcomes of requests that were due after a moment, and gives the
-// first of them.
-func (x *trial) after(moment time.Time, n int) probe.Outcomes {
-	for {
-		o := x.users.Outcomes()
-		some := o.Between(moment, time.Now().Add(time.Hour))
-		if len(some.Sent) >= n {
-			some.Sent = some.Sent[:n]
-			return some
-		}
-		spec.Check(x.t, x.users.Await(x.ctx, len(o.Sent)+n-len(some.Sent)))
-	}
 }
 
 func (a *account) String() string {
