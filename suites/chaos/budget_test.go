@@ -104,7 +104,7 @@ func TestErrorBudget(t *testing.T) {
 			spec.Swapped("a budget that is never spent", `went on to its end`, &p, more),
 			spec.Swapped("nobody hears that it is to be stopped", `came to its end by itself`, &p, plan{hypothesis: p.hypothesis, variables: short, unheard: true}),
 			abrupt,
-			spec.Swapped("a rule is left behind", `what is left of the fault`, &p, plan{hypothesis: p.hypothesis, leaves: true}),
+			spec.Swapped("a rule is left behind", `what is left of the fault`, &p, plan{hypothesis: p.hypothesis, later: (*trial).leave}),
 			spec.Swapped("a rule of a killed run's fault is left behind", `what is left of the killed run's fault`, &after, aftermath{leaves: true}),
 			spec.Swapped("what a killed run made is not noted", `that the next start gave back`, &after, aftermath{forgotten: true}),
 			unsettled("a user of one request", `no samples`, &p, plan{hypothesis: p.hypothesis, requests: 1}),

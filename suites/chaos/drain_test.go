@@ -36,13 +36,13 @@ func TestNodeDrain(t *testing.T) {
 		},
 		CounterProofs: append(s.usual(&p),
 			s.onePod(),
-			s.backend("readiness probe removed, and a start that takes its time", `users during the fault`, func(d *appsv1.Deployment) {
+			s.backend("readiness probe removed, and a start that takes its time", failing, func(d *appsv1.Deployment) {
 				c := &d.Spec.Template.Spec.Containers[0]
 				c.ReadinessProbe, c.LivenessProbe = nil, nil // so a pod that takes nobody's requests yet lets the next one be evicted
 				c.Env = append(c.Env, corev1.EnvVar{Name: "START_DELAY", Value: "20s"})
 			}),
 			spec.Sabotage{
-				Name: "a PodDisruptionBudget that lets all go at once", Kills: `users during the fault`, Applied: spec.AtOnce, Restored: spec.AtOnce,
+				Name: "a PodDisruptionBudget that lets all go at once", Kills: failing, Applied: spec.AtOnce, Restored: spec.AtOnce,
 				Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
 					b := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "backend"}}
 					return scope.Update(ctx, b, func() error {

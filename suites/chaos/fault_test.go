@@ -14,13 +14,19 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/spec"
 )
 
+// How users can be worse off during a fault: their requests fail, or take too long.
+const (
+	failing = `users during the fault(: [^\n]*expected at most [0-9.]+ % of requests to fail| bore more than their budget)`
+	slow    = `users during the fault: [^\n]*expected 95 % of requests to take at most`
+)
+
 // usual are the faults that every experiment's proof is tried by.
 func (s *stage) usual(p *plan) []spec.Sabotage {
 	return []spec.Sabotage{
 		unsettled("a selector that matches nothing", `no targets`, p, plan{label: "app=nobody"}),
 		unsettled("not run, though its ChaosResult says Pass", `the fault did not happen`, p, plan{idle: true}),
 		unsettled("a user of one request", `no samples`, p, plan{requests: 1}),
-		spec.Swapped("a rule is left behind", `what is left of the fault`, p, plan{leaves: true}),
+		spec.Swapped("a rule is left behind", `what is left of the fault`, p, plan{later: (*trial).leave}),
 		s.note(),
 	}
 }
@@ -45,13 +51,13 @@ func (s *stage) backend(name, kills string, change func(*appsv1.Deployment)) spe
 
 // onePod leaves nobody to take the users of a pod that is lost.
 func (s *stage) onePod() spec.Sabotage {
-	return s.backend("one replica", `users during the fault`, func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](1) })
+	return s.backend("one replica", failing, func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](1) })
 }
 
 // noRetries has the mesh give each request one try.
 func (s *stage) noRetries() spec.Sabotage {
 	return spec.Sabotage{
-		Name: "no retries", Kills: `users during the fault`, Applied: spec.AtOnce, Restored: spec.AtOnce,
+		Name: "no retries", Kills: failing, Applied: spec.AtOnce, Restored: spec.AtOnce,
 		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
 			routes := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "networking.istio.io/v1", "kind": "VirtualService"}}
 			routes.SetNamespace(s.ns)

@@ -46,7 +46,7 @@ func TestMemoryHog(t *testing.T) {
 // impatient users notice anything. One replica bears the stress, too: it shares its
 // limit with an application that needs little of it.
 func impatient(p *plan) spec.Sabotage {
-	return spec.Swapped("users who wait a millisecond", `users during the fault`, p, plan{impatient: true})
+	return spec.Swapped("users who wait a millisecond", slow, p, plan{impatient: true})
 }
 
 // tight lets a pod have less than the stress takes.

@@ -36,15 +36,16 @@ type experiment struct {
 // plan is what a specification tries; faults change it for their time.
 type plan struct {
 	hypothesis hypothesis
-	file       map[string]string // variables that the experiment's file has others of
-	variables  map[string]string // over the experiment's
-	label      string            // of the targets, in the place of the engine's
-	requests   int               // of users, and no more; without it as many as it takes
-	idle       bool              // the experiment is not run at all, but Litmus says that it was
-	impatient  bool              // users, during the fault
-	leaves     bool              // something of the fault stays
-	unheard    bool              // who was told to stop the experiment does not
-	abrupt     bool              // helpers have no time to revert their fault
+	file       map[string]string  // variables that the experiment's file has others of
+	variables  map[string]string  // over the experiment's
+	label      string             // of the targets, in the place of the engine's
+	requests   int                // of users, and no more; without it as many as it takes
+	idle       bool               // the experiment is not run at all, but Litmus says that it was
+	impatient  bool               // users, during the fault
+	behind     time.Duration      // that users' own requests are sent late by, during the fault
+	later      func(*trial) error // what befalls the platform besides, once users are well again
+	unheard    bool               // who was told to stop the experiment does not
+	abrupt     bool               // helpers have no time to revert their fault
 }
 
 // trial is one experiment under the users' eyes.
@@ -107,6 +108,9 @@ func (a *account) judge(t spec.T, want steady, of probe.Outcomes, when string) b
 	if err == nil {
 		return true
 	}
+	if errors.Is(err, errCameLate) {
+		t.Inconclusive(errCameLate.Error(), "users %s: %v", when, err)
+	}
 	var unmet *probe.Unmet
 	if !errors.As(err, &unmet) && a.Aborted == nil { // who stops it early has fewer of them
 		t.Inconclusive("no samples", "users %s: %v", when, err)
@@ -136,7 +140,7 @@ type window struct {
 func windowOf(o probe.Outcomes) window {
 	w := window{Samples: len(o.Sent)}
 	if w.Samples > 0 {
-		w.Errors, w.P95 = o.ErrorShare(), float64(o.Percentile(95).Milliseconds())
+		w.Errors, w.P95 = o.ErrorShare(), float64(o.Took(95).Milliseconds())
 	}
 	return w
 }
@@ -173,8 +177,11 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 	before, err := x.steady(p.hypothesis.Before)
 	if err != nil { // a platform that is not well already would show nothing
 		reason := "no samples"
-		if errors.As(err, new(*probe.Unmet)) {
+		switch {
+		case errors.As(err, new(*probe.Unmet)):
 			reason = "no steady state"
+		case errors.Is(err, errCameLate):
+			reason = errCameLate.Error()
 		}
 		t.Inconclusive(reason, "users before the fault: %v", err)
 	}
@@ -196,9 +203,6 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 	if first := x.firstFailed(); !first.IsZero() && first.Before(a.From) {
 		a.From = first // users noticed it before a watch told of it
 	}
-	if p.leaves {
-		spec.Check(t, x.leave())
-	}
 	over := a.To
 	if promised { // a container may be back before enough users have come: those right behind it count as well
 		users := x.after(a.From, p.hypothesis.During.Samples).Sent
@@ -208,10 +212,13 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 	}
 	recovered := x.recovered(over)
 	a.Recovery = recovered.Sub(over).Seconds()
+	if p.later != nil {
+		spec.Check(t, p.later(x))
+	}
 	spec.Check(t, x.users.Stop(ctx))
 
 	all := x.users.Outcomes()
-	parts := map[string]probe.Outcomes{"before": before, "during": all.Between(a.From, recovered), "after": all.Between(recovered, time.Now())}
+	parts := map[string]probe.Outcomes{"before": before, "during": sentLate(all.Between(a.From, recovered), p.behind), "after": all.Between(recovered, time.Now())}
 	for name, part := range parts {
 		a.Users[name] = windowOf(part)
 	}
@@ -221,9 +228,10 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 		}
 		a.judge(t, p.hypothesis.During, parts["during"], "during the fault")
 	}
-	a.judge(t, p.hypothesis.After, parts["after"], "after the fault")
 	if most := p.hypothesis.Recovery.Seconds(); a.Recovery > most {
 		a.unmet("users found it as before %.1f s after the fault's end, %.1f s at most are promised", a.Recovery, most)
+	} else { // how they fare who are not well again is known
+		a.judge(t, p.hypothesis.After, parts["after"], "after the fault")
 	}
 	lacking, err := x.unread()
 	spec.Check(t, err)
