@@ -164,7 +164,7 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 	if e.prepare != nil {
 		spec.Check(t, e.prepare(x))
 	}
-	x.pods, err = followPods(ctx, env, s.ns, targets)
+	x.pods, err = followPods(ctx, env, s.ns, client.InNamespace(s.ns), targets)
 	spec.Check(t, err)
 	there, err := x.pods.soFar()
 	spec.Check(t, err)
@@ -196,6 +196,9 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 	case errors.Is(err, errNotHappened) && a.Aborted != nil && promised && x.followed(a.Targets):
 		a.unmet("the fault was not seen: %v", err)
 		a.From, a.To, err = a.Aborted.At, a.Ended, nil
+	case errors.As(err, new(*stayed)):
+		a.unmet("%v", err)
+		err = nil
 	case errors.Is(err, errNotHappened):
 		t.Inconclusive("the fault did not happen", "%s of %s: %v; Litmus says %s", e.name, s.ns, err, a.Litmus.Verdict)
 	}
