@@ -301,6 +301,7 @@ func (x *trial) run(o *unstructured.Unstructured, a *account) {
 		return
 	}
 	spec.Check(x.t, x.t.Scope().Create(x.ctx, o))
+	accounts.made(o)
 	guarded, cancel := context.WithCancel(x.ctx)
 	spent := x.guard(guarded, o)
 	ended, err := wait.On(x.env.Config).Until(x.ctx, engineTimeout, targetOf(o), engineEnded())
