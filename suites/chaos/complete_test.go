@@ -137,10 +137,10 @@ func TestEveryFault(t *testing.T) {
 				return ""
 			}),
 			spec.Harmless(resultLeft("a result is left of somebody else's", "", func() string { return "somebody-elses" })),
-			changedNode("a taint is left on a node", `the nodes before the first fault and after the last`, func(n *corev1.Node) {
+			s.changedNode("a taint is left on a node", `the nodes before the first fault and after the last`, func(n *corev1.Node) {
 				n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "docuthinker.dev/chaos", Effect: corev1.TaintEffectPreferNoSchedule})
 			}),
-			spec.Harmless(changedNode("a note at a node", "", func(n *corev1.Node) { n.Annotations["docuthinker.dev/reviewed-by"] = "nobody" })),
+			spec.Harmless(s.changedNode("a note at a node", "", func(n *corev1.Node) { n.Annotations["docuthinker.dev/reviewed-by"] = "nobody" })),
 		},
 	})
 }
@@ -159,16 +159,16 @@ func resultLeft(name, kills string, engine func() string) spec.Sabotage {
 	}
 }
 
-// changedNode changes the control plane's.
-func changedNode(name, kills string, change func(*corev1.Node)) spec.Sabotage {
+// changedNode changes one that no trial drains.
+func (s *stage) changedNode(name, kills string, change func(*corev1.Node)) spec.Sabotage {
 	return spec.Sabotage{
 		Name: name, Kills: kills, Applied: spec.AtOnce, Restored: spec.AtOnce, Alone: true,
 		Apply: func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
-			nodes, err := nodesWith(ctx, env, controlPlane)
+			node, err := s.aside(ctx, env)
 			if err != nil {
 				return err
 			}
-			n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodes[0].Name}}
+			n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}}
 			return scope.Update(ctx, n, func() error { change(n); return nil })
 		},
 	}

@@ -127,8 +127,8 @@ func aimAtNode(x *trial) error {
 }
 
 func (s *stage) withoutDatabase(ctx context.Context, env *environment.Environment) (string, error) {
-	database := &corev1.Pod{}
-	if err := env.Client().Get(ctx, client.ObjectKey{Namespace: s.ns, Name: "postgresql-0"}, database); err != nil {
+	database, err := s.ofDatabase(ctx, env)
+	if err != nil {
 		return "", err
 	}
 	var nodes corev1.NodeList
@@ -136,11 +136,11 @@ func (s *stage) withoutDatabase(ctx context.Context, env *environment.Environmen
 		return "", err
 	}
 	for _, n := range nodes.Items {
-		if _, is := n.Labels[controlPlane]; !is && n.Name != database.Spec.NodeName {
+		if _, is := n.Labels[controlPlane]; !is && n.Name != database {
 			return n.Name, nil
 		}
 	}
-	return "", fmt.Errorf("no worker but %s, where the database is", database.Spec.NodeName)
+	return "", fmt.Errorf("no worker but %s, where the database is", database)
 }
 
 // nodeLog is when a node took no more pods, and when it did again; and what became of

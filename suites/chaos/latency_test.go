@@ -42,12 +42,12 @@ func latency(ctx context.Context, env *environment.Environment, s *stage) (exper
 // netem says whether the kernel can delay packets. It tries in the network of a pod
 // of the run's.
 func (s *stage) netem(ctx context.Context, env *environment.Environment) (bool, error) {
-	nodes, err := nodesWith(ctx, env, controlPlane)
+	node, err := s.aside(ctx, env)
 	if err != nil {
 		return false, err
 	}
 	const try = `if said=$(tc qdisc add dev lo root netem delay 1ms 2>&1); then tc qdisc del dev lo root; echo has; else echo "$said"; fi`
-	said, err := s.look(ctx, env, nodes[0].Name, try)
+	said, err := s.look(ctx, env, node, try)
 	switch text := strings.Join(said, " "); {
 	case err != nil:
 		return false, err
@@ -56,7 +56,7 @@ func (s *stage) netem(ctx context.Context, env *environment.Environment) (bool, 
 	case strings.Contains(text, "qdisc kind is unknown"):
 		return false, nil
 	default:
-		return false, fmt.Errorf("whether node %s has sch_netem: %q", nodes[0].Name, text)
+		return false, fmt.Errorf("whether node %s has sch_netem: %q", node, text)
 	}
 }
 
