@@ -180,7 +180,7 @@ func resultFor(e *unstructured.Unstructured, passed bool) (*unstructured.Unstruc
 
 // stop has the operator end an engine's experiment before its time, which reverts
 // its fault.
-func stop(ctx context.Context, env *environment.Environment, e *unstructured.Unstructured) error {
+func stop(ctx context.Context, x *trial, e *unstructured.Unstructured) error {
 	patch := client.RawPatch("application/merge-patch+json", []byte(`{"spec": {"engineState": "stop"}}`))
-	return env.Client().Patch(ctx, ofLitmus("ChaosEngine", e.GetNamespace(), e.GetName()), patch)
+	return x.env.Client().Patch(ctx, ofLitmus("ChaosEngine", e.GetNamespace(), e.GetName()), patch)
 }

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/spec"
@@ -77,6 +80,25 @@ func (s *stage) note() spec.Sabotage {
 	return spec.Harmless(s.backend("a note at the Deployment", "", func(d *appsv1.Deployment) {
 		metav1.SetMetaDataAnnotation(&d.ObjectMeta, "docuthinker.dev/reviewed-by", "nobody")
 	}))
+}
+
+// unheard stops nothing.
+func unheard(context.Context, *trial, *unstructured.Unstructured) error { return nil }
+
+// killHelpers stops an engine's experiment when its helpers are not there any more to
+// revert anything.
+func killHelpers(ctx context.Context, x *trial, e *unstructured.Unstructured) error {
+	var pods corev1.PodList
+	if err := x.env.Client().List(ctx, &pods, client.InNamespace("litmus"), client.MatchingLabels{"chaosUID": string(e.GetUID())}); err != nil {
+		return err
+	}
+	killed := errors.New("the engine has no helper to be killed")
+	for _, p := range pods.Items {
+		if strings.Contains(p.Name, "-helper-") {
+			_, killed = x.stage.look(ctx, x.env, p.Spec.NodeName, `kill -9 $(grep -ls "pod${1//-/[-_]}" /proc/[0-9]*/cgroup | cut -d / -f 3)`, string(p.UID))
+		}
+	}
+	return errors.Join(killed, stop(ctx, x, e))
 }
 
 // leave has a fault leave a rule behind in the network of one pod, as a helper does

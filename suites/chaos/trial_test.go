@@ -44,8 +44,8 @@ type plan struct {
 	impatient  bool               // users, during the fault
 	behind     time.Duration      // that users' own requests are sent late by, during the fault
 	later      func(*trial) error // what befalls the platform besides, once users are well again
-	unheard    bool               // who was told to stop the experiment does not
-	abrupt     bool               // helpers have no time to revert their fault
+	// stop, when not nil, is how an experiment is stopped that costs users too much.
+	stop func(context.Context, *trial, *unstructured.Unstructured) error
 }
 
 // trial is one experiment under the users' eyes.
