@@ -108,6 +108,12 @@ func (o Outcomes) Percentile(p float64) time.Duration {
 	})
 }
 
+// Took is as Percentile, but counted from when they were sent: what the sender's own
+// lateness added is nobody's who answers.
+func (o Outcomes) Took(p float64) time.Duration {
+	return percentile(o, p, func(s Sent) time.Duration { return s.Ended().Sub(s.At) })
+}
+
 // Lateness is the time within which p per cent of all requests were sent after
 // they were due: how far the sender itself kept up.
 func (o Outcomes) Lateness(p float64) time.Duration {

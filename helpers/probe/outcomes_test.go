@@ -64,6 +64,7 @@ func TestPercentiles(t *testing.T) {
 	}
 	assert.Equal(t, 300*time.Millisecond, o.Lateness(100))
 	assert.Zero(t, o.Lateness(90))
+	assert.Equal(t, 10*time.Millisecond, o.Took(100))
 	none := Outcomes{}
 	assert.Equal(t, time.Duration(math.MaxInt64), none.Percentile(50))
 	assert.True(t, math.IsNaN(none.ErrorShare()))

@@ -12,6 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	utilrand "k8s.io/apimachinery/pkg/util/rand"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
@@ -22,9 +25,10 @@ import (
 var accounts ledger
 
 type ledger struct {
-	mu    sync.Mutex
-	of    map[string]account
-	nodes print // as they were before the first fault
+	mu      sync.Mutex
+	of      map[string]account
+	engines map[string]types.UID // of every trial, by their names
+	nodes   print                // as they were before the first fault
 }
 
 func (l *ledger) keep(id string, a *account) {
@@ -45,6 +49,23 @@ func (l *ledger) found(p print) {
 	if l.nodes == nil {
 		l.nodes = p.nodes()
 	}
+}
+
+// made notes an engine of this run's.
+func (l *ledger) made(o *unstructured.Unstructured) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.engines == nil {
+		l.engines = map[string]types.UID{}
+	}
+	l.engines[o.GetName()] = o.GetUID()
+}
+
+// trials are the engines so far.
+func (l *ledger) trials() map[string]types.UID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.engines)
 }
 
 // TestEveryFault proves that each fault was measured against a hypothesis before,
@@ -81,13 +102,22 @@ func TestEveryFault(t *testing.T) {
 			}
 			now, err := fingerprint(ctx, env, s)
 			spec.Check(t, err)
-			pods, err := podsOf(ctx, env, "")
+			trials := accounts.trials() // what other runs have there, or left, is none of this one's
+			pods, err := podsOf(ctx, env, slices.Collect(maps.Values(trials))...)
 			spec.Check(t, err)
 			require.Empty(t, pods, "what is left of Litmus' experiments")
-			for _, kind := range []string{"ChaosEngine", "ChaosResult"} {
+			for kind, engine := range map[string][]string{"ChaosEngine": {"metadata", "name"}, "ChaosResult": {"spec", "engine"}} {
 				left := listOfLitmus(kind)
 				spec.Check(t, env.Client().List(ctx, left, client.InNamespace("litmus")))
-				require.Empty(t, left.Items, "what is left of the experiments' kind %s", kind)
+				var own []string
+				for _, o := range left.Items {
+					name, _, err := unstructured.NestedString(o.Object, engine...)
+					spec.Check(t, err)
+					if _, is := trials[name]; is {
+						own = append(own, o.GetName())
+					}
+				}
+				require.Empty(t, own, "what is left of the experiments' kind %s", kind)
 			}
 			require.Empty(t, accounts.nodes.difference(now.nodes()), "the nodes before the first fault and after the last")
 			t.Observe(fmt.Sprintf("%d faults, each seen to happen and held against its hypothesis before, during and after it; nodes and Litmus are as before the first of them", len(seen)), seen)
@@ -100,24 +130,45 @@ func TestEveryFault(t *testing.T) {
 			spec.Swapped("users did not bear it", `what was not as promised`, &edit, as(func(a *account) { a.Unmet = []string{"users during the fault: all failed"} })),
 			spec.Swapped("stopped before its end", `stopped before its end`, &edit, as(func(a *account) { a.Aborted = &abort{} })),
 			spec.Swapped("users found it as before too late", `recovery`, &edit, as(func(a *account) { a.Recovery = 61 })),
-			changedNode("a taint is left on a node", `the nodes before the first fault and after the last`, func(n *corev1.Node) {
+			resultLeft("a result is left of a trial", `what is left of the experiments' kind ChaosResult`, func() string {
+				for name := range accounts.trials() {
+					return name
+				}
+				return ""
+			}),
+			spec.Harmless(resultLeft("a result is left of somebody else's", "", func() string { return "somebody-elses" })),
+			s.changedNode("a taint is left on a node", `the nodes before the first fault and after the last`, func(n *corev1.Node) {
 				n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "docuthinker.dev/chaos", Effect: corev1.TaintEffectPreferNoSchedule})
 			}),
-			spec.Harmless(changedNode("a note at a node", "", func(n *corev1.Node) { n.Annotations["docuthinker.dev/reviewed-by"] = "nobody" })),
+			spec.Harmless(s.changedNode("a note at a node", "", func(n *corev1.Node) { n.Annotations["docuthinker.dev/reviewed-by"] = "nobody" })),
 		},
 	})
 }
 
-// changedNode changes the control plane's.
-func changedNode(name, kills string, change func(*corev1.Node)) spec.Sabotage {
+// resultLeft leaves a ChaosResult of an engine in Litmus' namespace.
+func resultLeft(name, kills string, engine func() string) spec.Sabotage {
+	return spec.Sabotage{
+		Name: name, Kills: kills, Applied: spec.AtOnce, Restored: spec.AtOnce,
+		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+			o := ofLitmus("ChaosResult", "litmus", "left-"+utilrand.String(6))
+			if err := unstructured.SetNestedStringMap(o.Object, map[string]string{"engine": engine(), "experiment": podDelete.name}, "spec"); err != nil {
+				return err
+			}
+			return scope.Create(ctx, o)
+		},
+	}
+}
+
+// changedNode changes one that no trial drains.
+func (s *stage) changedNode(name, kills string, change func(*corev1.Node)) spec.Sabotage {
 	return spec.Sabotage{
 		Name: name, Kills: kills, Applied: spec.AtOnce, Restored: spec.AtOnce, Alone: true,
 		Apply: func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
-			nodes, err := nodesWith(ctx, env, controlPlane)
+			node, err := s.aside(ctx, env)
 			if err != nil {
 				return err
 			}
-			n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodes[0].Name}}
+			n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}}
 			return scope.Update(ctx, n, func() error { change(n); return nil })
 		},
 	}

@@ -65,6 +65,11 @@ func aimed(e *unstructured.Unstructured, namespace string, env map[string]string
 	if err := unstructured.SetNestedField(e.Object, namespace, "spec", "appinfo", "appns"); err != nil {
 		return err
 	}
+	return vary(e, env)
+}
+
+// vary has an engine's experiment say other values of variables.
+func vary(e *unstructured.Unstructured, env map[string]string) error {
 	experiments, _, err := unstructured.NestedSlice(e.Object, "spec", "experiments")
 	if err != nil || len(experiments) != 1 {
 		return fmt.Errorf("engine %s: want one experiment, has %d (%w)", e.GetName(), len(experiments), err)
@@ -121,12 +126,19 @@ func variable(e *unstructured.Unstructured, name string) (value string, is bool)
 // engineEnded is met when the operator says that an engine has come to its end.
 func engineEnded() wait.Condition {
 	return wait.Condition{What: "come to its end", Missing: func(o *unstructured.Unstructured) string {
-		status, _, _ := unstructured.NestedString(o.Object, "status", "engineStatus")
+		status := endOf(o)
 		if status == "completed" || status == "stopped" {
 			return ""
 		}
 		return "it is " + strings.TrimSpace(status+" ("+experimentStatus(o)+")")
 	}}
+}
+
+// endOf is how an engine ended: "stopped" is by the operator's own doing, which has deleted
+// what was still to run.
+func endOf(o *unstructured.Unstructured) string {
+	status, _, _ := unstructured.NestedString(o.Object, "status", "engineStatus")
+	return status
 }
 
 // experimentStatus is what the runner says of an engine's experiment.
@@ -168,7 +180,7 @@ func resultFor(e *unstructured.Unstructured, passed bool) (*unstructured.Unstruc
 
 // stop has the operator end an engine's experiment before its time, which reverts
 // its fault.
-func stop(ctx context.Context, env *environment.Environment, e *unstructured.Unstructured) error {
+func stop(ctx context.Context, x *trial, e *unstructured.Unstructured) error {
 	patch := client.RawPatch("application/merge-patch+json", []byte(`{"spec": {"engineState": "stop"}}`))
-	return env.Client().Patch(ctx, ofLitmus("ChaosEngine", e.GetNamespace(), e.GetName()), patch)
+	return x.env.Client().Patch(ctx, ofLitmus("ChaosEngine", e.GetNamespace(), e.GetName()), patch)
 }

@@ -16,7 +16,6 @@ import (
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/probe"
-	"github.com/proving-ground/proving-ground/helpers/spec"
 )
 
 // preview are the pods that an engine is aimed at, by the operator's rule: its
@@ -57,9 +56,44 @@ func hit(e *unstructured.Unstructured, targets []string) (environment.Hit, error
 	return h, err
 }
 
-// podsDeleted says that at least half of the pods were deleted at some time.
+// podsDeleted says that half of the pods were deleted, and then half of those that there
+// were again, for most of the time that it was to last: one such round is over at once.
 func podsDeleted(x *trial) (seen string, from, to time.Time, err error) {
-	return lost(x, "deleted", func(l life) (from, to time.Time) { return l.ending, l.gone })
+	seen, from, to, err = lost(x, "deleted", func(l life) (from, to time.Time) { return l.ending, l.gone })
+	if err != nil {
+		return "", from, to, err
+	}
+	lives, err := x.pods.soFar()
+	if err != nil {
+		return "", from, to, err
+	}
+	each := rounds(lives)
+	half := max(1, x.n/2) // as Litmus counts it
+	if slices.ContainsFunc(each, func(n int) bool { return n != half }) {
+		return "", from, to, fmt.Errorf("%w: pods that were deleted at once, one round after the other: %v; want %d of %d each time", errNotHappened, each, half, x.n)
+	}
+	if !(stretch{from, to}).holds(x.share(mostly)) {
+		return "", from, to, fmt.Errorf("%w: pods were deleted for %.1f s alone in rounds of %v; it was to last %s", errNotHappened, to.Sub(from).Seconds(), each, x.planned)
+	}
+	return fmt.Sprintf("%s, in rounds of %v", seen, each), from, to, nil
+}
+
+// rounds counts the pods that were deleted at once, one time after the other.
+func rounds(lives []life) (each []int) {
+	const apart = 5 * time.Second // Litmus waits for ten, and looks at each pod
+	slices.SortFunc(lives, func(a, b life) int { return a.ending.Compare(b.ending) })
+	var last time.Time
+	for _, l := range lives {
+		if l.ending.IsZero() {
+			continue
+		}
+		if last.IsZero() || l.ending.Sub(last) > apart {
+			each = append(each, 0)
+		}
+		each[len(each)-1]++
+		last = l.ending
+	}
+	return each
 }
 
 // containersKilled says that containers of half of the pods began anew, in pods that
@@ -105,25 +139,59 @@ func lost(x *trial, what string, at func(life) (from, to time.Time)) (seen strin
 	return fmt.Sprintf("%d of the %d pods that there were were %s, %d in all", n, x.n, what, inAll), from, to, nil
 }
 
-// lasted says whether what was seen from first to last was there for most of the time
-// that the experiment was to last: the tools take some seconds to begin, and more to be
-// seen, where half of the pods begin at once.
-func (x *trial) lasted(first, last time.Time) bool {
-	const most = 0.6
-	planned, err := time.ParseDuration(x.variables[lasts] + "s")
-	spec.Check(x.t, err)
-	return !first.IsZero() && last.Sub(first) >= time.Duration(most*float64(planned))
+// mostly is the share of the time that an experiment was to last for which its fault is to
+// be seen: the tools take some seconds to begin, and more to be seen, where half of the
+// pods begin at once.
+const mostly = 0.6
+
+func (x *trial) share(of float64) time.Duration { return time.Duration(of * float64(x.planned)) }
+
+// stretch is from when to when a pod was seen to have its fault; zero for never.
+type stretch struct{ first, last time.Time }
+
+func (s stretch) holds(least time.Duration) bool {
+	return !s.first.IsZero() && s.last.Sub(s.first) >= least
 }
 
-// span is one time with another one.
-func span(from, to, first, last time.Time) (time.Time, time.Time) {
-	if from.IsZero() || first.Before(from) {
-		from = first
+// halfOf says of how many pods the fault was seen for a share of its time, and from when
+// to when. At least half of them must have it, and at once: one after the other, each may
+// be the only one. Together they have it for half of that share, for they do not begin
+// together.
+func (x *trial) halfOf(pods []stretch, share float64) (n int, from, to time.Time, err error) {
+	least := x.share(share)
+	var together stretch
+	for _, p := range pods {
+		if !p.holds(least) {
+			continue
+		}
+		if n++; n == 1 {
+			from, to, together = p.first, p.last, p
+			continue
+		}
+		from, to = earlier(from, p.first), later(to, p.last)
+		together = stretch{later(together.first, p.first), earlier(together.last, p.last)}
 	}
-	if last.After(to) {
-		to = last
+	switch {
+	case 2*n < x.n:
+		err = fmt.Errorf("%w: %d of %d pods for %s or more, want half of them", errNotHappened, n, x.n, least)
+	case !together.holds(least / 2):
+		err = fmt.Errorf("%w: %d of %d pods, but at once for %.1f s, want %s", errNotHappened, n, x.n, together.last.Sub(together.first).Seconds(), least/2)
 	}
-	return from, to
+	return n, from, to, err
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // unread are the documents that users were told are kept, and that are not.

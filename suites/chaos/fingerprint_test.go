@@ -99,16 +99,12 @@ func fingerprint(ctx context.Context, env *environment.Environment, s *stage) (p
 	return out, nil
 }
 
-// podsOf are what Litmus made for an engine and has not deleted; of every engine for "".
-func podsOf(ctx context.Context, env *environment.Environment, engine types.UID) (names []string, err error) {
+// podsOf are what Litmus made for engines and has not deleted.
+func podsOf(ctx context.Context, env *environment.Environment, engines ...types.UID) (names []string, err error) {
 	var pods corev1.PodList
-	of := client.ListOption(client.HasLabels{"chaosUID"})
-	if engine != "" {
-		of = client.MatchingLabels{"chaosUID": string(engine)}
-	}
-	err = env.Client().List(ctx, &pods, client.InNamespace("litmus"), of)
+	err = env.Client().List(ctx, &pods, client.InNamespace("litmus"), client.HasLabels{"chaosUID"})
 	for _, p := range pods.Items {
-		if p.DeletionTimestamp == nil {
+		if p.DeletionTimestamp == nil && slices.Contains(engines, types.UID(p.Labels["chaosUID"])) {
 			names = append(names, "has litmus: pod "+p.Name)
 		}
 	}

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -49,22 +50,31 @@ func hypotheses(root string) (map[string]hypothesis, error) {
 	return all, nil
 }
 
+// errCameLate is the sender's doing, and says nothing of the platform.
+var errCameLate = errors.New("users came late")
+
 // judge holds a part of the traffic against it. Too few samples settle nothing, but
-// where so many of them failed that no more could mend it.
+// where so many of them failed that no more could mend it. Requests count from when they
+// were sent; where the sender itself was as late as none may be answered, they were not
+// those that were meant, and that all is well settles nothing.
 func (s steady) judge(o probe.Outcomes) error {
 	samples := s.Samples
 	if float64(len(o.Failed())) > s.Errors*float64(samples) {
 		samples = min(samples, len(o.Sent))
 	}
-	return o.Check(samples, probe.ErrorsAtMost(s.Errors), probe.Check{
+	err := o.Check(samples, probe.ErrorsAtMost(s.Errors), probe.Check{
 		What: fmt.Sprintf("95 %% of requests to take at most %s", s.P95.Duration),
 		Unmet: func(o probe.Outcomes) string {
-			if p := o.Percentile(95); p > s.P95.Duration {
+			if p := o.Took(95); p > s.P95.Duration {
 				return p.Round(time.Millisecond).String()
 			}
 			return ""
 		},
 	})
+	if late := o.Lateness(95); err == nil && late > s.P95.Duration {
+		return fmt.Errorf("%w: of 95 %% of requests the latest was sent %s after it was due; give the sender more of a processor", errCameLate, late.Round(time.Millisecond))
+	}
+	return err
 }
 
 func second(n int) metav1.Duration { return metav1.Duration{Duration: time.Duration(n) * time.Second} }

@@ -17,14 +17,20 @@ import (
 func TestLatency(t *testing.T) {
 	s := newStage(t, "latency", nil)
 	s.adjust = outOfMesh
-	survives(t, "CHS-002", s, latency, func(s *stage, _ *plan) []spec.Sabotage { return []spec.Sabotage{s.onePod()} })
+	survives(t, "CHS-002", s, latency, func(s *stage, p *plan) []spec.Sabotage {
+		return []spec.Sabotage{
+			s.onePod(),
+			unsettled("a quarter of the pods", `the fault did not happen`, p, plan{variables: map[string]string{"PODS_AFFECTED_PERC": "25"}}),
+			spec.Swapped("its file says 200 ms", `LATENCY of pod-(http|network)-latency, in its file`, p, plan{file: map[string]string{"LATENCY": "200", "NETWORK_LATENCY": "200"}}),
+		}
+	})
 }
 
 // latency is the experiment that the kernel of the nodes has what it takes for.
 func latency(ctx context.Context, env *environment.Environment, s *stage) (experiment, error) {
 	e := experiment{
 		name: "pod-network-latency", env: map[string]string{"TOTAL_CHAOS_DURATION": "20"}, begin: askDirectly,
-		happened: func(x *trial) (string, time.Time, time.Time, error) { return x.answeredLate(2 * time.Second) },
+		happened: func(x *trial) (string, time.Time, time.Time, error) { return x.answeredLate(2*time.Second, mostly) },
 	}
 	has, err := s.netem(ctx, env)
 	if !has {
@@ -36,12 +42,12 @@ func latency(ctx context.Context, env *environment.Environment, s *stage) (exper
 // netem says whether the kernel can delay packets. It tries in the network of a pod
 // of the run's.
 func (s *stage) netem(ctx context.Context, env *environment.Environment) (bool, error) {
-	nodes, err := nodesWith(ctx, env, controlPlane)
+	node, err := s.aside(ctx, env)
 	if err != nil {
 		return false, err
 	}
 	const try = `if said=$(tc qdisc add dev lo root netem delay 1ms 2>&1); then tc qdisc del dev lo root; echo has; else echo "$said"; fi`
-	said, err := s.look(ctx, env, nodes[0].Name, try)
+	said, err := s.look(ctx, env, node, try)
 	switch text := strings.Join(said, " "); {
 	case err != nil:
 		return false, err
@@ -50,7 +56,7 @@ func (s *stage) netem(ctx context.Context, env *environment.Environment) (bool, 
 	case strings.Contains(text, "qdisc kind is unknown"):
 		return false, nil
 	default:
-		return false, fmt.Errorf("whether node %s has sch_netem: %q", nodes[0].Name, text)
+		return false, fmt.Errorf("whether node %s has sch_netem: %q", node, text)
 	}
 }
 
@@ -79,34 +85,31 @@ func askDirectly(x *trial) error {
 
 const directRate = 4 // requests a second to each pod: when it began is known to a quarter of one
 
-// answeredLate says that at least half of the pods took that long to answer for most of
+// answeredLate says that at least half of the pods took that long to answer for a share of
 // the time that they were to, and others did not.
-func (x *trial) answeredLate(limit time.Duration) (seen string, from, to time.Time, err error) {
-	n, most := 0, 0.
+func (x *trial) answeredLate(limit time.Duration, share float64) (seen string, from, to time.Time, err error) {
+	most := 0.
+	var pods []stretch
 	for pod, record := range x.direct {
 		sent := record.Outcomes().Sent
 		if len(sent) == 0 {
 			return "", from, to, fmt.Errorf("pod %s was never asked", pod)
 		}
-		var first, last time.Time
-		for _, r := range sent {
+		var late stretch
+		for _, r := range sent { // by their numbers, and so by when they were due
 			most = max(most, r.Millis)
 			if end := r.Ended(); end.Sub(r.At) >= limit {
-				if first.IsZero() || r.Due.Before(first) {
-					first = r.Due
+				if late.first.IsZero() {
+					late.first = r.Due
 				}
-				if end.After(last) {
-					last = end
-				}
+				late.last = later(late.last, end)
 			}
 		}
-		if x.lasted(first, last) {
-			n++
-			from, to = span(from, to, first, last)
-		}
+		pods = append(pods, late)
 	}
-	if 2*n < x.n {
-		return "", from, to, fmt.Errorf("%w: %d of %d pods answered %s late for most of the time, want half of them; the longest took %.0f ms", errNotHappened, n, x.n, limit, most)
+	n, from, to, err := x.halfOf(pods, share)
+	if err != nil {
+		return "", from, to, fmt.Errorf("pods that answered %s late: %w; the longest took %.0f ms", limit, err, most)
 	}
 	if n == x.n && n > 1 {
 		return "", from, to, fmt.Errorf("%w: all %d pods answered %s late, and half of them were to: that is something else's doing", errNotHappened, n, limit)

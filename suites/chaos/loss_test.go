@@ -5,6 +5,11 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 )
@@ -15,21 +20,34 @@ func TestPodDelete(t *testing.T) {
 	survives(t, "CHS-001", newStage(t, "delete", nil), always(podDelete), func(s *stage, p *plan) []spec.Sabotage {
 		return []spec.Sabotage{
 			s.onePod(),
-			unsettled("it lasts no time", `the fault did not happen`, p, plan{variables: map[string]string{"TOTAL_CHAOS_DURATION": "0"}}),
+			s.backend("replicas that take their time to start", `users found it as before [0-9.]+ s after the fault's end`, func(d *appsv1.Deployment) {
+				c := &d.Spec.Template.Spec.Containers[0]
+				c.Env = append(c.Env, corev1.EnvVar{Name: "START_DELAY", Value: "14s"}) // more than recovery may take, and less than keeps Litmus from a second round
+				d.Spec.Strategy.RollingUpdate.MaxSurge = ptr.To(intstr.FromString("100%"))
+			}),
+			misread(p, "pod-delete", lasts, "30"),
+			misread(p, "pod-delete", "PODS_AFFECTED_PERC", "25"),
+			unsettled("one round alone", `the fault did not happen`, p, plan{variables: map[string]string{lasts: "10"}}),
+			unsettled("a quarter of the pods each time", `the fault did not happen`, p, plan{variables: map[string]string{"PODS_AFFECTED_PERC": "25"}}),
 		}
 	})
 }
 
 // TestContainerKill proves that users do not notice when containers are killed.
 func TestContainerKill(t *testing.T) {
-	survives(t, "CHS-006", newStage(t, "kill", nil), always(containerKill), func(s *stage, _ *plan) []spec.Sabotage {
-		return []spec.Sabotage{s.onePod(), s.noRetries()}
+	survives(t, "CHS-006", newStage(t, "kill", nil), always(containerKill), func(s *stage, p *plan) []spec.Sabotage {
+		return []spec.Sabotage{
+			s.onePod(), s.noRetries(),
+			unsettled("users who come late", `users came late`, p, plan{behind: time.Minute}),
+			spec.Swapped("all are lost when users are well again", `users after the fault: [^\n]*expected at most 0.00 % of requests to fail`, p, plan{later: (*trial).relapse}),
+			spec.Swapped("the database loses a document", `documents that users were told are kept, and that are not: \[[0-9]+\]`, p, plan{later: (*trial).forget}),
+		}
 	})
 }
 
 var (
 	podDelete = experiment{
-		name: "pod-delete", env: map[string]string{"TOTAL_CHAOS_DURATION": "30", "CHAOS_INTERVAL": "10"}, happened: podsDeleted,
+		name: "pod-delete", env: map[string]string{lasts: "36", "CHAOS_INTERVAL": "10"}, happened: podsDeleted, // two rounds, also where one takes 35 s
 	}
 	containerKill = experiment{name: "container-kill", prepare: unhurt, happened: containersKilled}
 )
@@ -64,6 +82,8 @@ func proveSurvival(ctx context.Context, t spec.T, env *environment.Environment, 
 	}
 	o, err := engine(env.Root, e.name)
 	spec.Check(t, err)
+	spec.Check(t, vary(o, p.file))
+	sayFigures(t, o)
 	a := s.endure(ctx, t, env, e, o, p)
 	accounts.keep(id, a)
 	a.hold(t)

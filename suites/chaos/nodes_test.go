@@ -31,6 +31,29 @@ func nodesWith(ctx context.Context, env *environment.Environment, label string) 
 	return nodes.Items, err
 }
 
+// aside is the name of a node that no trial drains: the control plane's, or, where that is
+// the provider's and nobody sees it, the database's.
+func (s *stage) aside(ctx context.Context, env *environment.Environment) (string, error) {
+	var nodes corev1.NodeList
+	if err := env.Client().List(ctx, &nodes, client.HasLabels{controlPlane}); err != nil {
+		return "", err
+	}
+	if len(nodes.Items) > 0 {
+		return nodes.Items[0].Name, nil
+	}
+	return s.ofDatabase(ctx, env)
+}
+
+// ofDatabase is the node that the stage's database stands on.
+func (s *stage) ofDatabase(ctx context.Context, env *environment.Environment) (string, error) {
+	database := &corev1.Pod{}
+	err := env.Client().Get(ctx, client.ObjectKey{Namespace: s.ns, Name: "postgresql-0"}, database)
+	if err == nil && database.Spec.NodeName == "" {
+		err = fmt.Errorf("the database of %s stands on no node", s.ns)
+	}
+	return database.Spec.NodeName, err
+}
+
 // lookouts are pods that see all of a node: one on each, of the image that the
 // experiments run, which has what their faults are made with.
 const lookoutImage = "docker.io/litmuschaos/go-runner:3.0.0"

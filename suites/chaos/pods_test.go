@@ -45,25 +45,24 @@ func (l *life) ready() bool {
 	})
 }
 
-// followPods logs the pods of a namespace that have these labels, until ctx ends.
-func followPods(ctx context.Context, env *environment.Environment, namespace string, labels client.MatchingLabels) (*podLog, error) {
+// followPods logs the pods that are selected, until ctx ends. of stands in errors.
+func followPods(ctx context.Context, env *environment.Environment, of string, selected ...client.ListOption) (*podLog, error) {
 	var list corev1.PodList
-	if err := env.Client().List(ctx, &list, client.InNamespace(namespace), labels); err != nil {
+	if err := env.Client().List(ctx, &list, selected...); err != nil {
 		return nil, err
 	}
 	log := &podLog{lives: map[types.UID]*life{}}
 	for _, p := range list.Items {
 		log.lives[p.UID] = &life{pod: p, first: true}
 	}
-	events, err := env.Client().Watch(ctx, &corev1.PodList{}, client.InNamespace(namespace), labels,
-		&client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})
+	events, err := env.Client().Watch(ctx, &corev1.PodList{}, append(slices.Clone(selected), &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})...)
 	if err != nil {
 		return nil, err
 	}
 	go follow(ctx, events, log.take, func(err error) {
 		log.mu.Lock()
 		defer log.mu.Unlock()
-		log.err = fmt.Errorf("pods of %s: %w", namespace, err)
+		log.err = fmt.Errorf("pods of %s: %w", of, err)
 	})
 	return log, nil
 }

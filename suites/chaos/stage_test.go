@@ -76,11 +76,11 @@ func (s *stage) build(ctx context.Context, env *environment.Environment, scope *
 		return err
 	}
 	// On no node that is drained: users are no part of what is tried.
-	nodes, err := nodesWith(ctx, env, controlPlane)
+	node, err := s.aside(ctx, env)
 	if err != nil {
 		return err
 	}
-	started, err := probe.Start(ctx, env, scope, probe.Spec{Namespace: s.outside, Name: "users", Labels: map[string]string{"app": "users"}, Node: nodes[0].Name})
+	started, err := probe.Start(ctx, env, scope, probe.Spec{Namespace: s.outside, Name: "users", Labels: map[string]string{"app": "users"}, Node: node})
 	if err != nil {
 		return err
 	}

@@ -36,12 +36,16 @@ type experiment struct {
 // plan is what a specification tries; faults change it for their time.
 type plan struct {
 	hypothesis hypothesis
-	variables  map[string]string // over the experiment's
-	label      string            // of the targets, in the place of the engine's
-	requests   int               // of users, and no more; without it as many as it takes
-	idle       bool              // the experiment is not run at all, but Litmus says that it was
-	impatient  bool              // users, during the fault
-	leaves     bool              // something of the fault stays
+	file       map[string]string  // variables that the experiment's file has others of
+	variables  map[string]string  // over the experiment's
+	label      string             // of the targets, in the place of the engine's
+	requests   int                // of users, and no more; without it as many as it takes
+	idle       bool               // the experiment is not run at all, but Litmus says that it was
+	impatient  bool               // users, during the fault
+	behind     time.Duration      // that users' own requests are sent late by, during the fault
+	later      func(*trial) error // what befalls the platform besides, once users are well again
+	// stop, when not nil, is how an experiment is stopped that costs users too much.
+	stop func(context.Context, *trial, *unstructured.Unstructured) error
 }
 
 // trial is one experiment under the users' eyes.
@@ -52,6 +56,7 @@ type trial struct {
 	stage     *stage
 	plan      plan
 	variables map[string]string // of the experiment
+	planned   time.Duration     // of the fault, whatever a seeded fault has of it
 	pods      *podLog
 	n         int // of the pods at the start
 	gauges    *gauges
@@ -81,6 +86,7 @@ type account struct {
 	Recovery   float64           `json:"recoverySeconds"`
 	Aborted    *abort            `json:"aborted,omitempty"`
 	Ended      time.Time         `json:"ended"` // the experiment, by Litmus
+	End        string            `json:"end"`   // completed, or stopped before
 	Litmus     result            `json:"litmus"`
 	Users      map[string]window `json:"users"` // before, during, after
 	Left       []string          `json:"left"`  // of the fault, on the nodes
@@ -101,6 +107,9 @@ func (a *account) judge(t spec.T, want steady, of probe.Outcomes, when string) b
 	err := want.judge(of)
 	if err == nil {
 		return true
+	}
+	if errors.Is(err, errCameLate) {
+		t.Inconclusive(errCameLate.Error(), "users %s: %v", when, err)
 	}
 	var unmet *probe.Unmet
 	if !errors.As(err, &unmet) && a.Aborted == nil { // who stops it early has fewer of them
@@ -131,7 +140,7 @@ type window struct {
 func windowOf(o probe.Outcomes) window {
 	w := window{Samples: len(o.Sent)}
 	if w.Samples > 0 {
-		w.Errors, w.P95 = o.ErrorShare(), float64(o.Percentile(95).Milliseconds())
+		w.Errors, w.P95 = o.ErrorShare(), float64(o.Took(95).Milliseconds())
 	}
 	return w
 }
@@ -148,12 +157,14 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 	if env.Profile.TimeScale == 1 && own != "" { // on the platform's own times a fault lasts as long as it states
 		x.variables[lasts] = own
 	}
+	var err error
+	x.planned, err = time.ParseDuration(cmp.Or(x.variables[lasts], own) + "s")
+	spec.Check(t, err)
 	maps.Copy(x.variables, p.variables)
 	if e.prepare != nil {
 		spec.Check(t, e.prepare(x))
 	}
-	var err error
-	x.pods, err = followPods(ctx, env, s.ns, targets)
+	x.pods, err = followPods(ctx, env, s.ns, client.InNamespace(s.ns), targets)
 	spec.Check(t, err)
 	there, err := x.pods.soFar()
 	spec.Check(t, err)
@@ -166,8 +177,11 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 	before, err := x.steady(p.hypothesis.Before)
 	if err != nil { // a platform that is not well already would show nothing
 		reason := "no samples"
-		if errors.As(err, new(*probe.Unmet)) {
+		switch {
+		case errors.As(err, new(*probe.Unmet)):
 			reason = "no steady state"
+		case errors.Is(err, errCameLate):
+			reason = errCameLate.Error()
 		}
 		t.Inconclusive(reason, "users before the fault: %v", err)
 	}
@@ -182,15 +196,15 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 	case errors.Is(err, errNotHappened) && a.Aborted != nil && promised && x.followed(a.Targets):
 		a.unmet("the fault was not seen: %v", err)
 		a.From, a.To, err = a.Aborted.At, a.Ended, nil
+	case errors.As(err, new(*stayed)):
+		a.unmet("%v", err)
+		err = nil
 	case errors.Is(err, errNotHappened):
 		t.Inconclusive("the fault did not happen", "%s of %s: %v; Litmus says %s", e.name, s.ns, err, a.Litmus.Verdict)
 	}
 	spec.Check(t, err)
 	if first := x.firstFailed(); !first.IsZero() && first.Before(a.From) {
 		a.From = first // users noticed it before a watch told of it
-	}
-	if p.leaves {
-		spec.Check(t, x.leave())
 	}
 	over := a.To
 	if promised { // a container may be back before enough users have come: those right behind it count as well
@@ -201,10 +215,13 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 	}
 	recovered := x.recovered(over)
 	a.Recovery = recovered.Sub(over).Seconds()
+	if p.later != nil {
+		spec.Check(t, p.later(x))
+	}
 	spec.Check(t, x.users.Stop(ctx))
 
 	all := x.users.Outcomes()
-	parts := map[string]probe.Outcomes{"before": before, "during": all.Between(a.From, recovered), "after": all.Between(recovered, time.Now())}
+	parts := map[string]probe.Outcomes{"before": before, "during": sentLate(all.Between(a.From, recovered), p.behind), "after": all.Between(recovered, time.Now())}
 	for name, part := range parts {
 		a.Users[name] = windowOf(part)
 	}
@@ -214,9 +231,10 @@ func (s *stage) endure(ctx context.Context, t spec.T, env *environment.Environme
 		}
 		a.judge(t, p.hypothesis.During, parts["during"], "during the fault")
 	}
-	a.judge(t, p.hypothesis.After, parts["after"], "after the fault")
 	if most := p.hypothesis.Recovery.Seconds(); a.Recovery > most {
 		a.unmet("users found it as before %.1f s after the fault's end, %.1f s at most are promised", a.Recovery, most)
+	} else { // how they fare who are not well again is known
+		a.judge(t, p.hypothesis.After, parts["after"], "after the fault")
 	}
 	lacking, err := x.unread()
 	spec.Check(t, err)
@@ -283,12 +301,14 @@ func (x *trial) run(o *unstructured.Unstructured, a *account) {
 		return
 	}
 	spec.Check(x.t, x.t.Scope().Create(x.ctx, o))
+	accounts.made(o)
 	guarded, cancel := context.WithCancel(x.ctx)
 	spent := x.guard(guarded, o)
-	_, err = wait.On(x.env.Config).Until(x.ctx, engineTimeout, targetOf(o), engineEnded())
+	ended, err := wait.On(x.env.Config).Until(x.ctx, engineTimeout, targetOf(o), engineEnded())
 	a.Ended = time.Now()
 	cancel()
 	spec.Check(x.t, err)
+	a.End = endOf(ended[0])
 	if early, is := <-spent; is {
 		a.Aborted = &early
 	}
@@ -313,44 +333,6 @@ func (x *trial) firstFailed() (first time.Time) {
 		}
 	}
 	return first
-}
-
-// recovered waits until all replicas are ready and users are served as before, and says
-// since when: not before the fault's end. When that takes longer than is promised, it
-// says how far it had come.
-func (x *trial) recovered(ended time.Time) time.Time {
-	w := wait.On(x.env.Config)
-	spec.Check(x.t, whole(x.ctx, w, x.stage.ns, x.n))
-	at := ended
-	if since := x.pods.wholeSince(); since.After(at) {
-		at = since
-	}
-	want := x.plan.hypothesis.After
-	for {
-		after := x.after(at, want.Samples)
-		if want.judge(after) == nil || at.Sub(ended) > x.plan.hypothesis.Recovery.Duration {
-			return at
-		}
-		for _, sent := range after.Sent {
-			if end := sent.Ended(); (!sent.OK() || end.Sub(sent.Due) > want.P95.Duration) && end.After(at) {
-				at = end
-			}
-		}
-	}
-}
-
-// after waits for n outcomes of requests that were due after a moment, and gives the
-// first of them.
-func (x *trial) after(moment time.Time, n int) probe.Outcomes {
-	for {
-		o := x.users.Outcomes()
-		some := o.Between(moment, time.Now().Add(time.Hour))
-		if len(some.Sent) >= n {
-			some.Sent = some.Sent[:n]
-			return some
-		}
-		spec.Check(x.t, x.users.Await(x.ctx, len(o.Sent)+n-len(some.Sent)))
-	}
 }
 
 func (a *account) String() string {

@@ -39,7 +39,9 @@ func TestWorkflow(t *testing.T) {
 		CounterProofs: []spec.Sabotage{
 			spec.Swapped("the node's drain left out", `experiments of the workflow`, &p, sequence{skip: "node-drain"}),
 			unsettled("the second is not run, though its ChaosResult says Pass", `the fault did not happen`, &p, sequence{plan: plan{idle: true}, last: "pod-network-latency"}),
-			spec.Swapped("a rule is left behind by the first", `pod-delete.*what is left of the fault`, &p, sequence{plan: plan{leaves: true}, last: "pod-delete"}),
+			spec.Swapped("a rule is left behind by the first", `pod-delete.*what is left of the fault`, &p, sequence{plan: plan{later: (*trial).leave}, last: "pod-delete"}),
+			spec.Swapped("its fourth step says 100 MB", `MEMORY_CONSUMPTION of pod-memory-hog, in its file`, &p,
+				sequence{plan: plan{file: map[string]string{"MEMORY_CONSUMPTION": "100"}}, last: "pod-memory-hog"}),
 			s.note(),
 		},
 	})
@@ -61,6 +63,12 @@ func proveWorkflow(ctx context.Context, t spec.T, env *environment.Environment, 
 		names = append(names, experimentOf(o))
 	}
 	require.Equal(t, order, names, "experiments of the workflow")
+	for i, o := range steps {
+		if p.last == names[i] {
+			spec.Check(t, vary(o, p.file))
+		}
+		sayFigures(t, o)
+	}
 	all, err := hypotheses(env.Root)
 	spec.Check(t, err)
 
@@ -72,6 +80,7 @@ func proveWorkflow(ctx context.Context, t spec.T, env *environment.Environment, 
 		if e.name != names[i] { // the kernel lacks what it takes
 			o, err = engine(env.Root, e.name)
 			spec.Check(t, err)
+			sayFigures(t, o)
 		}
 		var with plan
 		if p.last == names[i] {
