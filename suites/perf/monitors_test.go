@@ -271,15 +271,9 @@ func (m *monitors) stand(ctx context.Context) error {
 			return err
 		}
 	}
-	var pods corev1.PodList
-	if err := m.env.Client().List(ctx, &pods, client.InNamespace(m.ns), client.MatchingLabels{"app": m.of("prometheus")}); err != nil {
-		return err
-	}
-	if len(pods.Items) != 1 {
-		return fmt.Errorf("%d pods of Prometheus: want 1", len(pods.Items))
-	}
-	m.pod = pods.Items[0].Name
-	return nil
+	var err error
+	m.pod, err = m.env.OnlyPod(ctx, m.ns, m.of("prometheus"))
+	return err
 }
 
 // asked asks Prometheus' API, and reads the data of its answer.

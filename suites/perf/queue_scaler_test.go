@@ -153,14 +153,11 @@ func (q *queued) makeQueue(ctx context.Context, env *environment.Environment, sc
 
 // asked asks moto from here.
 func (q *queued) asked(ctx context.Context, env *environment.Environment, ask func(*sqs.Client) error) error {
-	var pods corev1.PodList
-	if err := env.Client().List(ctx, &pods, client.InNamespace("aws"), client.MatchingLabels{"app": "moto"}); err != nil {
+	pod, err := env.OnlyPod(ctx, "aws", "moto")
+	if err != nil {
 		return err
 	}
-	if len(pods.Items) != 1 {
-		return fmt.Errorf("%d pods of moto in namespace aws: want 1", len(pods.Items))
-	}
-	address, stop, err := env.Forward(ctx, "aws", pods.Items[0].Name, "5000")
+	address, stop, err := env.Forward(ctx, "aws", pod, "5000")
 	if err != nil {
 		return err
 	}
