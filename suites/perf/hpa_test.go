@@ -42,34 +42,21 @@ func TestHPA(t *testing.T) {
 		}
 	}
 	spec.Run(t, spec.Specification{
-		ID: "PRF-013", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, metricsServer, l}, Timeout: 40 * time.Minute, // of all waits, in the platform's own times
+		ID: "PRF-013", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, autoscaling, l}, Timeout: 40 * time.Minute, // of all waits, in the platform's own times
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveHPA(ctx, t, env, l, edit) },
 		CounterProofs: []spec.Sabotage{
 			metrics("not by the processor's time", `measures cpu`, func(m []any) []any { return m[1:] }),
 			metrics("not by memory", `measures memory`, func(m []any) []any { return m[:1] }),
 			metrics("a target of the processor's time that is never met", `under load`, never(0)),
 			metrics("a target of memory that is never met", `use more memory than they ask for`, never(1)),
-			withoutMetricsServer(),
+			without("metrics-server is gone", `measures cpu`, "kube-system", "metrics-server"),
+			altered("the platform's own frontend has nine replicas at most", "frontend", func(o *unstructured.Unstructured) error {
+				return unstructured.SetNestedField(o.Object, int64(9), "spec", "maxReplicas")
+			}),
 			spec.Swapped("KEDA scales the frontend as well", `autoscalers of frontend`, &edit, field("ScaledObject", "frontend", "spec", "scaleTargetRef", "name")),
 			spec.Harmless(spec.Swapped("at most twelve replicas", "", &edit, field("HorizontalPodAutoscaler", int64(12), "spec", "maxReplicas"))),
 		},
 	})
-}
-
-// withoutMetricsServer takes the pods of metrics-server away, from everyone.
-func withoutMetricsServer() spec.Sabotage {
-	const namespace, name = "kube-system", "metrics-server"
-	of := func() wait.Target { return deploymentOf(namespace, name) }
-	return spec.Sabotage{
-		Name: "metrics-server is gone", Kills: `measures cpu`, Alone: true, Applied: deploymentMeets(of, haveReplicas(0)), Restored: deploymentMeets(of, wait.RolledOut()),
-		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
-			d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
-			return scope.Update(ctx, d, func() error {
-				d.Spec.Replicas = ptr.To[int32](0)
-				return nil
-			})
-		},
-	}
 }
 
 // measuring is met by an HPA that has the current value of a resource.
@@ -88,14 +75,15 @@ func measuring(metric string) wait.Condition {
 }
 
 func proveHPA(ctx context.Context, t spec.T, env *environment.Environment, l *levels, edit change) {
-	scalers, err := scaledBy(env, edit)
+	scalers, err := scaledBy(ctx, env, edit)
 	spec.Check(t, err)
 	require.NotEmpty(t, scalers["frontend"], "autoscalers of frontend, of all that the platform has")
-	for workload, by := range scalers { // each proof installs the ones that it looks at
+	for workload, by := range scalers {
 		require.Len(t, by, 1, "autoscalers of %s: two would contend", workload)
 	}
+	scaledAsStated(ctx, t, env, "frontend") // before it is tried on a copy
 	frontend := deploymentOf(l.ns, "frontend")
-	spec.Check(t, scaling(ctx, env, t.Scope(), "frontend-hpa.yaml", l.ns, edit))
+	spec.Check(t, scaling(ctx, env, t.Scope(), "frontend", l.ns, edit))
 	w := wait.On(env.Config)
 	hpa := wait.Target{Kind: hpaKind, Namespace: l.ns, Name: "frontend"}
 	for _, metric := range []string{"cpu", "memory"} {

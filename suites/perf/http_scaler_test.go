@@ -25,20 +25,23 @@ func TestHTTPScaler(t *testing.T) {
 	l := newLevels(t, "http", map[string]any{"backend": light(2)})
 	var edit change
 	spec.Run(t, spec.Specification{
-		ID: "PRF-011", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, keda, l}, Timeout: 12 * time.Minute,
+		ID: "PRF-011", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, autoscaling, l}, Timeout: 20 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 			proveHTTPScaler(ctx, t, env, l, edit)
 		},
 		CounterProofs: []spec.Sabotage{
-			spec.Swapped("a replica for each 1000 requests a second", `at 250 requests a second`, &edit, trigger(byRequests, "threshold", "1000")),
-			spec.Swapped("one replica is enough", `without requests`, &edit, field("ScaledObject", int64(1), "spec", "minReplicaCount")),
-			spec.Swapped("19 replicas at most", `at 5000 requests a second`, &edit, field("ScaledObject", int64(19), "spec", "maxReplicaCount")),
-			spec.Swapped("a query of what is not there", `at 250 requests a second`, &edit, retrigger(byRequests, "query", func(was string) string {
-				return strings.Replace(was, `app="backend"`, `app="backed"`, 1)
+			spec.Swapped("a replica for each 1000 requests a second", `at 250 requests a second: .*\b2 are wanted`, &edit, trigger(byRequests, "threshold", "1000")),
+			spec.Swapped("one replica is enough", `without requests: .*\b1 are wanted`, &edit, field("ScaledObject", int64(1), "spec", "minReplicaCount")),
+			spec.Swapped("19 replicas at most", `at 5000 requests a second: .*\b19 are wanted`, &edit, field("ScaledObject", int64(19), "spec", "maxReplicaCount")),
+			spec.Swapped("the requests of another namespace", `at 250 requests a second: .*\b2 are wanted`, &edit, retrigger(byRequests, "query", func(was string) string {
+				return strings.Replace(was, `namespace="`, `namespace="not-`, 1)
 			})),
-			spec.Swapped("business hours all day", `without requests`, &edit, func(o *unstructured.Unstructured) {
+			spec.Swapped("business hours all day", `without requests: .*\b10 are wanted`, &edit, func(o *unstructured.Unstructured) {
 				trigger(byHours, "start", "0 0 1 1 *")(o)
 				trigger(byHours, "end", "* * * * *")(o) // each end comes before the next begin
+			}),
+			altered("the platform's own backend has 19 replicas at most", "backend", func(o *unstructured.Unstructured) error {
+				return unstructured.SetNestedField(o.Object, int64(19), "spec", "maxReplicaCount")
 			}),
 			spec.Harmless(spec.Swapped("KEDA asks each two seconds", "", &edit, field("ScaledObject", int64(2), "spec", "pollingInterval"))),
 		},
@@ -46,6 +49,7 @@ func TestHTTPScaler(t *testing.T) {
 }
 
 func proveHTTPScaler(ctx context.Context, t spec.T, env *environment.Environment, l *levels, edit change) {
+	scaledAsStated(ctx, t, env, "backend") // before it is tried on a copy
 	m, err := l.monitored(ctx, env, t.Scope(), watching{})
 	spec.Check(t, err)
 	at := trigger(byRequests, "serverAddress", m.address())
@@ -59,7 +63,7 @@ func proveHTTPScaler(ctx context.Context, t spec.T, env *environment.Environment
 	}
 
 	first := t.Scope().Child("scaler")
-	spec.Check(t, scaling(ctx, env, first, "backend-scaler.yaml", l.ns, at, closed, edit))
+	spec.Check(t, scaling(ctx, env, first, "backend", l.ns, at, closed, edit))
 	idle := scalesTo(ctx, t, env, backend, 2, "the backend's replicas without requests")
 	traffic, err := l.pods["users"].Traffic(ctx, probe.Plan{
 		Request: probe.Request{URL: "http://backend." + l.ns + ":8080/api/documents?limit=1", Timeout: time.Second},
@@ -78,7 +82,7 @@ func proveHTTPScaler(ctx context.Context, t spec.T, env *environment.Environment
 	// What the machine has not, each request makes up for by counting twenty times.
 	times := retrigger(byRequests, "query", func(was string) string { return httpTimes + " * " + was })
 	many := t.Scope().Child("scaler of many")
-	spec.Check(t, scaling(ctx, env, many, "backend-scaler.yaml", l.ns, at, closed, times, edit))
+	spec.Check(t, scaling(ctx, env, many, "backend", l.ns, at, closed, times, edit))
 	most := scalesTo(ctx, t, env, backend, 20, "the backend's replicas at 5000 requests a second")
 	spec.Check(t, traffic.Stop(ctx))
 	down := scalesTo(ctx, t, env, backend, 2, "the backend's replicas when the requests are over")

@@ -92,7 +92,7 @@ func TestQueueScaler(t *testing.T) {
 	q.before = q.makeQueue
 	var edit change
 	spec.Run(t, spec.Specification{
-		ID: "PRF-010", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, keda, moto, q.levels}, Timeout: 14 * time.Minute,
+		ID: "PRF-010", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, autoscaling, moto, q.levels}, Timeout: 20 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { q.prove(ctx, t, env, edit) },
 		CounterProofs: []spec.Sabotage{
 			spec.Swapped("at most 49 workers", `at a burst of 250`, &edit, field("ScaledObject", int64(49), "spec", "maxReplicaCount")),
@@ -184,7 +184,7 @@ func (q *queued) prove(ctx context.Context, t spec.T, env *environment.Environme
 		return "", err
 	}))
 	spec.Check(t, t.Scope().Defer("the workers of "+q.ns, func(ctx context.Context) error { return q.calm(ctx, env) }))
-	spec.Check(t, scaling(ctx, env, t.Scope(), "queue-scaler.yaml", q.ns,
+	spec.Check(t, scaling(ctx, env, t.Scope(), "worker", q.ns,
 		trigger(byQueue, "queueURL", q.url()), trigger(byQueue, "awsEndpoint", "http://"+motoHost),
 		field("ScaledObject", int64(startsIn.Seconds()), "spec", "advanced", "horizontalPodAutoscalerConfig", "behavior", "scaleDown", "stabilizationWindowSeconds"), edit))
 	scalesTo(ctx, t, env, worker, 1, "the workers without jobs")
@@ -199,8 +199,7 @@ func (q *queued) prove(ctx context.Context, t spec.T, env *environment.Environme
 	for _, jobs := range []int{twice, burst} {
 		q.ask(ctx, t, jobs, "/api/documents/{n}/analyses", "", http.StatusAccepted)
 	}
-	_, err = wait.On(env.Config).Until(ctx, follow(env), worker, haveReplicas(mostPods))
-	spec.InTime(t, err, "the workers at a burst of 250 jobs")
+	scaled(ctx, t, env, start, worker, mostPods, "the workers at a burst of 250 jobs")
 	up := time.Since(start)
 	// 250 jobs bring 50 workers also when each job wants one of its own, or when there might be more.
 	var wanted autoscalingv2.HorizontalPodAutoscaler
