@@ -11,7 +11,21 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/remotecommand"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 )
+
+// OnlyPod is the name of the one pod of an app, by that label, in a namespace. That it has
+// several, or none, is an error.
+func (e *Environment) OnlyPod(ctx context.Context, namespace, app string) (string, error) {
+	var pods corev1.PodList
+	if err := e.client.List(ctx, &pods, client.InNamespace(namespace), client.MatchingLabels{"app": app}); err != nil {
+		return "", fmt.Errorf("pods of %s in %s: %w", app, namespace, err)
+	}
+	if len(pods.Items) != 1 {
+		return "", fmt.Errorf("%d pods of %s in %s: want 1", len(pods.Items), app, namespace)
+	}
+	return pods.Items[0].Name, nil
+}
 
 // Exec runs a command in a container of a pod, until it ends or ctx does. in may be
 // nil; a command that reads it sees its end when ctx ends or the connection breaks,

@@ -22,6 +22,7 @@ import (
 var (
 	workloadTimeout = wait.Timeout{Name: "workloadRolledOut", D: 5 * time.Minute}
 	issuedTimeout   = wait.Timeout{Name: "certificateIssued", D: 2 * time.Minute}
+	scalesTimeout   = wait.Timeout{Name: "scalerReady", D: 2 * time.Minute}
 	servedTimeout   = wait.Timeout{Name: "kindServed", D: time.Minute}
 	givenTimeout    = wait.Timeout{Name: "givenComponentThere", D: 10 * time.Second}
 	observedTimeout = wait.Timeout{Name: "observedByEveryPod", D: 90 * time.Second}
@@ -42,6 +43,7 @@ var conditions = map[schema.GroupKind]struct {
 	{Group: "cert-manager.io", Kind: "Certificate"}:                   {issuedTimeout, wait.HasCondition("Ready", "True")},
 	{Group: "cert-manager.io", Kind: "Issuer"}:                        {issuedTimeout, wait.HasCondition("Ready", "True")},
 	{Group: "cert-manager.io", Kind: "ClusterIssuer"}:                 {issuedTimeout, wait.HasCondition("Ready", "True")},
+	{Group: "keda.sh", Kind: "ScaledObject"}:                          {scalesTimeout, wait.HasCondition("Ready", "True")},
 }
 
 // ready waits for objects, all at once.

@@ -19,7 +19,6 @@ import (
 	"github.com/gruntwork-io/terratest/modules/logger"
 	"github.com/gruntwork-io/terratest/modules/terraform"
 	"golang.org/x/sync/semaphore"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -171,14 +170,11 @@ func (c *cloud) emulator(ctx context.Context, env *environment.Environment, ns s
 
 // reach opens a port to the emulator of a namespace, for as long as the scope lasts.
 func reach(ctx context.Context, env *environment.Environment, scope *environment.Scope, ns string) (endpoint string, err error) {
-	var pods corev1.PodList
-	if err := env.Client().List(ctx, &pods, client.InNamespace(ns), client.MatchingLabels{"app": "moto"}); err != nil {
+	pod, err := env.OnlyPod(ctx, ns, "moto")
+	if err != nil {
 		return "", err
 	}
-	if len(pods.Items) != 1 {
-		return "", fmt.Errorf("%d pods of moto in %s: want 1", len(pods.Items), ns)
-	}
-	address, stop, err := env.Forward(ctx, ns, pods.Items[0].Name, "5000")
+	address, stop, err := env.Forward(ctx, ns, pod, "5000")
 	if err != nil {
 		return "", err
 	}

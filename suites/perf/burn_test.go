@@ -23,10 +23,16 @@ import (
 const (
 	burnsFast   = "ErrorBudgetBurnsFast"
 	burnsSlowly = "ErrorBudgetBurnsSlowly"
+	isSlow      = "LatencyObjectiveMissed"
 
 	// Shares of requests that fail: ten times and two hundred times what the budget of
 	// one in a thousand bears, of which 6 is a slow burn, and 14.4 a fast one.
 	slowShare, fastShare = 0.01, 0.2
+
+	// What answers take while the budget burns slowly, of which half a second is too much.
+	slowAnswers = 600 * time.Millisecond
+
+	channel = "#docuthinker-alerts"
 )
 
 // toldTimeout is for the long window of a burn to fill with errors, for the time that an
@@ -44,8 +50,18 @@ func TestBurn(t *testing.T) {
 	config := func(name, kills string, change func(map[string]any)) spec.Sabotage {
 		return spec.Swapped(name, kills, &w, watching{alerts: change})
 	}
+	// Of each receiver of a kind.
+	says := func(name, kills, kind, key string, value any) spec.Sabotage {
+		return config(name, kills, func(c map[string]any) {
+			for _, r := range c["receivers"].([]any) {
+				if configs, is := r.(map[string]any)[kind].([]any); is {
+					configs[0].(map[string]any)[key] = value
+				}
+			}
+		})
+	}
 	spec.Run(t, spec.Specification{
-		ID: "PRF-009", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, prometheus, l}, Timeout: 10 * time.Minute,
+		ID: "PRF-009", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, prometheus, alertmanager, l}, Timeout: 10 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveBurn(ctx, t, env, l, w) },
 		CounterProofs: []spec.Sabotage{
 			rules("a slow burn is waited for ten hours", `slack is told that ErrorBudgetBurnsSlowly fires`, func(r *slo.Rules) { r.Alerting(burnsSlowly).For = "10h" }),
@@ -59,12 +75,14 @@ func TestBurn(t *testing.T) {
 				route["receiver"] = pagerduty
 				route["routes"].([]any)[0].(map[string]any)["receiver"] = slack
 			}),
-			config("nobody is told of the end", `pagerduty is told that ErrorBudgetBurnsFast resolves`, func(c map[string]any) {
-				for _, r := range c["receivers"].([]any) {
-					if configs, is := r.(map[string]any)["pagerduty_configs"].([]any); is {
-						configs[0].(map[string]any)["send_resolved"] = false
-					}
-				}
+			says("nobody is told of the end", `pagerduty is told that ErrorBudgetBurnsFast resolves`, "pagerduty_configs", "send_resolved", false),
+			says("an event that says nothing", `what pagerduty is told of ErrorBudgetBurnsFast`, "pagerduty_configs", "description", "an alert"),
+			says("an event of another severity", `severity of what pagerduty is told`, "pagerduty_configs", "severity", "warning"),
+			says("a message that says nothing", `what slack is told of ErrorBudgetBurnsSlowly`, "slack_configs", "text", "an alert"),
+			says("a message to another channel", `channel of what slack is told`, "slack_configs", "channel", "#general"),
+			rules("answers within five seconds are soon enough", `slack is told that LatencyObjectiveMissed fires`, func(r *slo.Rules) {
+				slow := r.Alerting(isSlow)
+				slow.Expr = strings.ReplaceAll(slow.Expr, "> 0.5", "> 5")
 			}),
 			// Of traffic of a minute every window has all: only series of days tell them apart.
 			rules("six hours called thirty days", `promtool test rules`, func(r *slo.Rules) {
@@ -73,6 +91,9 @@ func TestBurn(t *testing.T) {
 			}),
 			rules("an alert without a runbook", `promtool test rules`, func(r *slo.Rules) { delete(r.Alerting(burnsFast).Annotations, "runbook") }),
 			withoutRules(),
+			toldOfAnother(),
+			without("the platform has no Alertmanager", `the platform's Prometheus does not reach its Alertmanager`, monitoring, "alertmanager"),
+			tellsNobody(),
 			spec.Harmless(rules("another name of a group", "", func(r *slo.Rules) { r.Groups[0].Name = "levels" })),
 		},
 	})
@@ -84,11 +105,14 @@ type notice struct {
 	Action  string `json:"event_action"` // trigger or resolve
 	Payload struct {
 		Severity string         `json:"severity"`
+		Summary  string         `json:"summary"`
 		Details  map[string]any `json:"custom_details"`
 	} `json:"payload"`
 	// Of Slack's incoming webhooks.
+	Channel     string `json:"channel"`
 	Attachments []struct {
 		Title string `json:"title"`
+		Text  string `json:"text"`
 	} `json:"attachments"`
 }
 
@@ -143,8 +167,17 @@ func (m *monitors) notices(ctx context.Context, t spec.T, who string) (bodies []
 	return bodies
 }
 
+// summary is what people are to read of an alert of this namespace, as the platform states it.
+func (m *monitors) summary(t spec.T, alert string) string {
+	t.Helper()
+	rules, err := watching{}.stated(m.env.Root)
+	spec.Check(t, err)
+	return strings.ReplaceAll(rules.Alerting(alert).Annotations["summary"], "{{ $labels.namespace }}", m.ns)
+}
+
 func proveBurn(ctx context.Context, t spec.T, env *environment.Environment, l *levels, w watching) {
 	asStated(ctx, t, env) // before they are tried on a copy
+	tellsAsStated(ctx, t, env)
 	scope := t.Scope()
 	m := l.counted(ctx, t, env, w)
 	first := time.Now()
@@ -156,13 +189,21 @@ func proveBurn(ctx context.Context, t spec.T, env *environment.Environment, l *l
 	require.Empty(t, slices.Concat(m.notices(ctx, t, slack), m.notices(ctx, t, pagerduty)), "told to anybody when all is well")
 
 	begin := time.Now()
-	spec.Check(t, l.fault(ctx, env, scope, map[string]any{"errorRate": slowShare}))
+	spec.Check(t, l.fault(ctx, env, scope, map[string]any{"errorRate": slowShare, "latency": slowAnswers.String()}))
 	slow, message := m.told(ctx, t, slack, burnsSlowly, true)
+	m.told(ctx, t, slack, isSlow, true)
+	var toSlack notice
+	spec.Check(t, json.Unmarshal([]byte(message), &toSlack))
+	require.Equal(t, channel, toSlack.Channel, "channel of what slack is told: %s", message)
+	require.Equal(t, m.summary(t, burnsSlowly), toSlack.Attachments[0].Text, "what slack is told of "+burnsSlowly)
 	require.Empty(t, m.notices(ctx, t, pagerduty), "told to pagerduty before the fast burn")
 
 	worse := time.Now()
 	spec.Check(t, l.fault(ctx, env, scope, map[string]any{"errorRate": fastShare}))
 	fast, event := m.told(ctx, t, pagerduty, burnsFast, true)
+	var toPagerduty notice
+	spec.Check(t, json.Unmarshal([]byte(event), &toPagerduty))
+	require.Equal(t, m.summary(t, burnsFast), toPagerduty.Payload.Summary, "what pagerduty is told of "+burnsFast)
 
 	over := time.Now()
 	spec.Check(t, l.fault(ctx, env, scope, map[string]any{}))
@@ -199,7 +240,7 @@ func proveBurn(ctx context.Context, t spec.T, env *environment.Environment, l *l
 	}
 	since := func(at, from time.Time) string { return at.Sub(from).Round(100 * time.Millisecond).String() }
 	unitTested(ctx, t, env, w)
-	t.Observe(fmt.Sprintf("the rules pass their unit tests; of %g %% errors Slack was told after %s, of %g %% PagerDuty after %s; of the end PagerDuty after %s, Slack after %s (times %g times shorter); %d of %d requests had failed",
-		slowShare*100, since(slow, begin), fastShare*100, since(fast, worse), since(fastOver, over), since(slowOver, over), shorter(env.Profile), failed, traffic.Last()),
+	t.Observe(fmt.Sprintf("the rules pass their unit tests; of %g %% errors and of answers after %s Slack was told after %s, of %g %% PagerDuty after %s; of the end PagerDuty after %s, Slack after %s (times %g times shorter); %d of %d requests had failed",
+		slowShare*100, slowAnswers, since(slow, begin), fastShare*100, since(fast, worse), since(fastOver, over), since(slowOver, over), shorter(env.Profile), failed, traffic.Last()),
 		journal.Plots{Plots: []journal.Plot{plot}, Data: map[string]json.RawMessage{"slack": json.RawMessage(message), "pagerduty": json.RawMessage(event)}})
 }

@@ -3,7 +3,6 @@ package perf
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -14,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
-	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 )
 
@@ -57,21 +55,21 @@ func TestCronScaler(t *testing.T) {
 	l := newLevels(t, "cron", map[string]any{"backend": light(officeLeast)})
 	var edit change
 	spec.Run(t, spec.Specification{
-		ID: "PRF-012", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, keda, l}, Timeout: 20 * time.Minute,
+		ID: "PRF-012", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, autoscaling, l}, Timeout: 20 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 			proveCronScaler(ctx, t, env, l, edit)
 		},
 		CounterProofs: []spec.Sabotage{
-			spec.Swapped("hours of UTC", `business hours`, &edit, trigger(byHours, "timezone", "Etc/UTC")),
-			spec.Swapped("nine replicas", `in business hours`, &edit, trigger(byHours, "desiredReplicas", "9")),
-			spec.Swapped("at most nine replicas", `in business hours`, &edit, field("ScaledObject", int64(9), "spec", "maxReplicaCount")),
+			spec.Swapped("hours of UTC", `business hours at .* in New York`, &edit, trigger(byHours, "timezone", "Etc/UTC")),
+			spec.Swapped("nine replicas", `in business hours: .*\b9 are wanted`, &edit, trigger(byHours, "desiredReplicas", "9")),
+			spec.Swapped("at most nine replicas", `in business hours: .*\b9 are wanted`, &edit, field("ScaledObject", int64(9), "spec", "maxReplicaCount")),
 			spec.Harmless(spec.Swapped("KEDA asks each two seconds", "", &edit, field("ScaledObject", int64(2), "spec", "pollingInterval"))),
 		},
 	})
 }
 
 func proveCronScaler(ctx context.Context, t spec.T, env *environment.Environment, l *levels, edit change) {
-	objects, err := platform.ReadObjects(filepath.Join(env.Root, "fixtures", "autoscaling", "backend-scaler.yaml"))
+	objects, err := autoscalersOf(ctx, env, "backend", l.ns)
 	spec.Check(t, err)
 	if edit != nil {
 		edit(objects[0])
@@ -97,7 +95,7 @@ func proveCronScaler(ctx context.Context, t spec.T, env *environment.Environment
 	}
 	end := begin.Add(3 * time.Minute)
 	backend := deploymentOf(l.ns, "backend")
-	spec.Check(t, scaling(ctx, env, t.Scope(), "backend-scaler.yaml", l.ns,
+	spec.Check(t, scaling(ctx, env, t.Scope(), "backend", l.ns,
 		trigger(byRequests, "serverAddress", m.address()), trigger(byHours, "start", minuteOf(begin)), trigger(byHours, "end", minuteOf(end)), edit))
 	scalesTo(ctx, t, env, backend, officeLeast, "the backend's replicas before business hours")
 	if time.Now().After(begin) {

@@ -22,6 +22,13 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
+// What the platform states of the frontend's autoscaler: replicas, and per cent of what its
+// pods ask for.
+const (
+	frontendLeast, frontendMost = 2, 10
+	frontendCPU, frontendMemory = 70, 80
+)
+
 // hpaMeasures is for metrics-server to have measured new pods twice.
 var hpaMeasures = wait.Timeout{Name: "hpaHasMetrics", D: 2 * time.Minute}
 
@@ -35,41 +42,35 @@ func TestHPA(t *testing.T) {
 	metrics := func(name, kills string, with func([]any) []any) spec.Sabotage {
 		return spec.Swapped(name, kills, &edit, func(o *unstructured.Unstructured) { _ = each(o, with, "spec", "metrics") })
 	}
-	never := func(metric int) func([]any) []any {
+	target := func(metric int, percent int64) func([]any) []any {
 		return func(m []any) []any {
-			m[metric].(map[string]any)["resource"].(map[string]any)["target"].(map[string]any)["averageUtilization"] = int64(100000)
+			m[metric].(map[string]any)["resource"].(map[string]any)["target"].(map[string]any)["averageUtilization"] = percent
 			return m
 		}
 	}
+	bound := func(name, which string, replicas int64) spec.Sabotage {
+		return spec.Swapped(name, `the least and the most replicas of the frontend`, &edit, field("HorizontalPodAutoscaler", replicas, "spec", which))
+	}
 	spec.Run(t, spec.Specification{
-		ID: "PRF-013", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, metricsServer, l}, Timeout: 40 * time.Minute, // of all waits, in the platform's own times
+		ID: "PRF-013", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, autoscaling, l}, Timeout: 40 * time.Minute, // of all waits, in the platform's own times
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveHPA(ctx, t, env, l, edit) },
 		CounterProofs: []spec.Sabotage{
 			metrics("not by the processor's time", `measures cpu`, func(m []any) []any { return m[1:] }),
 			metrics("not by memory", `measures memory`, func(m []any) []any { return m[:1] }),
-			metrics("a target of the processor's time that is never met", `under load`, never(0)),
-			metrics("a target of memory that is never met", `use more memory than they ask for`, never(1)),
-			withoutMetricsServer(),
+			metrics("a target of the processor's time that is never met", `under load, at .*cpu (7[1-9]|[89]\d|\d{3,}) %`, target(0, 100000)),
+			metrics("a target of memory that is never met", `use more memory than they ask for, at .*memory \d{3,} %`, target(1, 100000)),
+			metrics("a target of 80 % of the processor's time", `per cent of cpu that the frontend's autoscaler aims at`, target(0, 80)),
+			metrics("a target of 90 % of memory", `per cent of memory that the frontend's autoscaler aims at`, target(1, 90)),
+			bound("one replica at least", "minReplicas", 1),
+			bound("twelve replicas at most", "maxReplicas", 12),
+			without("metrics-server is gone", `measures cpu`, "kube-system", "metrics-server"),
+			altered("the platform's own frontend has nine replicas at most", "frontend", func(o *unstructured.Unstructured) error {
+				return unstructured.SetNestedField(o.Object, int64(9), "spec", "maxReplicas")
+			}),
 			spec.Swapped("KEDA scales the frontend as well", `autoscalers of frontend`, &edit, field("ScaledObject", "frontend", "spec", "scaleTargetRef", "name")),
-			spec.Harmless(spec.Swapped("at most twelve replicas", "", &edit, field("HorizontalPodAutoscaler", int64(12), "spec", "maxReplicas"))),
+			spec.Harmless(spec.Swapped("fewer replicas are enough after two seconds", "", &edit, field("HorizontalPodAutoscaler", int64(2), "spec", "behavior", "scaleDown", "stabilizationWindowSeconds"))),
 		},
 	})
-}
-
-// withoutMetricsServer takes the pods of metrics-server away, from everyone.
-func withoutMetricsServer() spec.Sabotage {
-	const namespace, name = "kube-system", "metrics-server"
-	of := func() wait.Target { return deploymentOf(namespace, name) }
-	return spec.Sabotage{
-		Name: "metrics-server is gone", Kills: `measures cpu`, Alone: true, Applied: deploymentMeets(of, haveReplicas(0)), Restored: deploymentMeets(of, wait.RolledOut()),
-		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
-			d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
-			return scope.Update(ctx, d, func() error {
-				d.Spec.Replicas = ptr.To[int32](0)
-				return nil
-			})
-		},
-	}
 }
 
 // measuring is met by an HPA that has the current value of a resource.
@@ -88,37 +89,46 @@ func measuring(metric string) wait.Condition {
 }
 
 func proveHPA(ctx context.Context, t spec.T, env *environment.Environment, l *levels, edit change) {
-	scalers, err := scaledBy(env, edit)
+	scalers, err := scaledBy(ctx, env, edit)
 	spec.Check(t, err)
 	require.NotEmpty(t, scalers["frontend"], "autoscalers of frontend, of all that the platform has")
-	for workload, by := range scalers { // each proof installs the ones that it looks at
+	for workload, by := range scalers {
 		require.Len(t, by, 1, "autoscalers of %s: two would contend", workload)
 	}
+	scaledAsStated(ctx, t, env, "frontend") // before it is tried on a copy
 	frontend := deploymentOf(l.ns, "frontend")
-	spec.Check(t, scaling(ctx, env, t.Scope(), "frontend-hpa.yaml", l.ns, edit))
+	spec.Check(t, scaling(ctx, env, t.Scope(), "frontend", l.ns, edit))
+	now := func() (h autoscalingv2.HorizontalPodAutoscaler) {
+		spec.Check(t, env.Client().Get(ctx, client.ObjectKey{Namespace: l.ns, Name: "frontend"}, &h))
+		return h
+	}
+	stands := now()
+	require.Equal(t, [2]int32{frontendLeast, frontendMost}, [2]int32{ptr.Deref(stands.Spec.MinReplicas, 1), stands.Spec.MaxReplicas}, "the least and the most replicas of the frontend")
 	w := wait.On(env.Config)
 	hpa := wait.Target{Kind: hpaKind, Namespace: l.ns, Name: "frontend"}
 	for _, metric := range []string{"cpu", "memory"} {
 		_, err := w.Until(ctx, hpaMeasures, hpa, measuring(metric))
 		spec.InTime(t, err, "the frontend's autoscaler measures "+metric)
 	}
-	var before autoscalingv2.HorizontalPodAutoscaler
-	spec.Check(t, env.Client().Get(ctx, client.ObjectKey{Namespace: l.ns, Name: "frontend"}, &before))
-	idle := before.Status.DesiredReplicas
+	idle := now().Status.DesiredReplicas
+	// What it has measured tells one that is wrong from one that is slow.
+	more := func(why string) (took time.Duration, h autoscalingv2.HorizontalPodAutoscaler) {
+		start := time.Now()
+		_, err := w.Until(ctx, follow(env), frontend, wantReplicas(int64(idle)+1, frontendMost))
+		h = now()
+		spec.InTime(t, err, fmt.Sprintf("the frontend has more than %d replicas %s, at %s", idle, why, utilization(h)))
+		return time.Since(start), h
+	}
 
 	traffic, err := l.pods["users"].Traffic(ctx, probe.Plan{
 		Request: probe.Request{URL: "http://frontend." + l.ns + ":8080/api/echo"}, Rate: 100, For: 8 * time.Minute, KeepAlive: true,
 	})
 	spec.Check(t, err)
 	defer func() { _ = traffic.Stop(ctx) }()
-	start := time.Now()
-	_, err = w.Until(ctx, follow(env), frontend, wantReplicas(int64(idle)+1, 12))
-	spec.InTime(t, err, fmt.Sprintf("the frontend has more than %d replicas under load", idle))
-	up := time.Since(start)
-	var loaded autoscalingv2.HorizontalPodAutoscaler
-	spec.Check(t, env.Client().Get(ctx, client.ObjectKey{Namespace: l.ns, Name: "frontend"}, &loaded))
+	up, loaded := more("under load")
+	require.Equal(t, int32(frontendCPU), aimOf(loaded, corev1.ResourceCPU), "per cent of cpu that the frontend's autoscaler aims at")
 	spec.Check(t, traffic.Stop(ctx))
-	start = time.Now()
+	start := time.Now()
 	_, err = w.Until(ctx, follow(env), frontend, wantReplicas(0, int64(idle)))
 	spec.InTime(t, err, fmt.Sprintf("the frontend has %d replicas when the load is over", idle))
 	t.Observe(fmt.Sprintf("%d replicas at rest; more after %s of 100 requests a second (%d, at %s); as before %s after the load",
@@ -127,13 +137,9 @@ func proveHPA(ctx context.Context, t spec.T, env *environment.Environment, l *le
 	// Of memory the pods always use more than 1Mi: with that as their request they are
 	// over the target without any load, and without the processor's time having a say.
 	spec.Check(t, requestsMemory(ctx, t.Scope(), l.ns, "1Mi"))
-	start = time.Now()
-	_, err = w.Until(ctx, follow(env), frontend, wantReplicas(int64(idle)+1, 12))
-	spec.InTime(t, err, fmt.Sprintf("the frontend has more than %d replicas while its pods use more memory than they ask for", idle))
-	up = time.Since(start)
-	var full autoscalingv2.HorizontalPodAutoscaler
-	spec.Check(t, env.Client().Get(ctx, client.ObjectKey{Namespace: l.ns, Name: "frontend"}, &full))
-	require.Less(t, usedOf(full, corev1.ResourceCPU), int32(70), "per cent of the processor's time while it is memory that is short; at %s", utilization(full))
+	up, full := more("while its pods use more memory than they ask for")
+	require.Equal(t, int32(frontendMemory), aimOf(full, corev1.ResourceMemory), "per cent of memory that the frontend's autoscaler aims at")
+	require.Less(t, usedOf(full, corev1.ResourceCPU), int32(frontendCPU), "per cent of the processor's time while it is memory that is short; at %s", utilization(full))
 	spec.Check(t, requestsMemory(ctx, t.Scope(), l.ns, "64Mi"))
 	start = time.Now()
 	_, err = w.Until(ctx, follow(env), frontend, wantReplicas(0, int64(idle)))
@@ -156,6 +162,16 @@ func usedOf(h autoscalingv2.HorizontalPodAutoscaler, name corev1.ResourceName) (
 	for _, m := range h.Status.CurrentMetrics {
 		if m.Resource != nil && m.Resource.Name == name {
 			percent = ptr.Deref(m.Resource.Current.AverageUtilization, 0)
+		}
+	}
+	return percent
+}
+
+// aimOf is what an autoscaler aims at of one resource, in per cent of what is asked for.
+func aimOf(h autoscalingv2.HorizontalPodAutoscaler, name corev1.ResourceName) (percent int32) {
+	for _, m := range h.Spec.Metrics {
+		if m.Resource != nil && m.Resource.Name == name {
+			percent = ptr.Deref(m.Resource.Target.AverageUtilization, 0)
 		}
 	}
 	return percent

@@ -5,13 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"testing"
 	"time"
-
-	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/platform"
@@ -103,19 +99,16 @@ func (l *levels) answered(ctx context.Context, t spec.T, rate float64, d time.Du
 // fault has the frontend meet its users with one, until the scope ends at the latest.
 // Errors are exact by counting.
 func (l *levels) fault(ctx context.Context, env *environment.Environment, scope *environment.Scope, plan map[string]any) error {
-	var pods corev1.PodList
-	if err := env.Client().List(ctx, &pods, client.InNamespace(l.ns), client.MatchingLabels{"app": "frontend"}); err != nil {
+	pod, err := env.OnlyPod(ctx, l.ns, "frontend") // for errors are counted in each
+	if err != nil {
 		return err
-	}
-	if len(pods.Items) != 1 {
-		return fmt.Errorf("%d pods of the frontend in %s: want 1, for errors are counted in each", len(pods.Items), l.ns)
 	}
 	set := func(ctx context.Context, plan map[string]any) error {
 		body, err := json.Marshal(plan)
 		if err != nil {
 			return err
 		}
-		_, err = env.Ask(ctx, l.ns, pods.Items[0].Name, metricsPort, http.MethodPut, "fault", bytes.NewReader(body))
+		_, err = env.Ask(ctx, l.ns, pod, metricsPort, http.MethodPut, "fault", bytes.NewReader(body))
 		return err
 	}
 	return errors.Join(

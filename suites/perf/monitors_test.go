@@ -74,9 +74,6 @@ func (l *levels) monitored(ctx context.Context, env *environment.Environment, sc
 	if err != nil {
 		return nil, err
 	}
-	pod := &alertmanager.Spec.Template.Spec
-	pod.Volumes = append(pod.Volumes, corev1.Volume{Name: "receivers", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: m.of("receivers")}}})
-	pod.Containers[0].VolumeMounts = append(pod.Containers[0].VolumeMounts, corev1.VolumeMount{Name: "receivers", MountPath: "/etc/receivers", ReadOnly: true})
 	objects := []client.Object{
 		&corev1.ServiceAccount{ObjectMeta: m.meta("prometheus")},
 		&rbacv1.Role{ObjectMeta: m.meta("prometheus"), Rules: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get", "list", "watch"}}}},
@@ -159,8 +156,11 @@ func (m *monitors) deployment(component string) (*appsv1.Deployment, error) {
 			d.Spec.Template.Spec.ServiceAccountName = name
 		}
 		for i := range d.Spec.Template.Spec.Volumes {
-			if v := &d.Spec.Template.Spec.Volumes[i]; v.ConfigMap != nil {
+			switch v := &d.Spec.Template.Spec.Volumes[i]; {
+			case v.ConfigMap != nil:
 				v.ConfigMap.Name = name
+			case v.Secret != nil:
+				v.Secret.SecretName, v.Secret.Optional = m.of(v.Secret.SecretName), nil
 			}
 		}
 		return d, nil
@@ -240,12 +240,8 @@ func (m *monitors) rules(w watching) (string, error) {
 
 // alertmanagerConfig has the platform's routes and receivers, with other addresses.
 func (m *monitors) alertmanagerConfig(w watching) (map[string]string, error) {
-	data, err := os.ReadFile(filepath.Join(m.env.Root, "fixtures", "slo", "alertmanager.yaml"))
+	config, err := statedAlerts(m.env.Root)
 	if err != nil {
-		return nil, err
-	}
-	var config map[string]any
-	if err := yaml.Unmarshal(data, &config); err != nil {
 		return nil, err
 	}
 	if w.alerts != nil {
@@ -261,7 +257,7 @@ func (m *monitors) alertmanagerConfig(w watching) (map[string]string, error) {
 	}
 	config["global"] = map[string]any{"pagerduty_url": m.receiver(pagerduty)}
 	text, err := yaml.Marshal(config)
-	return map[string]string{"alertmanager.yml": string(text)}, err
+	return map[string]string{"alertmanager.yaml": string(text)}, err
 }
 
 func (m *monitors) stand(ctx context.Context) error {
@@ -271,15 +267,9 @@ func (m *monitors) stand(ctx context.Context) error {
 			return err
 		}
 	}
-	var pods corev1.PodList
-	if err := m.env.Client().List(ctx, &pods, client.InNamespace(m.ns), client.MatchingLabels{"app": m.of("prometheus")}); err != nil {
-		return err
-	}
-	if len(pods.Items) != 1 {
-		return fmt.Errorf("%d pods of Prometheus: want 1", len(pods.Items))
-	}
-	m.pod = pods.Items[0].Name
-	return nil
+	var err error
+	m.pod, err = m.env.OnlyPod(ctx, m.ns, m.of("prometheus"))
+	return err
 }
 
 // asked asks Prometheus' API, and reads the data of its answer.

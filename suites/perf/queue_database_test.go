@@ -33,7 +33,11 @@ func (q *queued) blind() spec.Sabotage {
 
 // told has the database do what a statement says.
 func (q *queued) told(ctx context.Context, env *environment.Environment, statement string) error {
-	return env.Exec(ctx, q.ns, "postgresql-0", "postgresql", nil, io.Discard, "psql", "-U", "docuthinker", "-d", "docuthinker", "-v", "ON_ERROR_STOP=1", "-qc", statement)
+	return q.psql(ctx, env, statement, io.Discard)
+}
+
+func (q *queued) psql(ctx context.Context, env *environment.Environment, statement string, out io.Writer) error {
+	return env.Exec(ctx, q.ns, "postgresql-0", "postgresql", nil, out, "psql", "-U", "docuthinker", "-d", "docuthinker", "-v", "ON_ERROR_STOP=1", "-Atqc", statement)
 }
 
 // emptied leaves no document of another proof: those of this one are numbered from 1, as
@@ -48,8 +52,7 @@ type counts struct{ analyses, documents int }
 // counted counts the analyses, and the documents that have one.
 func (q *queued) counted(ctx context.Context, env *environment.Environment) (c counts, err error) {
 	var out bytes.Buffer
-	err = env.Exec(ctx, q.ns, "postgresql-0", "postgresql", nil, &out, "psql", "-U", "docuthinker", "-d", "docuthinker", "-Atc",
-		`SELECT json_build_object('a', count(*), 'd', count(DISTINCT document_id)) FROM public.analyses`)
+	err = q.psql(ctx, env, `SELECT json_build_object('a', count(*), 'd', count(DISTINCT document_id)) FROM public.analyses`, &out)
 	if err != nil {
 		return c, err
 	}

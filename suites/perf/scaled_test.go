@@ -3,13 +3,15 @@ package perf
 import (
 	"context"
 	"fmt"
-	"path/filepath"
+	"slices"
 	"time"
 
+	"github.com/stretchr/testify/require"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/platform"
@@ -17,20 +19,24 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
-const (
-	keda          platform.Component = "keda"
-	metricsServer platform.Component = "metrics-server"
-)
+// autoscaling is fixtures/autoscaling as the platform's own application has it, and KEDA and
+// metrics-server, which it needs.
+const autoscaling platform.Component = "autoscaling"
 
 // steady is for how long, in the platform's own times, fewer replicas must be enough:
 // stabilizationWindowSeconds of fixtures/autoscaling.
 const steady = 5 * time.Minute
 
-// follow is for some rounds of the controller, which looks each 15 seconds, for the pods to
-// start, and for fewer replicas to have been enough for long enough.
+// follow is for some rounds of the controller, which looks each 15 seconds, of pods that
+// are measured only once they have started, and for fewer replicas to have been enough for
+// long enough.
 func follow(env *environment.Environment) wait.Timeout {
 	return wait.Timeout{Name: "replicasFollow", D: 150*time.Second + time.Duration(float64(steady)/env.Profile.TimeScale)}
 }
+
+// startedTimeout is for the pods that a scaler wants: fifty on two processors at most. It
+// says nothing of the scaler.
+var startedTimeout = wait.Timeout{Name: "replicasStarted", D: 2 * time.Minute}
 
 // unscaledTimeout is for KEDA's finalizers.
 var unscaledTimeout = wait.Timeout{Name: "scalerGone", D: 30 * time.Second}
@@ -43,34 +49,48 @@ const settled = 20 * time.Second
 // change edits an object of fixtures/autoscaling for the time of a fault; nil for none.
 type change func(o *unstructured.Unstructured)
 
-// scaling are the objects of a file of fixtures/autoscaling, put into a namespace, once
-// the controller has looked at them for the first time. The
-// time for which fewer replicas must be enough is compressed; what a scaler is bound to
-// by its own address is the caller's to edit.
-func scaling(ctx context.Context, env *environment.Environment, scope *environment.Scope, file, namespace string, edits ...change) error {
-	objects, err := platform.ReadObjects(filepath.Join(env.Root, "fixtures", "autoscaling", file))
+// autoscalersOf are the objects of fixtures/autoscaling for a workload, in a namespace.
+func autoscalersOf(ctx context.Context, env *environment.Environment, workload, namespace string) ([]*unstructured.Unstructured, error) {
+	objects, err := platform.Render(ctx, env, autoscaling, namespace, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, o := range objects {
-		o.SetNamespace(namespace)
+	objects = slices.DeleteFunc(objects, func(o *unstructured.Unstructured) bool { return o.GetLabels()["app"] != workload })
+	if len(objects) == 0 {
+		return nil, fmt.Errorf("fixtures/autoscaling has nothing with label app: %s", workload)
+	}
+	return objects, nil
+}
+
+// scaling puts the autoscaler of a workload into a namespace, and returns once the
+// controller has looked at it for the first time. The time for which fewer replicas must be
+// enough is compressed; what a scaler is bound to by its own address is the caller's to edit.
+func scaling(ctx context.Context, env *environment.Environment, scope *environment.Scope, workload, namespace string, edits ...change) error {
+	fail := func(err error) error { return fmt.Errorf("autoscaler of %s: %w", workload, err) }
+	objects, err := autoscalersOf(ctx, env, workload, namespace)
+	if err != nil {
+		return fail(err)
+	}
+	// Helm has kinds that it does not know by their names: what a ScaledObject goes by comes
+	// after it, and is to be there before.
+	for _, o := range slices.Backward(objects) {
 		for _, behavior := range [][]string{
 			{"spec", "behavior", "scaleDown", "stabilizationWindowSeconds"},
 			{"spec", "advanced", "horizontalPodAutoscalerConfig", "behavior", "scaleDown", "stabilizationWindowSeconds"},
 		} {
 			if seconds, has, _ := unstructured.NestedInt64(o.Object, behavior...); has {
 				if err := unstructured.SetNestedField(o.Object, int64(float64(seconds)/env.Profile.TimeScale), behavior...); err != nil {
-					return err
+					return fail(err)
 				}
 			}
 		}
 		if o.GetKind() == "ScaledObject" {
 			if err := unscaled(ctx, env, namespace); err != nil { // the proof's before, which goes when KEDA lets it
-				return fmt.Errorf("%s: %w", file, err)
+				return fail(err)
 			}
 			// An interval of seconds: the least that KEDA has.
 			if err := unstructured.SetNestedField(o.Object, int64(1), "spec", "pollingInterval"); err != nil {
-				return err
+				return fail(err)
 			}
 		}
 		for _, edit := range edits {
@@ -79,10 +99,10 @@ func scaling(ctx context.Context, env *environment.Environment, scope *environme
 			}
 		}
 		if err := scope.Create(ctx, o); err != nil {
-			return fmt.Errorf("%s: %w", file, err)
+			return fail(err)
 		}
 		if err := looked(ctx, env, o); err != nil {
-			return fmt.Errorf("%s: %w", file, err)
+			return fail(err)
 		}
 	}
 	return nil
@@ -145,27 +165,49 @@ func retrigger(kind, key string, with func(was string) string) change {
 }
 
 // scaledBy are the autoscalers of fixtures/autoscaling by the workload that they scale.
-func scaledBy(env *environment.Environment, edit change) (map[string][]string, error) {
-	files, err := filepath.Glob(filepath.Join(env.Root, "fixtures", "autoscaling", "*.yaml"))
+func scaledBy(ctx context.Context, env *environment.Environment, edit change) (map[string][]string, error) {
+	objects, err := platform.Render(ctx, env, autoscaling, appNamespace, nil)
 	if err != nil {
 		return nil, err
 	}
 	by := map[string][]string{}
-	for _, file := range files {
-		objects, err := platform.ReadObjects(file)
-		if err != nil {
-			return nil, err
+	for _, o := range objects {
+		if edit != nil {
+			edit(o)
 		}
-		for _, o := range objects {
-			if edit != nil {
-				edit(o)
-			}
-			if of, has, _ := unstructured.NestedString(o.Object, "spec", "scaleTargetRef", "name"); has {
-				by[of] = append(by[of], filepath.Base(file))
-			}
+		if of, has, _ := unstructured.NestedString(o.Object, "spec", "scaleTargetRef", "name"); has {
+			by[of] = append(by[of], o.GetKind()+" "+o.GetName())
 		}
 	}
 	return by, nil
+}
+
+// scaledAsStated asserts that the platform's own application has the autoscaler of a
+// workload that is proved on a copy, at its own times.
+func scaledAsStated(ctx context.Context, t spec.T, env *environment.Environment, workload string) {
+	t.Helper()
+	objects, err := autoscalersOf(ctx, env, workload, appNamespace)
+	spec.Check(t, err)
+	for _, o := range objects {
+		live := &unstructured.Unstructured{}
+		live.SetGroupVersionKind(o.GroupVersionKind())
+		spec.Check(t, env.Client().Get(ctx, client.ObjectKeyFromObject(o), live))
+		require.Empty(t, lacking(o.Object["spec"], live.Object["spec"], "spec"), "what the platform's own autoscaler of %s has otherwise than stated", workload)
+	}
+}
+
+// altered has the platform's own application scaled otherwise.
+func altered(name, workload string, edit func(*unstructured.Unstructured) error) spec.Sabotage {
+	return spec.Sabotage{
+		Name: name, Kills: `the platform's own autoscaler of ` + workload + ` has otherwise than stated`, Alone: true, Applied: spec.AtOnce, Restored: spec.AtOnce,
+		Apply: func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+			objects, err := autoscalersOf(ctx, env, workload, appNamespace)
+			if err != nil {
+				return err
+			}
+			return scope.Update(ctx, objects[0], func() error { return edit(objects[0]) })
+		},
+	}
 }
 
 // each puts another list in the place of one that is there.
@@ -221,8 +263,11 @@ func wantReplicas(low, high int64) wait.Condition {
 	}}
 }
 
-// scalesTo waits until a Deployment has so many replicas, and makes sure that these
-// stay; how names the figure in the assertion. It gives how long it took.
+// scalesTo waits until a Deployment is told to have so many replicas, which is the scaler's
+// part, and has them, which is not, and makes sure that these stay; how names the figure in
+// the assertion. Its message has the number that is wanted in its place, by which a scaler
+// that is wrong is told from one that has not moved yet. It gives how long it took until
+// they were ready.
 func scalesTo(ctx context.Context, t spec.T, env *environment.Environment, of wait.Target, n int64, how string) time.Duration {
 	t.Helper()
 	return scalesFrom(ctx, t, env, time.Now(), of, n, how)
@@ -231,14 +276,22 @@ func scalesTo(ctx context.Context, t spec.T, env *environment.Environment, of wa
 // scalesFrom is scalesTo from a moment on which may be yet to come.
 func scalesFrom(ctx context.Context, t spec.T, env *environment.Environment, from time.Time, of wait.Target, n int64, how string) time.Duration {
 	t.Helper()
+	scaled(ctx, t, env, from, of, n, how)
+	took := time.Since(from)
+	spec.InTime(t, wait.On(env.Config).Holds(ctx, settled, of, wantReplicas(n, n)), how)
+	return took
+}
+
+// scaled is scalesFrom without an eye on whether they stay.
+func scaled(ctx context.Context, t spec.T, env *environment.Environment, from time.Time, of wait.Target, n int64, how string) {
+	t.Helper()
 	w := wait.On(env.Config)
 	limit := follow(env)
 	limit.D += max(0, time.Until(from))
-	_, err := w.Until(ctx, limit, of, haveReplicas(n))
+	_, err := w.Until(ctx, limit, of, wantReplicas(n, n))
 	spec.InTime(t, err, how)
-	took := time.Since(from)
-	spec.InTime(t, w.Holds(ctx, settled, of, wantReplicas(n, n)), how)
-	return took
+	_, err = w.Until(ctx, startedTimeout, of, wait.RolledOut()) // however many are wanted by then
+	spec.Check(t, err)
 }
 
 // light are the values of an application of which 50 pods fit on a node.
