@@ -5,23 +5,9 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
-	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/cloudfront"
-	"github.com/aws/aws-sdk-go-v2/service/ec2"
-	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
-	"github.com/aws/aws-sdk-go-v2/service/eks"
-	"github.com/aws/aws-sdk-go-v2/service/iam"
-	"github.com/aws/aws-sdk-go-v2/service/rds"
-	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
-	"github.com/aws/aws-sdk-go-v2/service/sqs"
-	"github.com/aws/aws-sdk-go-v2/service/wafv2"
 	"github.com/gruntwork-io/terratest/modules/terraform"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/suites/infra/rules"
@@ -82,17 +68,30 @@ func (c *cloud) planOf(ctx context.Context, t spec.T, o *terraform.Options) (p *
 	return p, text
 }
 
-// settled asserts that another plan of a stack would change nothing.
-func (c *cloud) settled(ctx context.Context, t spec.T, s *stack) {
+// settled asserts that another plan of a stack would change nothing, and says how many
+// resources the provider found for it.
+func (c *cloud) settled(ctx context.Context, t spec.T, s *stack) (resources int) {
 	t.Helper()
 	p, _ := c.planOf(ctx, t, s.options)
 	var changes []string
 	for address, change := range p.ResourceChangesMap {
-		if !change.Change.Actions.NoOp() && !change.Change.Actions.Read() {
+		switch {
+		case change.Change.Actions.NoOp():
+			resources++
+		case !change.Change.Actions.Read():
 			changes = append(changes, fmt.Sprint(address, " ", change.Change.Actions))
 		}
 	}
+	for name, change := range p.RawPlan.OutputChanges {
+		if !change.Actions.NoOp() {
+			changes = append(changes, fmt.Sprint("output ", name, " ", change.Actions))
+		}
+	}
 	require.Empty(t, changes, "what a second plan of %s would change", s.prefix)
+	if resources == 0 {
+		t.Inconclusive("no targets", "stack %s has no resource", s.prefix)
+	}
+	return resources
 }
 
 // lawful asserts that a plan of production breaks no rule of a clause.
@@ -100,156 +99,6 @@ func (p plan) lawful(t spec.T, clause string) {
 	t.Helper()
 	others := func(b rules.Breach) bool { return b.Clause != clause }
 	require.Empty(t, slices.DeleteFunc(slices.Clone(p.breaches), others), "rules that the plan of production breaks")
-}
-
-// life is what becomes of a stack from its begin to its end.
-type life struct {
-	wanted
-	forget string // address of what is taken out of Terraform's sight before the end
-}
-
-// proveLife is INF-009.
-func (c *cloud) proveLife(ctx context.Context, t spec.T, l life) {
-	start := time.Now()
-	s, err := c.apply(ctx, c.env, l.wanted)
-	spec.Check(t, err)
-	applied := time.Since(start)
-	c.settled(ctx, t, s)
-	if l.forget != "" {
-		_, err := terraform.RunTerraformCommandContextE(c.t, ctx, s.options, "state", "rm", l.forget)
-		spec.Check(t, err)
-	}
-	standing, err := c.left(ctx, s)
-	spec.Check(t, err)
-	if len(standing) == 0 {
-		t.Inconclusive("no targets", "nothing of stack %s is seen while it stands", s.prefix)
-	}
-	start = time.Now()
-	output, err := terraform.DestroyContextE(c.t, ctx, s.options)
-	spec.Check(t, err)
-	destroyed, gone := time.Since(start), waitsOf(output)
-	left, err := c.left(ctx, s)
-	spec.Check(t, err)
-	require.Empty(t, left, "what destroy leaves behind")
-	t.Observe(fmt.Sprintf("%d resources applied in %s (longest: %s), a second plan is empty; destroyed in %s (longest: %s), and of %d things that bore its name none is left",
-		len(s.waits), applied.Round(time.Second), longest(s.waits), destroyed.Round(time.Second), longest(gone), len(standing)),
-		map[string]any{"stood": standing, "applied": s.waits, "destroyed": gone})
-}
-
-// proveBeside is INF-010: two stacks in one account, at the same time.
-func (c *cloud) proveBeside(ctx context.Context, t spec.T, names [2]string) {
-	var both [2]*stack
-	group, within := errgroup.WithContext(ctx)
-	for i, name := range names {
-		group.Go(func() (err error) {
-			w := wanted{targets: []string{"module.network", "module.messaging", "module.storage"}}
-			if name != "" {
-				w.vars = map[string]any{"name": name}
-			}
-			both[i], err = c.apply(within, c.env, w)
-			return err
-		})
-	}
-	require.NoError(t, group.Wait(), "two stacks are made at once")
-	for _, s := range both {
-		c.settled(ctx, t, s)
-	}
-	for i, s := range both {
-		_, err := terraform.DestroyContextE(c.t, ctx, s.options)
-		spec.Check(t, err)
-		if i == 0 {
-			other, err := c.left(ctx, both[1])
-			spec.Check(t, err)
-			require.NotEmpty(t, other, "what the end of %s leaves of %s", s.prefix, both[1].prefix)
-		}
-	}
-	t.Observe(fmt.Sprintf("%s and %s were made at once; the end of the one left the other", both[0].prefix, both[1].prefix), nil)
-}
-
-// left is all that bears a stack's name in the services that it uses.
-func (c *cloud) left(ctx context.Context, of *stack) (all []string, err error) {
-	config, prefix := c.aws(of), of.prefix
-	ours := func(kind string, names ...*string) {
-		for _, name := range names {
-			if strings.Contains(aws.ToString(name), prefix) {
-				all = append(all, kind+" "+aws.ToString(name))
-			}
-		}
-	}
-	name, _, _ := strings.Cut(prefix, "-")
-	vpcs, err := ec2.NewFromConfig(config).DescribeVpcs(ctx, &ec2.DescribeVpcsInput{Filters: []types.Filter{{Name: aws.String("tag:Project"), Values: []string{name}}}})
-	if err != nil {
-		return nil, err
-	}
-	for _, v := range vpcs.Vpcs {
-		all = append(all, "VPC "+aws.ToString(v.VpcId))
-	}
-	addresses, err := ec2.NewFromConfig(config).DescribeAddresses(ctx, &ec2.DescribeAddressesInput{Filters: []types.Filter{{Name: aws.String("tag:Project"), Values: []string{name}}}})
-	if err != nil {
-		return nil, err
-	}
-	for _, a := range addresses.Addresses {
-		all = append(all, "address "+aws.ToString(a.PublicIp))
-	}
-	clusters, err := eks.NewFromConfig(config).ListClusters(ctx, &eks.ListClustersInput{})
-	if err != nil {
-		return nil, err
-	}
-	for _, one := range clusters.Clusters {
-		ours("EKS", &one)
-	}
-	databases, err := rds.NewFromConfig(config).DescribeDBInstances(ctx, &rds.DescribeDBInstancesInput{})
-	if err != nil {
-		return nil, err
-	}
-	for _, d := range databases.DBInstances {
-		ours("RDS", d.DBInstanceIdentifier)
-	}
-	buckets, err := s3.NewFromConfig(config, func(o *s3.Options) { o.UsePathStyle = true }).ListBuckets(ctx, &s3.ListBucketsInput{})
-	if err != nil {
-		return nil, err
-	}
-	for _, b := range buckets.Buckets {
-		ours("bucket", b.Name)
-	}
-	roles, err := iam.NewFromConfig(config).ListRoles(ctx, &iam.ListRolesInput{})
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range roles.Roles {
-		ours("role", r.RoleName)
-	}
-	queues, err := sqs.NewFromConfig(config).ListQueues(ctx, &sqs.ListQueuesInput{})
-	if err != nil {
-		return nil, err
-	}
-	for _, q := range queues.QueueUrls {
-		ours("queue", &q)
-	}
-	secrets, err := secretsmanager.NewFromConfig(config).ListSecrets(ctx, &secretsmanager.ListSecretsInput{})
-	if err != nil {
-		return nil, err
-	}
-	for _, s := range secrets.SecretList {
-		ours("secret", s.Name)
-	}
-	edges, err := cloudfront.NewFromConfig(config).ListDistributions(ctx, &cloudfront.ListDistributionsInput{})
-	if err != nil {
-		return nil, err
-	}
-	if edges.DistributionList != nil {
-		for _, d := range edges.DistributionList.Items {
-			ours("distribution", d.Comment)
-		}
-	}
-	acls, err := wafv2.NewFromConfig(config).ListWebACLs(ctx, &wafv2.ListWebACLsInput{Scope: "CLOUDFRONT"})
-	if err != nil {
-		return nil, err
-	}
-	for _, a := range acls.WebACLs {
-		ours("ACL", a.Name)
-	}
-	return all, nil
 }
 
 // proveOthers are the clauses but for those of the network.
@@ -309,15 +158,19 @@ func proveOthers(prove func(string, func(context.Context, spec.T, *look), ...fau
 		changed("another name of the policies", "", replaced(identity, "  name   = each.key\n", "  name   = \"own-${each.key}\"\n", "module.identity")),
 	)
 	var l life
-	small := []string{"module.network", "module.messaging"}
 	prove("INF-009", func(ctx context.Context, t spec.T, c *look) { c.proveLife(ctx, t, l) },
-		whatever(spec.Swapped("a tag that is never the same", `what a second plan of`, &l, life{wanted: replaced(network, "tags = { Name = var.prefix }\n}\n\n# What names", "tags = { Name = var.prefix, At = timestamp() }\n}\n\n# What names", small...)})),
-		whatever(spec.Swapped("a queue outside of the state", `what destroy leaves behind`, &l, life{wanted: wanted{targets: small}, forget: "module.messaging.aws_sqs_queue.jobs"})),
-		whatever(spec.Harmless(spec.Swapped("network and queues only", "", &l, life{wanted: wanted{targets: small}}))),
+		whatever(swapped("a tag that is never the same", `what a second plan of .*module\.network\.aws_vpc\.this \[update\]`, &l, life{wanted: replaced(network, "tags = { Name = var.prefix }\n}\n\n# What names", "tags = { Name = var.prefix, At = timestamp() }\n}\n\n# What names", "module.network")})),
+		whatever(swapped("an output that is never the same", `what a second plan of .*output network \[update\]`, &l, life{wanted: replaced("outputs.tf", "value       = module.network", "value       = merge(module.network, { at = timestamp() })", "module.network")})),
+		whatever(swapped("a queue outside of the state", `what destroy leaves behind.*queue \S+-dev-jobs[ \]]`, &l, life{wanted: wanted{targets: []string{"module.messaging"}}, forget: "module.messaging.aws_sqs_queue.jobs"})),
+		whatever(swapped("a log group outside of the state", `what destroy leaves behind.*module\.network\.aws_cloudwatch_log_group\.flow`, &l, life{wanted: wanted{targets: []string{"module.network"}}, forget: "module.network.aws_cloudwatch_log_group.flow"})),
+		whatever(swapped("secrets that wait for a month", `what destroy leaves behind.*secret \S+-dev/`, &l, life{wanted: replaced("modules/secrets/main.tf", "var.disposable ? 0 : 30", "30", "module.secrets")})),
+		whatever(swapped("a last snapshot", `what destroy leaves behind.*snapshot \S+-dev-final`, &l, life{wanted: replaced(database, "skip_final_snapshot       = var.disposable\n  final_snapshot_identifier = var.disposable ? null : ", "skip_final_snapshot       = false\n  final_snapshot_identifier = ", "module.database")})),
+		whatever(swapped("network and queues only", "", &l, life{wanted: wanted{targets: []string{"module.network", "module.messaging"}}})),
 	)
-	var names [2]string
-	prove("INF-010", func(ctx context.Context, t spec.T, c *look) { c.proveBeside(ctx, t, names) },
-		whatever(spec.Swapped("two of one name", `two stacks are made at once`, &names, [2]string{"same", "same"})),
-		whatever(spec.Harmless(spec.Swapped("names that begin alike", "", &names, [2]string{"alike", "alikes"}))),
+	var b beside
+	prove("INF-010", func(ctx context.Context, t spec.T, c *look) { c.proveBeside(ctx, t, b) },
+		whatever(swapped("two of one name", `(?s)two stacks are made at once.*EntityAlreadyExists`, &b, beside{names: [2]string{"same", "same"}})),
+		whatever(swapped("the end of one takes of the other", `what a second plan of .*module\.network\.aws_flow_log\.this \[create\]`, &b, beside{takes: "module.network.aws_flow_log.this"})),
+		whatever(swapped("names that begin alike", "", &b, beside{names: [2]string{"alike", "alikes"}})),
 	)
 }

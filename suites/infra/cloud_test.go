@@ -342,8 +342,9 @@ func replanned(name, kills string, w wanted) fault {
 	return func(c *look) spec.Sabotage { return swapped(name, kills, &c.planned, w) }
 }
 
-func swapped(name, kills string, what *wanted, w wanted) spec.Sabotage {
-	f := spec.Swapped(name, kills, what, w)
+// swapped has the proof go by another value. Without kills it is harmless.
+func swapped[V any](name, kills string, at *V, value V) spec.Sabotage {
+	f := spec.Swapped(name, kills, at, value)
 	f.Harmless = kills == ""
 	return f
 }
