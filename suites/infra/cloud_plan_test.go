@@ -33,7 +33,7 @@ func (p plan) attribute(address, name string) (value any, is bool) {
 // it; as it stands it is made once.
 func (c *look) production(ctx context.Context, t spec.T) plan {
 	t.Helper()
-	if c.planned.edit == nil {
+	if c.planned.asItIs() {
 		c.plan.Lock()
 		defer c.plan.Unlock()
 		if c.plan.production != nil {
@@ -48,7 +48,7 @@ func (c *look) production(ctx context.Context, t spec.T) plan {
 	made.PlanStruct, text = c.planOf(ctx, t, o)
 	made.breaches, err = rules.Judge(ctx, c.env.Root, []byte(text))
 	spec.Check(t, err)
-	if c.planned.edit == nil {
+	if c.planned.asItIs() {
 		c.plan.production = &made
 	}
 	return made
@@ -103,7 +103,10 @@ func (p plan) lawful(t spec.T, clause string) {
 
 // proveOthers are the clauses but for those of the network.
 func proveOthers(prove func(string, func(context.Context, spec.T, *look), ...fault)) {
+	bare := wanted{targets: []string{"module.network"}} // has nothing that the others are about
 	const (
+		public = `endpoint_public_access  = length(var.api_public_cidrs) > 0
+    public_access_cidrs     = length(var.api_public_cidrs) > 0 ? var.api_public_cidrs : null`
 		cluster  = "modules/cluster/main.tf"
 		database = "modules/database/main.tf"
 		cache    = "modules/cache/main.tf"
@@ -114,17 +117,30 @@ func proveOthers(prove func(string, func(context.Context, spec.T, *look), ...fau
 		anything = `policy = jsonencode({ Version = "2012-10-17", Statement = [{ Effect = "Allow", Action = ["s3:GetObject"], Resource = "*" }] })`
 	)
 	prove("INF-003", proveEKS,
-		changed("open to everyone", `open to everyone`, replaced(cluster, `endpoint_public_access  = length(var.api_public_cidrs) > 0
-    public_access_cidrs     = length(var.api_public_cidrs) > 0 ? var.api_public_cidrs : null`, `endpoint_public_access  = true
+		changed("open to everyone", `open to everyone: \[0\.0\.0\.0/0\]`, replaced(cluster, public, `endpoint_public_access  = true
     public_access_cidrs     = ["0.0.0.0/0"]`, "module.network", "module.cluster")),
+		changed("public without ranges", `open to everyone: \[\]`, replaced(cluster, public, `endpoint_public_access  = true`, "module.network", "module.cluster")),
 		changed("no audit log", `logs of the control plane: audit`, replaced(cluster, `"audit", `, "", "module.network", "module.cluster")),
-		replanned("planned without audit log", `rules that the plan of production breaks`, replaced(cluster, `"audit", `, "")),
+		changed("secrets as they are", `encryption of the cluster's secrets`, replaced(cluster, `  encryption_config {
+    resources = ["secrets"]
+
+    provider {
+      key_arn = var.kms_key_arn
+    }
+  }
+`, "", "module.network", "module.cluster")),
+		changed("nodes in two zones", `zones of the nodes: .*should have 3 item\(s\), but has 2`, replaced("modules/cluster/nodes.tf", "subnet_ids      = var.subnet_ids", "subnet_ids      = slice(var.subnet_ids, 0, 2)", "module.network", "module.cluster")),
+		changed("nodes in public subnets", `nodes are in private subnets, and not in subnet-`, replaced("main.tf", "subnet_ids         = values(module.network.private_subnet_ids)", "subnet_ids         = values(module.network.public_subnet_ids)", "module.network", "module.cluster")),
+		replanned("planned without audit log", `plan of production breaks.*logs of the control plane that are off: audit`, replaced(cluster, `"audit", `, "")),
+		replanned("planned public without ranges", `plan of production breaks.*its API is open to everyone`, replaced(cluster, public, `endpoint_public_access  = true`)),
+		replanned("no cluster is planned", `plan of production breaks.*aws_eks_cluster: there is none`, bare),
 		changed("another description", "", replaced(cluster, "# Service accounts", "# The service accounts", "module.network", "module.cluster")),
 	)
 	prove("INF-004", proveDatabase,
 		changed("open to the internet", `open to the internet`, replaced(database, "publicly_accessible    = false", "publicly_accessible    = true", "module.database")),
 		changed("not encrypted", `storage is encrypted`, replaced(database, "storage_encrypted     = true\n  kms_key_id            = var.kms_key_arn", "storage_encrypted     = false", "module.database")),
 		changed("in one zone", `in several zones`, replaced(database, "multi_az               = true", "multi_az               = false", "module.database")),
+		replanned("no database is planned", `the plan of production has a database`, bare),
 		replanned("production unprotected", `protected from deletion`, replaced(database, "deletion_protection       = !var.disposable", "deletion_protection       = false")),
 		replanned("planned in one zone", `rules that the plan of production breaks`, replaced(database, "multi_az               = true", "multi_az               = false")),
 		replanned("another window", "", replaced(database, "00:30-01:30", "00:15-01:15")),
@@ -133,6 +149,7 @@ func proveOthers(prove func(string, func(context.Context, spec.T, *look), ...fau
 		replanned("no failover", `automatic_failover_enabled of the cache`, replaced(cache, "automatic_failover_enabled = true\n  multi_az_enabled           = true", "automatic_failover_enabled = false\n  multi_az_enabled           = false")), // the provider refuses several zones without failover
 		replanned("in one zone", `multi_az_enabled of the cache`, replaced(cache, "multi_az_enabled           = true", "multi_az_enabled           = false")),
 		replanned("open on the way", `transit_encryption_enabled of the cache`, replaced(cache, "transit_encryption_enabled = true", "transit_encryption_enabled = false")),
+		replanned("no cache is planned", `the plan has automatic_failover_enabled of the cache`, bare),
 		replanned("a remark", "", replaced(cache, "resource \"aws_elasticache_replication_group\"", "# a remark\nresource \"aws_elasticache_replication_group\"")),
 	)
 	prove("INF-006", proveBuckets,
@@ -141,17 +158,20 @@ func proveOthers(prove func(string, func(context.Context, spec.T, *look), ...fau
   }`, "module.storage")),
 		changed("open to public policies", `all public access to bucket`, replaced(storage, "block_public_policy     = true", "block_public_policy     = false", "module.storage")),
 		replanned("planned open to public policies", `rules that the plan of production breaks`, replaced(storage, "block_public_policy     = true", "block_public_policy     = false")),
+		replanned("no bucket is planned", `plan of production breaks.*aws_s3_bucket: there is none`, bare),
 		changed("kept a day less", "", replaced(storage, "days_after_initiation = 7", "days_after_initiation = 6", "module.storage")),
 	)
 	prove("INF-007", proveEdge,
 		changed("no rate rule", `after which a rule of the ACL blocks it`, replaced(edge, "    action {\n      block {}\n    }", "    action {\n      count {}\n    }", "module.edge")),
 		changed("plain HTTP", `how users reach the edge`, replaced("modules/edge/main.tf", `"redirect-to-https"`, `"allow-all"`, "module.edge")),
 		replanned("planned for plain HTTP", `rules that the plan of production breaks`, replaced("modules/edge/main.tf", `"redirect-to-https"`, `"allow-all"`)),
+		replanned("no edge is planned", `plan of production breaks.*aws_cloudfront_distribution: there is none`, bare),
 		changed("another price class", "", replaced("modules/edge/main.tf", "PriceClass_100", "PriceClass_200", "module.edge")),
 	)
 	prove("INF-008", proveRoles,
 		changed("any object", `has resource \*`, replaced(identity, "policy = each.value.policy", anything, "module.identity")),
 		replanned("planned for any object", `rules that the plan of production breaks`, replaced(identity, "policy = each.value.policy", anything)),
+		replanned("no role is planned", `plan of production breaks.*policies of service accounts' roles: there is none`, bare),
 		changed("anyone's role", `service accounts that role`, replaced(identity, "system:serviceaccount:${each.value.subject}", "system:serviceaccount:default:default", "module.identity")),
 		changed("another's as well", `service accounts that role`, replaced(identity, `["system:serviceaccount:${each.value.subject}"]`, `["system:serviceaccount:${each.value.subject}", "system:serviceaccount:default:default"]`, "module.identity")),
 		changed("of all whose names begin so", `service accounts that role`, replaced(identity, "test     = \"StringEquals\"\n      variable = \"${var.oidc_issuer}:sub\"\n      values   = [\"system:serviceaccount:${each.value.subject}\"]", "test     = \"StringLike\"\n      variable = \"${var.oidc_issuer}:sub\"\n      values   = [\"system:serviceaccount:${each.value.subject}*\"]", "module.identity")),
