@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/gruntwork-io/terratest/modules/terraform"
 	"github.com/stretchr/testify/require"
@@ -140,37 +141,56 @@ func proveOthers(prove func(string, func(context.Context, spec.T, *look), ...fau
 		changed("open to the internet", `open to the internet`, replaced(database, "publicly_accessible    = false", "publicly_accessible    = true", "module.database")),
 		changed("not encrypted", `storage is encrypted`, replaced(database, "storage_encrypted     = true\n  kms_key_id            = var.kms_key_arn", "storage_encrypted     = false", "module.database")),
 		changed("in one zone", `in several zones`, replaced(database, "multi_az               = true", "multi_az               = false", "module.database")),
+		changed("backups of a day", `days that backups of the database are kept: "1" is not`, replaced(database, "backup_retention_period  = var.settings.backup_retention_days", "backup_retention_period  = 1", "module.database")),
 		replanned("no database is planned", `the plan of production has a database`, bare),
-		replanned("production unprotected", `protected from deletion`, replaced(database, "deletion_protection       = !var.disposable", "deletion_protection       = false")),
-		replanned("planned in one zone", `rules that the plan of production breaks`, replaced(database, "multi_az               = true", "multi_az               = false")),
+		replanned("production unprotected", `production's database is protected from deletion`, replaced(database, "deletion_protection       = !var.disposable", "deletion_protection       = false")),
+		replanned("planned in one zone", `plan of production breaks.*it is in one zone`, replaced(database, "multi_az               = true", "multi_az               = false")),
 		replanned("another window", "", replaced(database, "00:30-01:30", "00:15-01:15")),
 	)
 	prove("INF-005", proveCache,
 		replanned("no failover", `automatic_failover_enabled of the cache`, replaced(cache, "automatic_failover_enabled = true\n  multi_az_enabled           = true", "automatic_failover_enabled = false\n  multi_az_enabled           = false")), // the provider refuses several zones without failover
 		replanned("in one zone", `multi_az_enabled of the cache`, replaced(cache, "multi_az_enabled           = true", "multi_az_enabled           = false")),
 		replanned("open on the way", `transit_encryption_enabled of the cache`, replaced(cache, "transit_encryption_enabled = true", "transit_encryption_enabled = false")),
+		replanned("open at rest", `at_rest_encryption_enabled of the cache`, replaced(cache, "at_rest_encryption_enabled = true\n  kms_key_id                 = var.kms_key_arn", "at_rest_encryption_enabled = false")),
+		replanned("one shard", `shards of the cache: cluster mode has several`, replaced(cache, "= var.settings.shards", "= 1")),
+		replanned("shards without a replica", `replicas of each shard of the cache`, replaced(cache, "= var.settings.replicas_per_shard", "= 0")),
 		replanned("no cache is planned", `the plan has automatic_failover_enabled of the cache`, bare),
 		replanned("a remark", "", replaced(cache, "resource \"aws_elasticache_replication_group\"", "# a remark\nresource \"aws_elasticache_replication_group\"")),
 	)
 	prove("INF-006", proveBuckets,
-		changed("versioning off", `versioning of bucket`, replaced(storage, `status = "Enabled"
+		changed("versioning off", `(?s)versioning of bucket .*"Suspended"`, replaced(storage, `status = "Enabled"
   }`, `status = "Suspended"
   }`, "module.storage")),
 		changed("open to public policies", `all public access to bucket`, replaced(storage, "block_public_policy     = true", "block_public_policy     = false", "module.storage")),
-		replanned("planned open to public policies", `rules that the plan of production breaks`, replaced(storage, "block_public_policy     = true", "block_public_policy     = false")),
+		changed("rules that are off", `lifecycle rules of bucket \S+ that are enabled`, replaced(storage, "id     = \"retention\"\n    status = \"Enabled\"", "id     = \"retention\"\n    status = \"Disabled\"", "module.storage")),
+		changed("objects as they are", `(?s)encryption of bucket .*ServerSideEncryptionConfigurationNotFoundError`, replaced(storage, "\"aws_s3_bucket_server_side_encryption_configuration\" \"this\" {\n  for_each = local.buckets", "\"aws_s3_bucket_server_side_encryption_configuration\" \"this\" {\n  for_each = {}", "module.storage")),
+		changed("a bucket beside the others", `versioning of bucket \S+-beside`, replaced(storage, `resource "aws_s3_bucket_versioning" "this" {`, "resource \"aws_s3_bucket\" \"beside\" {\n  bucket = \"${var.prefix}-${var.account_id}-beside\"\n}\n\nresource \"aws_s3_bucket_versioning\" \"this\" {", "module.storage")),
+		replanned("planned open to public policies", `plan of production breaks.*it is not closed to the public`, replaced(storage, "block_public_policy     = true", "block_public_policy     = false")),
 		replanned("no bucket is planned", `plan of production breaks.*aws_s3_bucket: there is none`, bare),
 		changed("kept a day less", "", replaced(storage, "days_after_initiation = 7", "days_after_initiation = 6", "module.storage")),
 	)
 	prove("INF-007", proveEdge,
 		changed("no rate rule", `after which a rule of the ACL blocks it`, replaced(edge, "    action {\n      block {}\n    }", "    action {\n      count {}\n    }", "module.edge")),
 		changed("plain HTTP", `how users reach the edge`, replaced("modules/edge/main.tf", `"redirect-to-https"`, `"allow-all"`, "module.edge")),
-		replanned("planned for plain HTTP", `rules that the plan of production breaks`, replaced("modules/edge/main.tf", `"redirect-to-https"`, `"allow-all"`)),
+		changed("an ACL of nobody", `(?s)the ACL that is attached to the edge: .*actual +: ""`, replaced("modules/edge/main.tf", "  web_acl_id      = aws_wafv2_web_acl.this.arn\n", "", "module.edge")),
+		replanned("planned for plain HTTP", `plan of production breaks.*it takes plain HTTP`, replaced("modules/edge/main.tf", `"redirect-to-https"`, `"allow-all"`)),
 		replanned("no edge is planned", `plan of production breaks.*aws_cloudfront_distribution: there is none`, bare),
 		changed("another price class", "", replaced("modules/edge/main.tf", "PriceClass_100", "PriceClass_200", "module.edge")),
 	)
 	prove("INF-008", proveRoles,
 		changed("any object", `has resource \*`, replaced(identity, "policy = each.value.policy", anything, "module.identity")),
-		replanned("planned for any object", `rules that the plan of production breaks`, replaced(identity, "policy = each.value.policy", anything)),
+		replanned("planned for any object", `plan of production breaks.*it allows Resource \*`, replaced(identity, "policy = each.value.policy", anything)),
+		changed("all buckets", `has resource arn:aws:s3:::\*`, replaced(identity, "policy = each.value.policy", strings.Replace(anything, `"*"`, `"arn:aws:s3:::*"`, 1), "module.identity")),
+		changed("all that can be done with a queue", `has action sqs:\*`, replaced("modules/identity/policies.tf", `"sqs:GetQueueAttributes"`, `"sqs:*"`, "module.identity")),
+		changed("a policy of AWS' own as well", `policies that role \S+ shares with others`, replaced(identity, `resource "aws_iam_role_policy" "this" {`, "resource \"aws_iam_role_policy_attachment\" \"this\" {\n  for_each   = aws_iam_role.this\n  role       = each.value.name\n  policy_arn = \"arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess\"\n}\n\nresource \"aws_iam_role_policy\" \"this\" {", "module.identity")),
+		changed("taken by SAML as well", `actions by which role`, replaced(identity, `actions = ["sts:AssumeRoleWithWebIdentity"]`, `actions = ["sts:AssumeRoleWithWebIdentity", "sts:AssumeRoleWithSAML"]`, "module.identity")),
+		changed("another cluster vouches", `who vouches for those that take role`, replaced(identity, "[var.oidc_provider_arn]", `["${var.oidc_provider_arn}0"]`, "module.identity")),
+		changed("tokens made for anyone", `for whom the tokens are made that take role`, replaced(identity, `    condition {
+      test     = "StringEquals"
+      variable = "${var.oidc_issuer}:aud"
+      values   = ["sts.amazonaws.com"]
+    }
+`, "", "module.identity")),
 		replanned("no role is planned", `plan of production breaks.*policies of service accounts' roles: there is none`, bare),
 		changed("anyone's role", `service accounts that role`, replaced(identity, "system:serviceaccount:${each.value.subject}", "system:serviceaccount:default:default", "module.identity")),
 		changed("another's as well", `service accounts that role`, replaced(identity, `["system:serviceaccount:${each.value.subject}"]`, `["system:serviceaccount:${each.value.subject}", "system:serviceaccount:default:default"]`, "module.identity")),

@@ -105,9 +105,6 @@ type outputs struct {
 		NodeGroup string `json:"node_group_name"`
 	}
 	Database struct{ Identifier string }
-	Storage  struct {
-		Buckets map[string]string `json:"bucket_names"`
-	}
 	Identity struct {
 		Roles map[string]string `json:"role_names"`
 	}
