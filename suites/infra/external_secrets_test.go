@@ -77,7 +77,9 @@ type rotation struct {
 func TestExternalSecrets(t *testing.T) {
 	s := &external{vault: newVault(t)}
 	s.Stage = spec.NewStage(t, "stage secrets", s.build)
-	every := func(ofAWS, ofVault string) map[string]string { return map[string]string{fromAWS: ofAWS, fromVault: ofVault} }
+	every := func(ofAWS, ofVault string) map[string]string {
+		return map[string]string{fromAWS: ofAWS, fromVault: ofVault}
+	}
 	soon := refreshInterval.String()
 	as := rotation{interval: every(soon, soon), rotate: true, revoke: true, mounted: secretKey, path: vaultMount, policy: `path "secret/data/*" { capabilities = ["read"] }`}
 	with := func(name, kills string, change func(*rotation)) spec.Sabotage {
