@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/rds"
@@ -61,15 +61,21 @@ func proveCache(ctx context.Context, t spec.T, c *look) {
 	t.Observe(fmt.Sprintf("planned, not applied: %v shards with %v replicas each, automatic failover over several zones, encrypted at rest and on the way", shards, replicas), nil)
 }
 
-// proveBuckets is INF-006.
+// proveBuckets is INF-006, of all buckets that bear the stack's name.
 func proveBuckets(ctx context.Context, t spec.T, c *look) {
 	api := s3.NewFromConfig(c.aws(c.now), func(o *s3.Options) { o.UsePathStyle = true })
-	buckets := c.now.out.Storage.Buckets
-	if len(buckets) == 0 {
-		t.Inconclusive("no targets", "the stack has no bucket")
+	listed, err := api.ListBuckets(ctx, &s3.ListBucketsInput{})
+	spec.Check(t, err)
+	var buckets []string
+	for _, b := range listed.Buckets {
+		if name := aws.ToString(b.Name); strings.HasPrefix(name, c.now.prefix+"-") {
+			buckets = append(buckets, name)
+		}
 	}
-	for _, use := range slices.Sorted(maps.Keys(buckets)) {
-		name := buckets[use]
+	if len(buckets) == 0 {
+		t.Inconclusive("no targets", "stack %s has no bucket", c.now.prefix)
+	}
+	for _, name := range buckets {
 		versioning, err := api.GetBucketVersioning(ctx, &s3.GetBucketVersioningInput{Bucket: &name})
 		spec.Check(t, err)
 		require.Equal(t, s3types.BucketVersioningStatusEnabled, versioning.Status, "versioning of bucket %s", name)

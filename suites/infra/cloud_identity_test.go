@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/eks"
 	ekstypes "github.com/aws/aws-sdk-go-v2/service/eks/types"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
+	iamtypes "github.com/aws/aws-sdk-go-v2/service/iam/types"
 	"github.com/aws/aws-sdk-go-v2/service/wafv2"
 	"github.com/stretchr/testify/require"
 
@@ -34,7 +36,8 @@ func proveEKS(ctx context.Context, t spec.T, c *look) {
 	spec.Check(t, err)
 	k := described.Cluster
 	require.Equal(t, ekstypes.ClusterStatusActive, k.Status, "status of cluster %s", aws.ToString(k.Name))
-	require.False(t, k.ResourcesVpcConfig.EndpointPublicAccess && slices.Contains(k.ResourcesVpcConfig.PublicAccessCidrs, everyone), "the API's endpoint is open to everyone: %v", k.ResourcesVpcConfig.PublicAccessCidrs)
+	ranges := k.ResourcesVpcConfig.PublicAccessCidrs // none are everyone's: AWS says so itself, and the emulator does not
+	require.False(t, k.ResourcesVpcConfig.EndpointPublicAccess && (len(ranges) == 0 || slices.Contains(ranges, everyone)), "the API's endpoint is open to everyone: %v", ranges)
 	logged := map[ekstypes.LogType]bool{}
 	if k.Logging != nil {
 		for _, l := range k.Logging.ClusterLogging {
@@ -97,24 +100,31 @@ func proveEdge(ctx context.Context, t spec.T, c *look) {
 	t.Observe(fmt.Sprintf("CloudFront takes HTTPS only, behind an ACL that blocks an address after %d requests in five minutes", rate), nil)
 }
 
-// policy is a document of IAM's. Actions and resources are one text or several.
-type policy struct {
-	Statement []struct {
-		Effect           string
-		Action, Resource any
-		Condition        map[string]map[string]any
-	}
+// policy is a document of IAM's.
+type policy struct{ Statement []statement }
+
+// statement is one of a policy's. Actions and resources are one text or several.
+type statement struct {
+	Effect                      string
+	Principal, Action, Resource any
+	Condition                   map[string]map[string]any
 }
+
+// everything is what stands for all, or for all that a service has, such as arn:aws:s3:::*.
+var everything = regexp.MustCompile(`^(\*|arn(:[^:]*){4}:[*/:]*)$`)
 
 // proveRoles is INF-008.
 func proveRoles(ctx context.Context, t spec.T, c *look) {
 	api := iam.NewFromConfig(c.aws(c.now))
+	described, err := eks.NewFromConfig(c.aws(c.now)).DescribeCluster(ctx, &eks.DescribeClusterInput{Name: &c.now.prefix})
+	spec.Check(t, err)
+	issuer := strings.TrimPrefix(aws.ToString(described.Cluster.Identity.Oidc.Issuer), "https://")
 	for use, account := range serviceAccounts {
 		name := c.now.out.Identity.Roles[use]
 		require.NotEmpty(t, name, "role of %s", use)
 		role, err := api.GetRole(ctx, &iam.GetRoleInput{RoleName: &name})
 		spec.Check(t, err)
-		require.Equal(t, []string{account}, trusted(t, aws.ToString(role.Role.AssumeRolePolicyDocument)), "service accounts that role %s trusts", name)
+		trusts(t, role.Role, issuer, account)
 		inline, err := api.ListRolePolicies(ctx, &iam.ListRolePoliciesInput{RoleName: &name})
 		spec.Check(t, err)
 		attached, err := api.ListAttachedRolePolicies(ctx, &iam.ListAttachedRolePoliciesInput{RoleName: &name})
@@ -128,7 +138,7 @@ func proveRoles(ctx context.Context, t spec.T, c *look) {
 				for what, all := range map[string][]string{"action": texts(s.Action), "resource": texts(s.Resource)} {
 					require.NotEmpty(t, all, "%ss of policy %s of role %s", what, p, name)
 					for _, one := range all {
-						require.False(t, one == "*" || strings.HasSuffix(one, ":*") && what == "action", "policy %s of role %s has %s %s", p, name, what, one)
+						require.False(t, everything.MatchString(one) || strings.HasSuffix(one, ":*") && what == "action", "policy %s of role %s has %s %s", p, name, what, one)
 					}
 				}
 			}
@@ -138,26 +148,33 @@ func proveRoles(ctx context.Context, t spec.T, c *look) {
 	t.Observe(fmt.Sprintf("%d service accounts have a role each, whose policies have no * as action or resource", len(serviceAccounts)), c.now.out.Identity.Roles)
 }
 
-// trusted are those by which a role can be taken: service accounts, each by its whole
-// name. What a statement asks in another way stands with how it does.
-func trusted(t spec.T, document string) (accounts []string) {
+// trusts asserts that a role can be taken by one service account alone, by its whole name,
+// with a token of the cluster's issuer that was made for AWS.
+func trusts(t spec.T, role *iamtypes.Role, issuer, account string) {
 	t.Helper()
-	for _, s := range documentOf(t, document).Statement {
-		if s.Effect != "Allow" {
-			continue
-		}
+	name := aws.ToString(role.RoleName)
+	inAccount, _, _ := strings.Cut(aws.ToString(role.Arn), ":role/")
+	statements := documentOf(t, aws.ToString(role.AssumeRolePolicyDocument)).Statement
+	statements = slices.DeleteFunc(statements, func(s statement) bool { return s.Effect != "Allow" })
+	require.Equal(t, []string{account}, trusted(statements, issuer), "service accounts that role %s trusts", name)
+	for _, s := range statements {
+		require.Equal(t, []string{"sts:AssumeRoleWithWebIdentity"}, texts(s.Action), "actions by which role %s is taken", name)
+		require.Equal(t, any(map[string]any{"Federated": inAccount + ":oidc-provider/" + issuer}), s.Principal, "who vouches for those that take role %s", name)
+		require.Equal(t, []string{"sts.amazonaws.com"}, texts(s.Condition["StringEquals"][issuer+":aud"]), "for whom the tokens are made that take role %s", name)
+	}
+}
+
+// trusted are those who the issuer's tokens say that they are: service accounts, each by
+// its whole name. What a statement asks in another way stands with how it does.
+func trusted(statements []statement, issuer string) (accounts []string) {
+	for _, s := range statements {
 		before := len(accounts)
 		for operator, condition := range s.Condition {
-			for key, value := range condition {
-				if !strings.HasSuffix(key, ":sub") {
-					continue
+			for _, one := range texts(condition[issuer+":sub"]) {
+				if operator != "StringEquals" {
+					one = operator + " " + one
 				}
-				for _, one := range texts(value) {
-					if operator != "StringEquals" {
-						one = operator + " " + one
-					}
-					accounts = append(accounts, one)
-				}
+				accounts = append(accounts, one)
 			}
 		}
 		if len(accounts) == before {

@@ -6,22 +6,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/cloudfront"
-	"github.com/aws/aws-sdk-go-v2/service/ec2"
-	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
-	"github.com/aws/aws-sdk-go-v2/service/eks"
-	"github.com/aws/aws-sdk-go-v2/service/iam"
-	"github.com/aws/aws-sdk-go-v2/service/rds"
-	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
-	"github.com/aws/aws-sdk-go-v2/service/sqs"
-	"github.com/aws/aws-sdk-go-v2/service/wafv2"
 	"github.com/gruntwork-io/terratest/modules/terraform"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/suites/infra/rules"
@@ -47,7 +34,7 @@ func (p plan) attribute(address, name string) (value any, is bool) {
 // it; as it stands it is made once.
 func (c *look) production(ctx context.Context, t spec.T) plan {
 	t.Helper()
-	if c.planned.edit == nil {
+	if c.planned.asItIs() {
 		c.plan.Lock()
 		defer c.plan.Unlock()
 		if c.plan.production != nil {
@@ -62,7 +49,7 @@ func (c *look) production(ctx context.Context, t spec.T) plan {
 	made.PlanStruct, text = c.planOf(ctx, t, o)
 	made.breaches, err = rules.Judge(ctx, c.env.Root, []byte(text))
 	spec.Check(t, err)
-	if c.planned.edit == nil {
+	if c.planned.asItIs() {
 		c.plan.production = &made
 	}
 	return made
@@ -82,17 +69,30 @@ func (c *cloud) planOf(ctx context.Context, t spec.T, o *terraform.Options) (p *
 	return p, text
 }
 
-// settled asserts that another plan of a stack would change nothing.
-func (c *cloud) settled(ctx context.Context, t spec.T, s *stack) {
+// settled asserts that another plan of a stack would change nothing, and says how many
+// resources the provider found for it.
+func (c *cloud) settled(ctx context.Context, t spec.T, s *stack) (resources int) {
 	t.Helper()
 	p, _ := c.planOf(ctx, t, s.options)
 	var changes []string
 	for address, change := range p.ResourceChangesMap {
-		if !change.Change.Actions.NoOp() && !change.Change.Actions.Read() {
+		switch {
+		case change.Change.Actions.NoOp():
+			resources++
+		case !change.Change.Actions.Read():
 			changes = append(changes, fmt.Sprint(address, " ", change.Change.Actions))
 		}
 	}
+	for name, change := range p.RawPlan.OutputChanges {
+		if !change.Actions.NoOp() {
+			changes = append(changes, fmt.Sprint("output ", name, " ", change.Actions))
+		}
+	}
 	require.Empty(t, changes, "what a second plan of %s would change", s.prefix)
+	if resources == 0 {
+		t.Inconclusive("no targets", "stack %s has no resource", s.prefix)
+	}
+	return resources
 }
 
 // lawful asserts that a plan of production breaks no rule of a clause.
@@ -102,159 +102,12 @@ func (p plan) lawful(t spec.T, clause string) {
 	require.Empty(t, slices.DeleteFunc(slices.Clone(p.breaches), others), "rules that the plan of production breaks")
 }
 
-// life is what becomes of a stack from its begin to its end.
-type life struct {
-	wanted
-	forget string // address of what is taken out of Terraform's sight before the end
-}
-
-// proveLife is INF-009.
-func (c *cloud) proveLife(ctx context.Context, t spec.T, l life) {
-	start := time.Now()
-	s, err := c.apply(ctx, c.env, l.wanted)
-	spec.Check(t, err)
-	applied := time.Since(start)
-	c.settled(ctx, t, s)
-	if l.forget != "" {
-		_, err := terraform.RunTerraformCommandContextE(c.t, ctx, s.options, "state", "rm", l.forget)
-		spec.Check(t, err)
-	}
-	standing, err := c.left(ctx, s)
-	spec.Check(t, err)
-	if len(standing) == 0 {
-		t.Inconclusive("no targets", "nothing of stack %s is seen while it stands", s.prefix)
-	}
-	start = time.Now()
-	output, err := terraform.DestroyContextE(c.t, ctx, s.options)
-	spec.Check(t, err)
-	destroyed, gone := time.Since(start), waitsOf(output)
-	left, err := c.left(ctx, s)
-	spec.Check(t, err)
-	require.Empty(t, left, "what destroy leaves behind")
-	t.Observe(fmt.Sprintf("%d resources applied in %s (longest: %s), a second plan is empty; destroyed in %s (longest: %s), and of %d things that bore its name none is left",
-		len(s.waits), applied.Round(time.Second), longest(s.waits), destroyed.Round(time.Second), longest(gone), len(standing)),
-		map[string]any{"stood": standing, "applied": s.waits, "destroyed": gone})
-}
-
-// proveBeside is INF-010: two stacks in one account, at the same time.
-func (c *cloud) proveBeside(ctx context.Context, t spec.T, names [2]string) {
-	var both [2]*stack
-	group, within := errgroup.WithContext(ctx)
-	for i, name := range names {
-		group.Go(func() (err error) {
-			w := wanted{targets: []string{"module.network", "module.messaging", "module.storage"}}
-			if name != "" {
-				w.vars = map[string]any{"name": name}
-			}
-			both[i], err = c.apply(within, c.env, w)
-			return err
-		})
-	}
-	require.NoError(t, group.Wait(), "two stacks are made at once")
-	for _, s := range both {
-		c.settled(ctx, t, s)
-	}
-	for i, s := range both {
-		_, err := terraform.DestroyContextE(c.t, ctx, s.options)
-		spec.Check(t, err)
-		if i == 0 {
-			other, err := c.left(ctx, both[1])
-			spec.Check(t, err)
-			require.NotEmpty(t, other, "what the end of %s leaves of %s", s.prefix, both[1].prefix)
-		}
-	}
-	t.Observe(fmt.Sprintf("%s and %s were made at once; the end of the one left the other", both[0].prefix, both[1].prefix), nil)
-}
-
-// left is all that bears a stack's name in the services that it uses.
-func (c *cloud) left(ctx context.Context, of *stack) (all []string, err error) {
-	config, prefix := c.aws(of), of.prefix
-	ours := func(kind string, names ...*string) {
-		for _, name := range names {
-			if strings.Contains(aws.ToString(name), prefix) {
-				all = append(all, kind+" "+aws.ToString(name))
-			}
-		}
-	}
-	name, _, _ := strings.Cut(prefix, "-")
-	vpcs, err := ec2.NewFromConfig(config).DescribeVpcs(ctx, &ec2.DescribeVpcsInput{Filters: []types.Filter{{Name: aws.String("tag:Project"), Values: []string{name}}}})
-	if err != nil {
-		return nil, err
-	}
-	for _, v := range vpcs.Vpcs {
-		all = append(all, "VPC "+aws.ToString(v.VpcId))
-	}
-	addresses, err := ec2.NewFromConfig(config).DescribeAddresses(ctx, &ec2.DescribeAddressesInput{Filters: []types.Filter{{Name: aws.String("tag:Project"), Values: []string{name}}}})
-	if err != nil {
-		return nil, err
-	}
-	for _, a := range addresses.Addresses {
-		all = append(all, "address "+aws.ToString(a.PublicIp))
-	}
-	clusters, err := eks.NewFromConfig(config).ListClusters(ctx, &eks.ListClustersInput{})
-	if err != nil {
-		return nil, err
-	}
-	for _, one := range clusters.Clusters {
-		ours("EKS", &one)
-	}
-	databases, err := rds.NewFromConfig(config).DescribeDBInstances(ctx, &rds.DescribeDBInstancesInput{})
-	if err != nil {
-		return nil, err
-	}
-	for _, d := range databases.DBInstances {
-		ours("RDS", d.DBInstanceIdentifier)
-	}
-	buckets, err := s3.NewFromConfig(config, func(o *s3.Options) { o.UsePathStyle = true }).ListBuckets(ctx, &s3.ListBucketsInput{})
-	if err != nil {
-		return nil, err
-	}
-	for _, b := range buckets.Buckets {
-		ours("bucket", b.Name)
-	}
-	roles, err := iam.NewFromConfig(config).ListRoles(ctx, &iam.ListRolesInput{})
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range roles.Roles {
-		ours("role", r.RoleName)
-	}
-	queues, err := sqs.NewFromConfig(config).ListQueues(ctx, &sqs.ListQueuesInput{})
-	if err != nil {
-		return nil, err
-	}
-	for _, q := range queues.QueueUrls {
-		ours("queue", &q)
-	}
-	secrets, err := secretsmanager.NewFromConfig(config).ListSecrets(ctx, &secretsmanager.ListSecretsInput{})
-	if err != nil {
-		return nil, err
-	}
-	for _, s := range secrets.SecretList {
-		ours("secret", s.Name)
-	}
-	edges, err := cloudfront.NewFromConfig(config).ListDistributions(ctx, &cloudfront.ListDistributionsInput{})
-	if err != nil {
-		return nil, err
-	}
-	if edges.DistributionList != nil {
-		for _, d := range edges.DistributionList.Items {
-			ours("distribution", d.Comment)
-		}
-	}
-	acls, err := wafv2.NewFromConfig(config).ListWebACLs(ctx, &wafv2.ListWebACLsInput{Scope: "CLOUDFRONT"})
-	if err != nil {
-		return nil, err
-	}
-	for _, a := range acls.WebACLs {
-		ours("ACL", a.Name)
-	}
-	return all, nil
-}
-
 // proveOthers are the clauses but for those of the network.
 func proveOthers(prove func(string, func(context.Context, spec.T, *look), ...fault)) {
+	bare := wanted{targets: []string{"module.network"}} // has nothing that the others are about
 	const (
+		public = `endpoint_public_access  = length(var.api_public_cidrs) > 0
+    public_access_cidrs     = length(var.api_public_cidrs) > 0 ? var.api_public_cidrs : null`
 		cluster  = "modules/cluster/main.tf"
 		database = "modules/database/main.tf"
 		cache    = "modules/cache/main.tf"
@@ -265,59 +118,99 @@ func proveOthers(prove func(string, func(context.Context, spec.T, *look), ...fau
 		anything = `policy = jsonencode({ Version = "2012-10-17", Statement = [{ Effect = "Allow", Action = ["s3:GetObject"], Resource = "*" }] })`
 	)
 	prove("INF-003", proveEKS,
-		changed("open to everyone", `open to everyone`, replaced(cluster, `endpoint_public_access  = length(var.api_public_cidrs) > 0
-    public_access_cidrs     = length(var.api_public_cidrs) > 0 ? var.api_public_cidrs : null`, `endpoint_public_access  = true
+		changed("open to everyone", `open to everyone: \[0\.0\.0\.0/0\]`, replaced(cluster, public, `endpoint_public_access  = true
     public_access_cidrs     = ["0.0.0.0/0"]`, "module.network", "module.cluster")),
+		changed("public without ranges", `open to everyone: \[\]`, replaced(cluster, public, `endpoint_public_access  = true`, "module.network", "module.cluster")),
 		changed("no audit log", `logs of the control plane: audit`, replaced(cluster, `"audit", `, "", "module.network", "module.cluster")),
-		replanned("planned without audit log", `rules that the plan of production breaks`, replaced(cluster, `"audit", `, "")),
+		changed("secrets as they are", `encryption of the cluster's secrets`, replaced(cluster, `  encryption_config {
+    resources = ["secrets"]
+
+    provider {
+      key_arn = var.kms_key_arn
+    }
+  }
+`, "", "module.network", "module.cluster")),
+		changed("nodes in two zones", `zones of the nodes: .*should have 3 item\(s\), but has 2`, replaced("modules/cluster/nodes.tf", "subnet_ids      = var.subnet_ids", "subnet_ids      = slice(var.subnet_ids, 0, 2)", "module.network", "module.cluster")),
+		changed("nodes in public subnets", `nodes are in private subnets, and not in subnet-`, replaced("main.tf", "subnet_ids         = values(module.network.private_subnet_ids)", "subnet_ids         = values(module.network.public_subnet_ids)", "module.network", "module.cluster")),
+		replanned("planned without audit log", `plan of production breaks.*logs of the control plane that are off: audit`, replaced(cluster, `"audit", `, "")),
+		replanned("planned public without ranges", `plan of production breaks.*its API is open to everyone`, replaced(cluster, public, `endpoint_public_access  = true`)),
+		replanned("no cluster is planned", `plan of production breaks.*aws_eks_cluster: there is none`, bare),
 		changed("another description", "", replaced(cluster, "# Service accounts", "# The service accounts", "module.network", "module.cluster")),
 	)
 	prove("INF-004", proveDatabase,
 		changed("open to the internet", `open to the internet`, replaced(database, "publicly_accessible    = false", "publicly_accessible    = true", "module.database")),
 		changed("not encrypted", `storage is encrypted`, replaced(database, "storage_encrypted     = true\n  kms_key_id            = var.kms_key_arn", "storage_encrypted     = false", "module.database")),
 		changed("in one zone", `in several zones`, replaced(database, "multi_az               = true", "multi_az               = false", "module.database")),
-		replanned("production unprotected", `protected from deletion`, replaced(database, "deletion_protection       = !var.disposable", "deletion_protection       = false")),
-		replanned("planned in one zone", `rules that the plan of production breaks`, replaced(database, "multi_az               = true", "multi_az               = false")),
+		changed("backups of a day", `days that backups of the database are kept: "1" is not`, replaced(database, "backup_retention_period  = var.settings.backup_retention_days", "backup_retention_period  = 1", "module.database")),
+		replanned("no database is planned", `the plan of production has a database`, bare),
+		replanned("production unprotected", `production's database is protected from deletion`, replaced(database, "deletion_protection       = !var.disposable", "deletion_protection       = false")),
+		replanned("planned in one zone", `plan of production breaks.*it is in one zone`, replaced(database, "multi_az               = true", "multi_az               = false")),
 		replanned("another window", "", replaced(database, "00:30-01:30", "00:15-01:15")),
 	)
 	prove("INF-005", proveCache,
 		replanned("no failover", `automatic_failover_enabled of the cache`, replaced(cache, "automatic_failover_enabled = true\n  multi_az_enabled           = true", "automatic_failover_enabled = false\n  multi_az_enabled           = false")), // the provider refuses several zones without failover
 		replanned("in one zone", `multi_az_enabled of the cache`, replaced(cache, "multi_az_enabled           = true", "multi_az_enabled           = false")),
 		replanned("open on the way", `transit_encryption_enabled of the cache`, replaced(cache, "transit_encryption_enabled = true", "transit_encryption_enabled = false")),
+		replanned("open at rest", `at_rest_encryption_enabled of the cache`, replaced(cache, "at_rest_encryption_enabled = true\n  kms_key_id                 = var.kms_key_arn", "at_rest_encryption_enabled = false")),
+		replanned("one shard", `shards of the cache: cluster mode has several`, replaced(cache, "= var.settings.shards", "= 1")),
+		replanned("shards without a replica", `replicas of each shard of the cache`, replaced(cache, "= var.settings.replicas_per_shard", "= 0")),
+		replanned("no cache is planned", `the plan has automatic_failover_enabled of the cache`, bare),
 		replanned("a remark", "", replaced(cache, "resource \"aws_elasticache_replication_group\"", "# a remark\nresource \"aws_elasticache_replication_group\"")),
 	)
 	prove("INF-006", proveBuckets,
-		changed("versioning off", `versioning of bucket`, replaced(storage, `status = "Enabled"
+		changed("versioning off", `(?s)versioning of bucket .*"Suspended"`, replaced(storage, `status = "Enabled"
   }`, `status = "Suspended"
   }`, "module.storage")),
 		changed("open to public policies", `all public access to bucket`, replaced(storage, "block_public_policy     = true", "block_public_policy     = false", "module.storage")),
-		replanned("planned open to public policies", `rules that the plan of production breaks`, replaced(storage, "block_public_policy     = true", "block_public_policy     = false")),
+		changed("rules that are off", `lifecycle rules of bucket \S+ that are enabled`, replaced(storage, "id     = \"retention\"\n    status = \"Enabled\"", "id     = \"retention\"\n    status = \"Disabled\"", "module.storage")),
+		changed("objects as they are", `(?s)encryption of bucket .*ServerSideEncryptionConfigurationNotFoundError`, replaced(storage, "\"aws_s3_bucket_server_side_encryption_configuration\" \"this\" {\n  for_each = local.buckets", "\"aws_s3_bucket_server_side_encryption_configuration\" \"this\" {\n  for_each = {}", "module.storage")),
+		changed("a bucket beside the others", `versioning of bucket \S+-beside`, replaced(storage, `resource "aws_s3_bucket_versioning" "this" {`, "resource \"aws_s3_bucket\" \"beside\" {\n  bucket = \"${var.prefix}-${var.account_id}-beside\"\n}\n\nresource \"aws_s3_bucket_versioning\" \"this\" {", "module.storage")),
+		replanned("planned open to public policies", `plan of production breaks.*it is not closed to the public`, replaced(storage, "block_public_policy     = true", "block_public_policy     = false")),
+		replanned("no bucket is planned", `plan of production breaks.*aws_s3_bucket: there is none`, bare),
 		changed("kept a day less", "", replaced(storage, "days_after_initiation = 7", "days_after_initiation = 6", "module.storage")),
 	)
 	prove("INF-007", proveEdge,
 		changed("no rate rule", `after which a rule of the ACL blocks it`, replaced(edge, "    action {\n      block {}\n    }", "    action {\n      count {}\n    }", "module.edge")),
 		changed("plain HTTP", `how users reach the edge`, replaced("modules/edge/main.tf", `"redirect-to-https"`, `"allow-all"`, "module.edge")),
-		replanned("planned for plain HTTP", `rules that the plan of production breaks`, replaced("modules/edge/main.tf", `"redirect-to-https"`, `"allow-all"`)),
+		changed("an ACL of nobody", `(?s)the ACL that is attached to the edge: .*actual +: ""`, replaced("modules/edge/main.tf", "  web_acl_id      = aws_wafv2_web_acl.this.arn\n", "", "module.edge")),
+		replanned("planned for plain HTTP", `plan of production breaks.*it takes plain HTTP`, replaced("modules/edge/main.tf", `"redirect-to-https"`, `"allow-all"`)),
+		replanned("no edge is planned", `plan of production breaks.*aws_cloudfront_distribution: there is none`, bare),
 		changed("another price class", "", replaced("modules/edge/main.tf", "PriceClass_100", "PriceClass_200", "module.edge")),
 	)
 	prove("INF-008", proveRoles,
 		changed("any object", `has resource \*`, replaced(identity, "policy = each.value.policy", anything, "module.identity")),
-		replanned("planned for any object", `rules that the plan of production breaks`, replaced(identity, "policy = each.value.policy", anything)),
+		replanned("planned for any object", `plan of production breaks.*it allows Resource \*`, replaced(identity, "policy = each.value.policy", anything)),
+		changed("all buckets", `has resource arn:aws:s3:::\*`, replaced(identity, "policy = each.value.policy", strings.Replace(anything, `"*"`, `"arn:aws:s3:::*"`, 1), "module.identity")),
+		changed("all that can be done with a queue", `has action sqs:\*`, replaced("modules/identity/policies.tf", `"sqs:GetQueueAttributes"`, `"sqs:*"`, "module.identity")),
+		changed("a policy of AWS' own as well", `policies that role \S+ shares with others`, replaced(identity, `resource "aws_iam_role_policy" "this" {`, "resource \"aws_iam_role_policy_attachment\" \"this\" {\n  for_each   = aws_iam_role.this\n  role       = each.value.name\n  policy_arn = \"arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess\"\n}\n\nresource \"aws_iam_role_policy\" \"this\" {", "module.identity")),
+		changed("taken by SAML as well", `actions by which role`, replaced(identity, `actions = ["sts:AssumeRoleWithWebIdentity"]`, `actions = ["sts:AssumeRoleWithWebIdentity", "sts:AssumeRoleWithSAML"]`, "module.identity")),
+		changed("another cluster vouches", `who vouches for those that take role`, replaced(identity, "[var.oidc_provider_arn]", `["${var.oidc_provider_arn}0"]`, "module.identity")),
+		changed("tokens made for anyone", `for whom the tokens are made that take role`, replaced(identity, `    condition {
+      test     = "StringEquals"
+      variable = "${var.oidc_issuer}:aud"
+      values   = ["sts.amazonaws.com"]
+    }
+`, "", "module.identity")),
+		replanned("no role is planned", `plan of production breaks.*policies of service accounts' roles: there is none`, bare),
 		changed("anyone's role", `service accounts that role`, replaced(identity, "system:serviceaccount:${each.value.subject}", "system:serviceaccount:default:default", "module.identity")),
 		changed("another's as well", `service accounts that role`, replaced(identity, `["system:serviceaccount:${each.value.subject}"]`, `["system:serviceaccount:${each.value.subject}", "system:serviceaccount:default:default"]`, "module.identity")),
 		changed("of all whose names begin so", `service accounts that role`, replaced(identity, "test     = \"StringEquals\"\n      variable = \"${var.oidc_issuer}:sub\"\n      values   = [\"system:serviceaccount:${each.value.subject}\"]", "test     = \"StringLike\"\n      variable = \"${var.oidc_issuer}:sub\"\n      values   = [\"system:serviceaccount:${each.value.subject}*\"]", "module.identity")),
 		changed("another name of the policies", "", replaced(identity, "  name   = each.key\n", "  name   = \"own-${each.key}\"\n", "module.identity")),
 	)
 	var l life
-	small := []string{"module.network", "module.messaging"}
 	prove("INF-009", func(ctx context.Context, t spec.T, c *look) { c.proveLife(ctx, t, l) },
-		whatever(spec.Swapped("a tag that is never the same", `what a second plan of`, &l, life{wanted: replaced(network, "tags = { Name = var.prefix }\n}\n\n# What names", "tags = { Name = var.prefix, At = timestamp() }\n}\n\n# What names", small...)})),
-		whatever(spec.Swapped("a queue outside of the state", `what destroy leaves behind`, &l, life{wanted: wanted{targets: small}, forget: "module.messaging.aws_sqs_queue.jobs"})),
-		whatever(spec.Harmless(spec.Swapped("network and queues only", "", &l, life{wanted: wanted{targets: small}}))),
+		whatever(swapped("a tag that is never the same", `what a second plan of .*module\.network\.aws_vpc\.this \[update\]`, &l, life{wanted: replaced(network, "tags = { Name = var.prefix }\n}\n\n# What names", "tags = { Name = var.prefix, At = timestamp() }\n}\n\n# What names", "module.network")})),
+		whatever(swapped("an output that is never the same", `what a second plan of .*output network \[update\]`, &l, life{wanted: replaced("outputs.tf", "value       = module.network", "value       = merge(module.network, { at = timestamp() })", "module.network")})),
+		whatever(swapped("a queue outside of the state", `what destroy leaves behind.*queue \S+-dev-jobs[ \]]`, &l, life{wanted: wanted{targets: []string{"module.messaging"}}, forget: "module.messaging.aws_sqs_queue.jobs"})),
+		whatever(swapped("a log group outside of the state", `what destroy leaves behind.*module\.network\.aws_cloudwatch_log_group\.flow`, &l, life{wanted: wanted{targets: []string{"module.network"}}, forget: "module.network.aws_cloudwatch_log_group.flow"})),
+		whatever(swapped("secrets that wait for a month", `what destroy leaves behind.*secret \S+-dev/`, &l, life{wanted: replaced("modules/secrets/main.tf", "var.disposable ? 0 : 30", "30", "module.secrets")})),
+		whatever(swapped("a last snapshot", `what destroy leaves behind.*snapshot \S+-dev-final`, &l, life{wanted: replaced(database, "skip_final_snapshot       = var.disposable\n  final_snapshot_identifier = var.disposable ? null : ", "skip_final_snapshot       = false\n  final_snapshot_identifier = ", "module.database")})),
+		whatever(swapped("network and queues only", "", &l, life{wanted: wanted{targets: []string{"module.network", "module.messaging"}}})),
 	)
-	var names [2]string
-	prove("INF-010", func(ctx context.Context, t spec.T, c *look) { c.proveBeside(ctx, t, names) },
-		whatever(spec.Swapped("two of one name", `two stacks are made at once`, &names, [2]string{"same", "same"})),
-		whatever(spec.Harmless(spec.Swapped("names that begin alike", "", &names, [2]string{"alike", "alikes"}))),
+	var b beside
+	prove("INF-010", func(ctx context.Context, t spec.T, c *look) { c.proveBeside(ctx, t, b) },
+		whatever(swapped("two of one name", `(?s)two stacks are made at once.*EntityAlreadyExists`, &b, beside{names: [2]string{"same", "same"}})),
+		whatever(swapped("the end of one takes of the other", `what a second plan of .*module\.network\.aws_flow_log\.this \[create\]`, &b, beside{takes: "module.network.aws_flow_log.this"})),
+		whatever(swapped("names that begin alike", "", &b, beside{names: [2]string{"alike", "alikes"}})),
 	)
 }

@@ -102,6 +102,7 @@ func (c *cloud) resume(ctx context.Context, env *environment.Environment, scope 
 	if _, err := terraform.InitContextE(c.t, ctx, o); err != nil { // the provider that it was made with went with that run
 		return err
 	}
+	c.count.Add(1) // its region is taken
 	c.base, err = stackOf(ctx, c.t, o)
 	return err
 }

@@ -49,6 +49,8 @@ const proofsAtOnce = 5
 var cloudRegions = []string{
 	"us-east-1", "us-east-2", "us-west-2", "eu-central-1", "eu-west-1", "eu-west-2", "eu-west-3", "eu-north-1",
 	"ca-central-1", "sa-east-1", "ap-south-1", "ap-northeast-1", "ap-northeast-2", "ap-southeast-1", "ap-southeast-2", "ap-east-1",
+	"af-south-1", "ap-northeast-3", "ap-south-2", "ap-southeast-3", "ap-southeast-4", "ca-west-1", "eu-central-2", "eu-south-1", "eu-south-2",
+	"il-central-1", "me-central-1", "me-south-1",
 }
 
 // cloud is an account of the emulator's, in a namespace of the run's, and in it a stack
@@ -102,9 +104,6 @@ type outputs struct {
 		NodeGroup string `json:"node_group_name"`
 	}
 	Database struct{ Identifier string }
-	Storage  struct {
-		Buckets map[string]string `json:"bucket_names"`
-	}
 	Identity struct {
 		Roles map[string]string `json:"role_names"`
 	}
@@ -226,6 +225,9 @@ type wanted struct {
 	targets []string // only these modules, and what they stand on; all when empty
 }
 
+// asItIs says that it does not differ.
+func (w wanted) asItIs() bool { return w.edit == nil && w.vars == nil && w.targets == nil }
+
 // terraform is a folder of its own with the modules as they are wanted, initialised.
 func (c *cloud) terraform(ctx context.Context, env *environment.Environment, w wanted) (*terraform.Options, error) {
 	name := "pg" + utilrand.String(6)
@@ -338,8 +340,9 @@ func replanned(name, kills string, w wanted) fault {
 	return func(c *look) spec.Sabotage { return swapped(name, kills, &c.planned, w) }
 }
 
-func swapped(name, kills string, what *wanted, w wanted) spec.Sabotage {
-	f := spec.Swapped(name, kills, what, w)
+// swapped has the proof go by another value. Without kills it is harmless.
+func swapped[V any](name, kills string, at *V, value V) spec.Sabotage {
+	f := spec.Swapped(name, kills, at, value)
 	f.Harmless = kills == ""
 	return f
 }
@@ -349,7 +352,7 @@ func (c *look) begin(ctx context.Context, t spec.T) (done func()) {
 	t.Helper()
 	spec.Check(t, c.turns.Acquire(ctx, 1))
 	c.now = c.base
-	if c.made.edit != nil {
+	if !c.made.asItIs() {
 		var err error
 		if c.now, err = c.apply(ctx, c.env, c.made); err != nil {
 			c.turns.Release(1)

@@ -31,7 +31,7 @@ func rolledOut(ctx context.Context, env *environment.Environment, kind, namespac
 // nodeNeverReady is a node that no kubelet tells of.
 func nodeNeverReady() spec.Sabotage {
 	return spec.Sabotage{
-		Name: "a node whose kubelet is silent", Kills: `is ready`, Alone: true, Applied: spec.AtOnce, Restored: spec.AtOnce,
+		Name: "a node whose kubelet is silent", Kills: `node silent-\S+ is ready`, Alone: true, Applied: spec.AtOnce, Restored: spec.AtOnce,
 		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
 			return scope.Create(ctx, &corev1.Node{
 				ObjectMeta: metav1.ObjectMeta{GenerateName: "silent-"},
@@ -44,7 +44,7 @@ func nodeNeverReady() spec.Sabotage {
 // zoneForgotten takes the zone of a worker away.
 func zoneForgotten() spec.Sabotage {
 	return spec.Sabotage{
-		Name: "a worker without its zone", Kills: `labels of the nodes`, Alone: true, Applied: spec.AtOnce, Restored: spec.AtOnce,
+		Name: "a worker without its zone", Kills: `labels of the nodes: stated .*, there \[.*"worker "`, Alone: true, Applied: spec.AtOnce, Restored: spec.AtOnce,
 		Apply: func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
 			var nodes corev1.NodeList
 			if err := env.Client().List(ctx, &nodes); err != nil {
@@ -68,7 +68,7 @@ func zoneForgotten() spec.Sabotage {
 // noDefaultClass leaves claims that name no class without one.
 func noDefaultClass() spec.Sabotage {
 	return spec.Sabotage{
-		Name: "no StorageClass is the default", Kills: `default StorageClasses`, Alone: true, Applied: spec.AtOnce, Restored: spec.AtOnce,
+		Name: "no StorageClass is the default", Kills: `(?s)default StorageClasses, of \d+: .*actual +: 0`, Alone: true, Applied: spec.AtOnce, Restored: spec.AtOnce,
 		Apply: func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
 			var classes storagev1.StorageClassList
 			if err := env.Client().List(ctx, &classes); err != nil {
@@ -91,7 +91,7 @@ func noDefaultClass() spec.Sabotage {
 // noDNS takes the pods of CoreDNS away.
 func noDNS() spec.Sabotage {
 	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "coredns"}}
-	return withoutPods("no CoreDNS", `is reached by its name`, "Deployment", d, map[string]string{"k8s-app": "kube-dns"}, func() {
+	return withoutPods("no CoreDNS", `(?s)is reached by its name: .*it is not open but error: .*lookup`, "Deployment", d, map[string]string{"k8s-app": "kube-dns"}, func() {
 		d.Spec.Replicas = ptr.To[int32](0)
 	})
 }
@@ -100,7 +100,7 @@ func noDNS() spec.Sabotage {
 // made stay.
 func noFirewall() spec.Sabotage {
 	d := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "kube-router"}}
-	return withoutPods("no NetworkPolicy engine", `is closed by a policy`, "DaemonSet", d, map[string]string{"k8s-app": "kube-router"}, func() {
+	return withoutPods("no NetworkPolicy engine", `(?s)is closed by a policy: .*it is not closed but open`, "DaemonSet", d, map[string]string{"k8s-app": "kube-router"}, func() {
 		d.Spec.Template.Spec.NodeSelector = map[string]string{"no-node": "has-this"}
 	})
 }

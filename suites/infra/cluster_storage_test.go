@@ -2,7 +2,9 @@ package infra
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"regexp"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -24,8 +26,15 @@ const defaultClass = "storageclass.kubernetes.io/is-default-class"
 // volumeTimeout is for a volume to be made, and for the pod that asks for it to end.
 var volumeTimeout = wait.Timeout{Name: "volumeUsed", D: time.Minute}
 
+// claimed is the volume of the default class.
+var claimed = corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "kept"}}
+
+// ownFailure is how a pod tells that its command failed: a kill, from 128 on, or an eviction
+// says nothing of the volume.
+var ownFailure = regexp.MustCompile(`^exit code \d{1,2} `)
+
 // checkStorage has one pod write to a volume of the default class, and another one read.
-func checkStorage(ctx context.Context, t spec.T, env *environment.Environment, ns string) {
+func checkStorage(ctx context.Context, t spec.T, env *environment.Environment, ns string, kept corev1.VolumeSource) {
 	var classes storagev1.StorageClassList
 	spec.Check(t, env.Client().List(ctx, &classes))
 	defaults := 0
@@ -44,12 +53,12 @@ func checkStorage(ctx context.Context, t spec.T, env *environment.Environment, n
 	}))
 	token := utilrand.String(16)
 	for _, one := range [][2]string{{"writes", `echo ` + token + ` >/kept/token`}, {"reads", `test "$(cat /kept/token)" = ` + token}} {
-		uses(ctx, t, env, ns, one[0], one[1])
+		uses(ctx, t, env, ns, kept, one[0], one[1])
 	}
 }
 
-// uses runs a command in a pod with the volume.
-func uses(ctx context.Context, t spec.T, env *environment.Environment, ns, name, command string) {
+// uses runs a command in a pod with the volume. That the command fails is what was seen.
+func uses(ctx context.Context, t spec.T, env *environment.Environment, ns string, kept corev1.VolumeSource, name, command string) {
 	t.Helper()
 	user := ptr.To[int64](999)
 	spec.Check(t, t.Scope().Create(ctx, &corev1.Pod{
@@ -71,7 +80,7 @@ func uses(ctx context.Context, t spec.T, env *environment.Environment, ns, name,
 				},
 				VolumeMounts: []corev1.VolumeMount{{Name: "kept", MountPath: "/kept"}},
 			}},
-			Volumes: []corev1.Volume{{Name: "kept", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "kept"}}}},
+			Volumes: []corev1.Volume{{Name: "kept", VolumeSource: kept}},
 		},
 	}))
 	_, err := wait.On(env.Config).Until(ctx, volumeTimeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: ns, Name: name}, wait.Condition{
@@ -83,5 +92,10 @@ func uses(ctx context.Context, t spec.T, env *environment.Environment, ns, name,
 			return fmt.Sprintf("it is %s", phase)
 		},
 	})
-	spec.InTime(t, err, "a pod that "+name+" a volume of the default class")
+	what := "a pod that " + name + " a volume of the default class"
+	var failed *wait.Terminal
+	if errors.As(err, &failed) && ownFailure.MatchString(failed.Detail) {
+		require.Fail(t, failed.Error(), "%s: it failed", what)
+	}
+	spec.InTime(t, err, what)
 }

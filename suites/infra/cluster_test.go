@@ -48,17 +48,21 @@ type stated struct {
 // what workloads take for granted works from each of its nodes.
 func TestCluster(t *testing.T) {
 	edit := func(config string) string { return config }
+	kept := claimed
 	configured := func(name, kills, old, text string) spec.Sabotage {
 		return spec.Swapped(name, kills, &edit, func(config string) string { return strings.Replace(config, old, text, 1) })
 	}
 	spec.Run(t, spec.Specification{
 		ID: "INF-011", Risk: spec.Namespaced, Needs: []spec.Need{kubeRouter, localPathProvisioner}, Timeout: 4 * time.Minute,
-		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveCluster(ctx, t, env, edit) },
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
+			proveCluster(ctx, t, env, edit, kept)
+		},
 		CounterProofs: []spec.Sabotage{
-			configured("a worker more is stated", `nodes by their role`, "nodes:\n", "nodes:\n- {role: worker, image: 'docker.io/provingground/node:v1.37.2'}\n"),
-			configured("another version is stated", `Kubernetes of the API server`, ":v1.37.2", ":v1.36.2"),
-			configured("another zone is stated", `labels of the nodes`, "zone-c", "zone-b"),
+			configured("a worker more is stated", `nodes by their role: stated \[.*worker worker worker\], there \[.*plane worker worker\]`, "nodes:\n", "nodes:\n- {role: worker, image: 'docker.io/provingground/node:v1.37.2'}\n"),
+			configured("another version is stated", `(?s)Kubernetes of the API server: .*expected: "v1\.36\.2"`, ":v1.37.2", ":v1.36.2"),
+			configured("another zone is stated", `labels of the nodes: stated \[.*zone-b" "worker \S+zone-b"\], there`, "zone-c", "zone-b"),
 			spec.Harmless(configured("a remark in the file", "", "nodes:\n", "# a remark\nnodes:\n")),
+			spec.Swapped("a volume that keeps nothing", `a pod that reads a volume of the default class: it failed: .*exit code 1 `, &kept, corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}),
 			nodeNeverReady(),
 			zoneForgotten(),
 			noDefaultClass(),
@@ -68,7 +72,7 @@ func TestCluster(t *testing.T) {
 	})
 }
 
-func proveCluster(ctx context.Context, t spec.T, env *environment.Environment, edit func(string) string) {
+func proveCluster(ctx context.Context, t spec.T, env *environment.Environment, edit func(string) string, kept corev1.VolumeSource) {
 	if env.Profile.Provider != environment.ProviderKind {
 		t.Inconclusive("no configuration", "the cluster of profile %s was not made by kind: what it should be is not stated here", env.Profile.Name)
 	}
@@ -77,7 +81,7 @@ func proveCluster(ctx context.Context, t spec.T, env *environment.Environment, e
 	nodes := checkNodes(ctx, t, env, want)
 	ns, err := t.Scope().Namespace(ctx, "infra-cluster", nil)
 	spec.Check(t, err)
-	checkStorage(ctx, t, env, ns)
+	checkStorage(ctx, t, env, ns, kept)
 	checkNetwork(ctx, t, env, ns, nodes)
 	t.Observe(fmt.Sprintf("%d nodes as kind-config.yaml states them, all ready; names are known on each; a volume of the default class kept what was written; a policy closes and opens a port for all nodes", len(nodes)), nodes)
 }
@@ -124,7 +128,7 @@ func checkNodes(ctx context.Context, t spec.T, env *environment.Environment, wan
 	for _, w := range want {
 		wantRoles = append(wantRoles, w.role)
 	}
-	require.ElementsMatch(t, wantRoles, roles, "nodes by their role")
+	require.ElementsMatch(t, wantRoles, roles, "nodes by their role: stated %v, there %v", slices.Sorted(slices.Values(wantRoles)), slices.Sorted(slices.Values(roles)))
 
 	// Of the labels those that any node is stated to have: Kubernetes has its own.
 	keys := map[string]bool{}
@@ -137,7 +141,7 @@ func checkNodes(ctx context.Context, t spec.T, env *environment.Environment, wan
 	for i, n := range nodes.Items {
 		labels = append(labels, roles[i]+" "+labelsOf(n.Labels, keys))
 	}
-	require.ElementsMatch(t, wantLabels, labels, "labels of the nodes")
+	require.ElementsMatch(t, wantLabels, labels, "labels of the nodes: stated %q, there %q", slices.Sorted(slices.Values(wantLabels)), slices.Sorted(slices.Values(labels)))
 
 	api, err := discovery.NewDiscoveryClientForConfig(env.Config)
 	spec.Check(t, err)
@@ -179,21 +183,21 @@ func checkNetwork(ctx context.Context, t spec.T, env *environment.Environment, n
 	pods, err := probe.Start(ctx, env, t.Scope(), specs...)
 	spec.Check(t, err)
 	clients := pods[1:]
-	dials := func(want string, open bool) func(context.Context) (string, error) {
+	dials := func(want string, results ...string) func(context.Context) (string, error) {
 		return func(ctx context.Context) (string, error) {
 			for i, c := range clients {
 				out, err := c.Dial(ctx, fmt.Sprintf("server.%s.svc.cluster.local:%d", ns, port))
 				if err != nil {
 					return "", err
 				}
-				if out[0].Open() != open {
-					return fmt.Sprintf("from node %s it is not %s but %s", nodes[i], want, out[0].Result), nil
+				if !slices.Contains(results, out[0].Result) {
+					return fmt.Sprintf("from node %s it is not %s but %s: %s", nodes[i], want, out[0].Result, out[0].Detail), nil
 				}
 			}
 			return "", nil
 		}
 	}
-	becomes(ctx, t, firewallTimeout, "the server is reached by its name", dials("open", true))
+	becomes(ctx, t, firewallTimeout, "the server is reached by its name", dials("open", "open"))
 	policy := t.Scope().Child("policy")
 	spec.Check(t, policy.Create(ctx, &networkingv1.NetworkPolicy{
 		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "closed"},
@@ -201,9 +205,9 @@ func checkNetwork(ctx context.Context, t spec.T, env *environment.Environment, n
 			PodSelector: metav1.LabelSelector{MatchLabels: server.Labels}, PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress},
 		},
 	}))
-	becomes(ctx, t, firewallTimeout, "the server is closed by a policy", dials("closed", false))
+	becomes(ctx, t, firewallTimeout, "the server is closed by a policy", dials("closed", "refused", "timeout"))
 	spec.Check(t, policy.Close(ctx))
-	becomes(ctx, t, firewallTimeout, "the server is open without the policy", dials("open", true))
+	becomes(ctx, t, firewallTimeout, "the server is open without the policy", dials("open", "open"))
 }
 
 // becomes is an assertion of what is true within a time, and has no watch.

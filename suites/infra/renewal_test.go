@@ -62,16 +62,16 @@ func TestCertificateRenewal(t *testing.T) {
 		ID: "INF-016", Risk: spec.Namespaced, Needs: []spec.Need{certManager, istio, s}, Timeout: 4 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { s.prove(ctx, t, env, edit) },
 		CounterProofs: []spec.Sabotage{
-			edited("an issuer that is not there", `the certificate is issued`, func(e edge) {
+			edited("an issuer that is not there", `the certificate is issued: .*it is at 0`, func(e edge) {
 				e.certificate["issuerRef"] = map[string]any{"kind": "ClusterIssuer", "name": "docuthinker-cb"}
 			}),
-			edited("a certificate of another name", `the gateway serves`, func(e edge) { e.certificate["dnsNames"] = []any{"other.example"} }),
-			edited("a gateway with another certificate", `the gateway serves`, func(e edge) {
+			edited("a certificate of another name", `(?s)the gateway serves .*by a certificate for \["other\.example"\]`, func(e edge) { e.certificate["dnsNames"] = []any{"other.example"} }),
+			edited("a gateway with another certificate", `(?s)the gateway serves .*by a certificate for \["docuthinker\.example"`, func(e edge) {
 				server := e.gateway["servers"].([]any)[0].(map[string]any)
 				server["tls"].(map[string]any)["credentialName"] = "docuthinker-tls"
 			}),
-			edited("renewal disabled", `the certificate is renewed`, func(e edge) { e.certificate["renewBefore"] = "5m" }),
-			edited("a gateway that drops requests", `expected no request to be lost`, func(e edge) {
+			edited("renewal disabled", `the certificate is renewed in time: .*it is at 1`, func(e edge) { e.certificate["renewBefore"] = "5m" }),
+			edited("a gateway that drops requests", `(?s)expected no request to be lost, saw \d+ of \d+ failed.*answered 503`, func(e edge) {
 				e.route["http"].([]any)[0].(map[string]any)["fault"] = map[string]any{"abort": map[string]any{"httpStatus": int64(503), "percentage": map[string]any{"value": int64(10)}}}
 			}),
 			spec.Harmless(edited("keys of RSA", "", func(e edge) {
@@ -222,8 +222,11 @@ func (s *renewals) serves(ctx context.Context, t spec.T, r probe.Request, old st
 			return "", err
 		}
 		a := answers[0]
-		if a.Status != http.StatusOK || a.TLS == nil || !a.TLS.Verified || !slices.Contains(a.TLS.SANs, s.host()) {
+		if a.TLS == nil {
 			return a.String(), nil
+		}
+		if a.Status != http.StatusOK || !a.TLS.Verified || !slices.Contains(a.TLS.SANs, s.host()) {
+			return fmt.Sprintf("%s, by a certificate for %q", a, a.TLS.SANs), nil
 		}
 		if a.TLS.Serial == old {
 			return "it is still " + old, nil

@@ -15,6 +15,9 @@ import (
 func TestJudge(t *testing.T) {
 	resource := func(kind, index, values string) string {
 		at := kind + ".this"
+		if kind == "aws_iam_role_policy" {
+			at = "module.identity." + at // the others' are nobody's of a service account
+		}
 		if index != "" {
 			index = fmt.Sprintf("%q", index)
 			at += "[" + index + "]"
@@ -49,11 +52,22 @@ func TestJudge(t *testing.T) {
 		"no versions":                     {"aws_s3_bucket_versioning", `{"versioning_configuration":[{"status":"Suspended"}]}`, "INF-006", "no versions"},
 		"plain HTTP":                      {"aws_cloudfront_distribution", `{"default_cache_behavior":[{"viewer_protocol_policy":"allow-all"}]}`, "INF-007", "plain HTTP"},
 		"rate only counted":               {"aws_wafv2_web_acl", `{"rule":[{"action":[{"block":[],"count":[{}]}],"statement":[{"rate_based_statement":[{"limit":5000}]}]}]}`, "INF-007", "blocks by rate"},
+		"all buckets":                     {"aws_iam_role_policy", `{"policy":"{\"Statement\":[{\"Effect\":\"Allow\",\"Action\":\"s3:GetObject\",\"Resource\":\"arn:aws:s3:::*\"}]}"}`, "INF-008", "Resource arn:aws:s3:::*"},
+		"no cluster":                      {"aws_eks_cluster", "", "INF-003", "there is none"},
+		"no database":                     {"aws_db_instance", "", "INF-004", "there is none"},
+		"no cache":                        {"aws_elasticache_replication_group", "", "INF-005", "there is none"},
+		"no bucket":                       {"aws_s3_bucket", "", "INF-006", "there is none"},
+		"no edge":                         {"aws_cloudfront_distribution", "", "INF-007", "there is none"},
+		"no ACL":                          {"aws_wafv2_web_acl", "", "INF-007", "there is none"},
+		"no policy":                       {"aws_iam_role_policy", "", "INF-008", "there is none"},
 		"anything of S3":                  {"aws_iam_role_policy", `{"policy":"{\"Statement\":[{\"Effect\":\"Allow\",\"Action\":\"s3:*\",\"Resource\":\"arn:aws:s3:::a\"}]}"}`, "INF-008", "Action s3:*"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := ""
 			for kind, values := range good {
+				if kind == c.kind && c.values == "" {
+					continue
+				}
 				if kind == c.kind {
 					values = c.values
 				}
@@ -74,6 +88,12 @@ func TestJudge(t *testing.T) {
 				"%s, %q in %v", c.clause, c.want, all)
 		})
 	}
-	_, err := Judge(t.Context(), filepath.Join("..", "..", ".."), []byte(`{}`))
+
+	// One beside those that are made for each name has no index, in plans that Terraform prints.
+	all, err := Judge(t.Context(), filepath.Join("..", "..", ".."), []byte(`{"planned_values":{"root_module":{"resources":[{"address":"aws_s3_bucket.beside","mode":"managed","type":"aws_s3_bucket","values":{}}]}}}`))
+	require.NoError(t, err)
+	require.Contains(t, all, Breach{"INF-006", "aws_s3_bucket.beside", "it has no versions"})
+
+	_, err = Judge(t.Context(), filepath.Join("..", "..", ".."), []byte(`{}`))
 	require.ErrorContains(t, err, "no planned_values")
 }
