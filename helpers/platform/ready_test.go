@@ -57,6 +57,7 @@ func TestConditions(t *testing.T) {
 		{Group: "cert-manager.io", Kind: "Certificate"}:                   `conditions: [{type: Ready, status: "True"}]`,
 		{Group: "cert-manager.io", Kind: "Issuer"}:                        `conditions: [{type: Ready, status: "True"}]`,
 		{Group: "cert-manager.io", Kind: "ClusterIssuer"}:                 `conditions: [{type: Ready, status: "True"}]`,
+		{Group: "keda.sh", Kind: "ScaledObject"}:                          `conditions: [{type: Ready, status: "True"}]`,
 	} {
 		t.Run(kind.String(), func(t *testing.T) {
 			c, ok := conditions[kind]
@@ -68,7 +69,7 @@ func TestConditions(t *testing.T) {
 			assert.Positive(t, c.limit.D)
 		})
 	}
-	assert.Len(t, conditions, 9, "a new kind wants a case here")
+	assert.Len(t, conditions, 10, "a new kind wants a case here")
 }
 
 // live is an object as it comes from the API: whole numbers are int64.

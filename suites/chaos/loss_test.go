@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -20,17 +21,30 @@ func TestPodDelete(t *testing.T) {
 	survives(t, "CHS-001", newStage(t, "delete", nil), always(podDelete), func(s *stage, p *plan) []spec.Sabotage {
 		return []spec.Sabotage{
 			s.onePod(),
-			s.backend("replicas that take their time to start", `users found it as before [0-9.]+ s after the fault's end`, func(d *appsv1.Deployment) {
-				c := &d.Spec.Template.Spec.Containers[0]
-				c.Env = append(c.Env, corev1.EnvVar{Name: "START_DELAY", Value: "14s"}) // more than recovery may take, and less than keeps Litmus from a second round
-				d.Spec.Strategy.RollingUpdate.MaxSurge = ptr.To(intstr.FromString("100%"))
-			}),
+			s.slowStart(p),
 			misread(p, "pod-delete", lasts, "30"),
 			misread(p, "pod-delete", "PODS_AFFECTED_PERC", "25"),
 			unsettled("one round alone", `the fault did not happen`, p, plan{variables: map[string]string{lasts: "10"}}),
 			unsettled("a quarter of the pods each time", `the fault did not happen`, p, plan{variables: map[string]string{"PODS_AFFECTED_PERC": "25"}}),
 		}
 	})
+}
+
+// slowStart has new pods begin to serve later than users may be without them. A round then
+// takes up to 42 s, and Litmus goes on for long enough to have a second one; liveness
+// would end such a pod.
+func (s *stage) slowStart(p *plan) spec.Sabotage {
+	f := s.backend("replicas that take their time to start", `users found it as before [0-9.]+ s after the fault's end`, func(d *appsv1.Deployment) {
+		c := &d.Spec.Template.Spec.Containers[0]
+		c.LivenessProbe = nil
+		c.Env = append(c.Env, corev1.EnvVar{Name: "START_DELAY", Value: "18s"})
+		d.Spec.Strategy.RollingUpdate.MaxSurge = ptr.To(intstr.FromString("100%"))
+	})
+	rollOut, longer := f.Apply, spec.Swapped("", "", p, plan{variables: map[string]string{lasts: "60"}})
+	f.Apply = func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+		return errors.Join(longer.Apply(ctx, env, scope), rollOut(ctx, env, scope))
+	}
+	return f
 }
 
 // TestContainerKill proves that users do not notice when containers are killed.

@@ -39,7 +39,7 @@ func TestCanaryAlert(t *testing.T) {
 			t.Observe(fmt.Sprintf("the receiver got the alert %s; %s", posted.Body, saw.text), json.RawMessage(posted.Body))
 		},
 		CounterProofs: []spec.Sabotage{
-			r.fault("alert provider missing", noAlert, alertsToNobody, alertsOf...),
+			r.fault("the Canary names a provider that there is not", noAlert, alertsToNobody, alertsOf...),
 			r.fault("nobody is to be alerted", noAlert, []any{}, alertsOf...),
 			r.faultIn(corev1.SchemeGroupVersion.WithKind("Secret"), alertSecret, "alerts to a wrong address", noAlert,
 				base64.StdEncoding.EncodeToString([]byte("http://receiver.invalid"+alertPath)), "data", "address"),
@@ -65,7 +65,7 @@ const (
 // brokenLater has the way to the receiver break once the rollout's begin was told of:
 // what is lost is the alert that matters.
 func (r *rollout) brokenLater(begun *func(context.Context, *environment.Scope) error) spec.Sabotage {
-	f := spec.Swapped("the provider is gone by the time of the rollback", noRollback, begun, func(ctx context.Context, s *environment.Scope) error {
+	f := spec.Swapped("the Canary names a provider that there is not by the time of the rollback", noRollback, begun, func(ctx context.Context, s *environment.Scope) error {
 		return r.change(ctx, s, flaggerAPI, "Canary", canaryName, alertsToNobody, alertsOf...)
 	})
 	f.Restored = r.calm

@@ -74,17 +74,17 @@ func TestAuthorization(t *testing.T) {
 						"selector": map[string]any{"matchLabels": map[string]any{"app": "nobody"}},
 					}, "spec")
 				}),
-			ruleFault(s, "a method too many", denied("frontend", "DELETE", "backend:8080"), "backend", allowing("8080", nil, "GET", "POST", "DELETE")),
-			ruleFault(s, "a method too few", allowed("frontend", "POST", "backend:8080"), "backend", allowing("8080", nil, "GET")),
-			ruleFault(s, "a port too many", denied("frontend", "GET", "backend:9090"), "backend", allowing("", nil, "GET", "POST")),
-			ruleFault(s, "any caller with an identity", denied("stranger", "POST", "frontend:8080"), "frontend", allowing("8080", from("*"), "GET", "POST")),
+			ruleFault(s, "a method too many", denied("frontend", "DELETE", "backend:8080"), "backend", allowing("8080", nil, "GET", "POST", "PUT", "DELETE")),
+			ruleFault(s, "a method too few", allowed("frontend", "POST", "backend:8080"), "backend", allowing("8080", nil, "GET", "PUT")),
+			ruleFault(s, "a port too many", denied("frontend", "GET", "backend:9090"), "backend", allowing("", nil, "GET", "POST", "PUT")),
+			ruleFault(s, "any caller with an identity", denied("stranger", "POST", "frontend:8080"), "frontend", allowing("8080", from("*"), "GET", "POST", "PUT")),
 			ruleFault(s, "the wrong caller", denied("backend", "GET", "backend:8080"), "backend",
 				func(ns string) map[string]any {
-					return allowing("8080", from(principal(trustDomain, ns, "backend")), "GET", "POST")(ns)
+					return allowing("8080", from(principal(trustDomain, ns, "backend")), "GET", "POST", "PUT")(ns)
 				}),
 			ruleFault(s, "the wrong trust domain", allowed("frontend", "GET", "backend:8080"), "backend",
 				func(ns string) map[string]any {
-					return allowing("8080", from(principal("elsewhere.example", ns, "frontend")), "GET", "POST")(ns)
+					return allowing("8080", from(principal("elsewhere.example", ns, "frontend")), "GET", "POST", "PUT")(ns)
 				}),
 			ruleFault(s, "another gateway", allowed(byGateway, "PUT", "frontend:8080"), "frontend",
 				allowing("8080", from(principal(trustDomain, "istio-egress", "istio-egressgateway")), "GET", "POST", "PUT")),

@@ -31,6 +31,7 @@ func TestCanaryPromotion(t *testing.T) {
 			r.fault("analysis skipped", `promoted without all steps`, true, "spec", "skipAnalysis"),
 			r.fault("step weight 50", `rises in steps of 10`, int64(maxWeight), "spec", "analysis", "stepWeight"),
 			r.fault("weight at most 20", `promoted without all steps`, int64(20), "spec", "analysis", "maxWeight"),
+			spec.Swapped("a chart that says half a minute", `the chart's Canary looks each, and at metrics of`, &r.declared, []string{"30s", declaredInterval, declaredInterval}),
 			r.fault("interval half as long again", `from 10 % to the end takes Flagger`, (interval * 3 / 2).String(), "spec", "analysis", "interval"),
 			r.noLoad(wantOfMetrics),
 			r.harmless(),

@@ -23,9 +23,12 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
-// What the clauses say of the platform's Canary, which the application's chart has:
-// these are held against it. Its interval of a minute is ten seconds here, the least
-// that Flagger takes.
+// declaredInterval is that of the platform's Canary, and what its metrics are of. It is ten
+// seconds here, the least that Flagger takes.
+const declaredInterval = "60s"
+
+// What the clauses say of that Canary, which the application's chart has: it is held
+// against these.
 const (
 	interval      = 10 * time.Second
 	timeScale     = "time compressed 6 x: interval 60 s -> 10 s"
@@ -63,20 +66,22 @@ var (
 type rollout struct {
 	*stage
 	handedOver bool
+	declared   []string // intervals of the analysis, and of each of its metrics, by the chart
 	versions   int
 }
 
 func newRollout(t *testing.T, name string) *rollout {
 	return &rollout{stage: newStage(t, name, map[string]any{"mesh": map[string]any{
 		"routing": map[string]any{"backend": "flagger"},
-		"flagger": map[string]any{"interval": interval.String(), "alertSecret": alertSecret},
+		"flagger": map[string]any{"alertSecret": alertSecret},
 	}},
 		caller{Spec: probe.Spec{Name: "users"}, outside: true},
 		caller{Spec: probe.Spec{Name: "receiver", Upstream: &probe.Upstream{}}, outside: true})}
 }
 
-// Ensure has the receiver told of everything, once: of alerts by the Secret that the
-// chart's AlertProvider names, and of each event by a webhook that is the suite's own.
+// Ensure compresses the chart's Canary and has the receiver told of everything, once: of
+// alerts by the Secret that the chart's AlertProvider names, and of each event by a webhook
+// that is the suite's own.
 func (r *rollout) Ensure(ctx context.Context, env *environment.Environment) error {
 	if err := r.stage.Ensure(ctx, env); err != nil || r.handedOver {
 		return err
@@ -90,8 +95,18 @@ func (r *rollout) Ensure(ctx context.Context, env *environment.Environment) erro
 	}
 	canary := r.object()
 	if err := r.Scope().Update(ctx, canary, func() error {
-		events := map[string]any{"name": "events", "type": "event", "url": receiver + eventPath}
-		return unstructured.SetNestedSlice(canary.Object, []any{events}, "spec", "analysis", "webhooks")
+		analysis, _, err := unstructured.NestedMap(canary.Object, "spec", "analysis")
+		if err != nil {
+			return err
+		}
+		r.declared = nil
+		metrics, _ := analysis["metrics"].([]any)
+		for _, of := range append([]any{analysis}, metrics...) {
+			r.declared = append(r.declared, fmt.Sprint(of.(map[string]any)["interval"]))
+			of.(map[string]any)["interval"] = interval.String()
+		}
+		analysis["webhooks"] = []any{map[string]any{"name": "events", "type": "event", "url": receiver + eventPath}}
+		return unstructured.SetNestedMap(canary.Object, analysis, "spec", "analysis")
 	}); err != nil {
 		return err
 	}

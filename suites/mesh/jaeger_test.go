@@ -127,8 +127,9 @@ func (tr trace) unlike(r request, way []hop) string {
 
 var tracesTimeout = wait.Timeout{Name: "tracesInJaeger", D: 40 * time.Second}
 
-// quiet is twice as long as any sender keeps a span back: Envoy does for 5 s.
-const quiet = 10 * time.Second
+// quiet is longer than any sender lets pass between two tries: Envoy 5 s, the application
+// 12.5 s (half over its MaxInterval, and its sendTimeout: telemetry.go).
+const quiet = 13 * time.Second
 
 // traces are those of the requests by ID, asked for until each has the hops, or
 // until nothing more came for a while. Jaeger tells nobody of what comes.

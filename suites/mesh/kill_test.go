@@ -21,9 +21,9 @@ var killTimeout = wait.Timeout{Name: "podKilled", D: 30 * time.Second}
 const killAll = `n=0
 for p in /proc/[0-9]*; do
   group=$(<$p/cgroup) || continue
-  [[ $group == *pod$1* || $group == *pod${1//-/_}* ]] && kill -9 ${p#/proc/} && n=$((n+1))
-done 2>/dev/null
-((n > 0))`
+  [[ $group != *pod$1* && $group != *pod${1//-/_}* ]] || { kill -9 ${p#/proc/} && n=$((n+1)); }
+done
+((n > 0)) || { echo "of pod $1 there is no process, or none could be killed"; exit 1; }`
 
 // kill ends all processes of a pod by SIGKILL: nobody is told of it before, and nothing
 // ends in good order. It is done by a pod in a namespace of the run's, on the same node, that
@@ -35,6 +35,7 @@ func kill(ctx context.Context, env *environment.Environment, s *environment.Scop
 			NodeName: victim.Spec.NodeName, HostPID: true, RestartPolicy: corev1.RestartPolicyNever,
 			Containers: []corev1.Container{{
 				Name: "kill", Image: "docker.io/provingground/debian:bookworm", Command: []string{"bash", "-c", killAll, "kill", string(victim.UID)},
+				TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 			}},
 		},
 	}

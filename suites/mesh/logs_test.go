@@ -187,8 +187,7 @@ func logFaults(s *stage) []spec.Sabotage {
 	}
 }
 
-// agentFault puts something else into the agents' configuration, which stands in
-// their template.
+// agentFault puts something else into the agents' configuration.
 func agentFault(name, kills, old string, with func() string) spec.Sabotage {
 	settles := func(ctx context.Context, env *environment.Environment) error {
 		return rolledOut(ctx, env, seenRollout, "DaemonSet", logs.namespace, logAgent)
@@ -197,15 +196,7 @@ func agentFault(name, kills, old string, with func() string) spec.Sabotage {
 		Name: name, Kills: kills,
 		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
 			d := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: logs.namespace, Name: logAgent}}
-			return scope.Update(ctx, d, func() error {
-				for i, v := range d.Spec.Template.Spec.Containers[0].Env {
-					if v.Name == "CONFIG" && strings.Contains(v.Value, old) {
-						d.Spec.Template.Spec.Containers[0].Env[i].Value = strings.ReplaceAll(v.Value, old, with())
-						return nil
-					}
-				}
-				return fmt.Errorf("the configuration of %s has no %q", logAgent, old)
-			})
+			return scope.Update(ctx, d, func() error { return reconfigured(&d.Spec.Template, old, with()) })
 		},
 		Applied: settles, Restored: settles,
 	}

@@ -80,26 +80,14 @@ func exception(s *stage, name, kills, component string, rest map[string]any) spe
 }
 
 // anonymous has the backend's proxy hand on what the caller says of itself, which is
-// nothing. (SANITIZE is the default, so that a merge does not see it.)
+// nothing. (SANITIZE is the enumeration's nought, and Istio's merge takes no field that is.)
 func (s *stage) anonymous() spec.Sabotage {
-	return s.meshFault("the backend is not told who calls", `/inside: GET http://backend\S+: expected the server to see \S+ as its peer`, "backend", "networking.istio.io/v1alpha3", "EnvoyFilter", map[string]any{
-		"workloadSelector": map[string]any{"labels": map[string]any{"app.kubernetes.io/component": "backend"}},
-		"configPatches": []any{map[string]any{
-			"applyTo": "NETWORK_FILTER",
-			"match": map[string]any{
-				"context":  "SIDECAR_INBOUND",
-				"listener": map[string]any{"filterChain": map[string]any{"filter": map[string]any{"name": "envoy.filters.network.http_connection_manager"}}},
-			},
-			"patch": map[string]any{"operation": "MERGE", "value": map[string]any{"typed_config": map[string]any{
-				"@type":                       "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-				"forward_client_cert_details": "FORWARD_ONLY",
-			}}},
-		}},
-	})
+	return s.inboundFault("the backend is not told who calls", `/inside: GET http://backend\S+: expected the server to see \S+ as its peer`, "backend",
+		map[string]any{"forward_client_cert_details": "FORWARD_ONLY"})
 }
 
-// withoutPort takes a port from a service of the mesh's, which the proof would find by
-// looking for it.
+// withoutPort takes a port from a service of the mesh's. What the proof reads from the
+// cluster is one port fewer then, of which all holds: so it is told which there must be.
 func (s *stage) withoutPort() spec.Sabotage {
 	f := secureFault(s, "a service without one of its ports", "", func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
 		worker := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "worker"}}
@@ -108,7 +96,7 @@ func (s *stage) withoutPort() spec.Sabotage {
 			return nil
 		})
 	})
-	f.Unsettles = `no targets`
+	f.Unsettles = `^a port is missing$`
 	return f
 }
 
@@ -129,7 +117,7 @@ func proveStrict(ctx context.Context, t spec.T, env *environment.Environment, s 
 	}
 	for _, want := range meshPorts {
 		if !slices.ContainsFunc(services, func(to string) bool { return short(s, to) == want }) {
-			t.Inconclusive("no targets", "no port of a service of %s is %s: there are %v", s.ns, want, services)
+			t.Inconclusive("a port is missing", "no port of a service of %s is %s: there are %v", s.ns, want, services)
 		}
 	}
 	reachable(ctx, t, env, s, pods)

@@ -126,6 +126,7 @@ type upstreamHost struct {
 	near         bool // one of those that are called first: of the proxy's zone, where Istio prefers that
 	ejected      bool // by outlier detection
 	requests     int  // attempts sent to it since the proxy has this configuration of its cluster
+	errors       int  // of them
 	connectFails int
 }
 
@@ -170,6 +171,8 @@ func hostsOf(ctx context.Context, env *environment.Environment, namespace, pod, 
 				switch s.Name {
 				case "rq_total":
 					seen.requests = s.Value
+				case "rq_error":
+					seen.errors = s.Value
 				case "cx_connect_fail":
 					seen.connectFails = s.Value
 				}

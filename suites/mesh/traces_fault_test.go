@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -39,21 +40,13 @@ var samplerOff = corev1.EnvVar{Name: "OTEL_TRACES_SAMPLER", Value: "always_off"}
 // withoutTraceparent takes the header away before Envoy reads it. Later would
 // not do: Envoy writes it anew when it sends a request on.
 var withoutTraceparent = map[string]any{
-	"applyTo": "NETWORK_FILTER",
-	"match": map[string]any{
-		"context":  "SIDECAR_INBOUND",
-		"listener": map[string]any{"filterChain": map[string]any{"filter": map[string]any{"name": "envoy.filters.network.http_connection_manager"}}},
-	},
-	"patch": map[string]any{"operation": "MERGE", "value": map[string]any{"typed_config": map[string]any{
-		"@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-		"early_header_mutation_extensions": []any{map[string]any{
-			"name": "envoy.http.early_header_mutation.header_mutation",
-			"typed_config": map[string]any{
-				"@type":     "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-				"mutations": []any{map[string]any{"remove": "traceparent"}},
-			},
-		}},
-	}}},
+	"early_header_mutation_extensions": []any{map[string]any{
+		"name": "envoy.http.early_header_mutation.header_mutation",
+		"typed_config": map[string]any{
+			"@type":     "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+			"mutations": []any{map[string]any{"remove": "traceparent"}},
+		},
+	}},
 }
 
 // telemetryFault is what the mesh is told of one component's traces.
@@ -66,9 +59,23 @@ func (s *stage) telemetryFault(name, kills, component string, tracing map[string
 
 // brokenOff has the backend begin a trace of its own.
 func (s *stage) brokenOff() spec.Sabotage {
-	return s.meshFault("the trace is broken off before the backend", `came to the backend in another trace`, "backend", "networking.istio.io/v1alpha3", "EnvoyFilter", map[string]any{
-		"workloadSelector": map[string]any{"labels": map[string]any{"app.kubernetes.io/component": "backend"}},
-		"configPatches":    []any{withoutTraceparent},
+	return s.inboundFault("the trace is broken off before the backend", `came to the backend in another trace`, "backend", withoutTraceparent)
+}
+
+// inboundFault puts something into how a component's sidecar takes requests.
+func (s *stage) inboundFault(name, kills, component string, config map[string]any) spec.Sabotage {
+	config = maps.Clone(config)
+	config["@type"] = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+	return s.meshFault(name, kills, component, "networking.istio.io/v1alpha3", "EnvoyFilter", map[string]any{
+		"workloadSelector": map[string]any{"labels": map[string]any{"app.kubernetes.io/component": component}},
+		"configPatches": []any{map[string]any{
+			"applyTo": "NETWORK_FILTER",
+			"match": map[string]any{
+				"context":  "SIDECAR_INBOUND",
+				"listener": map[string]any{"filterChain": map[string]any{"filter": map[string]any{"name": "envoy.filters.network.http_connection_manager"}}},
+			},
+			"patch": map[string]any{"operation": "MERGE", "value": map[string]any{"typed_config": config}},
+		}},
 	})
 }
 
@@ -141,18 +148,24 @@ func fewerCollectors() spec.Sabotage {
 	return f
 }
 
-// hoardingCollectors say of a span that they have it before Jaeger has.
+// hoardingCollectors say of a span that they have it before Jaeger has. They send what
+// they took each six seconds, so that one that is killed has some of it for sure.
 func hoardingCollectors() spec.Sabotage {
-	const none, some = "sending_queue: {enabled: false}", "sending_queue: {enabled: true, batch: {flush_timeout: 3s, min_size: 100000}}"
-	f := collectors.changed("collectors that keep for three seconds what they took", `spans of the application were lost with a collector`, collectors.replicas, func(d *appsv1.Deployment) error {
-		vars := d.Spec.Template.Spec.Containers[0].Env
-		at := slices.IndexFunc(vars, func(v corev1.EnvVar) bool { return v.Name == "CONFIG" && strings.Contains(v.Value, none) })
-		if at < 0 {
-			return fmt.Errorf("the collectors' configuration has no %q", none)
-		}
-		vars[at].Value = strings.Replace(vars[at].Value, none, some, 1)
-		return nil
+	f := collectors.changed("collectors that keep for six seconds what they took", `spans of the application were lost with a collector`, collectors.replicas, func(d *appsv1.Deployment) error {
+		return reconfigured(&d.Spec.Template, "sending_queue: {enabled: false}", "sending_queue: {enabled: true, batch: {flush_timeout: 6s, min_size: 100000}}")
 	})
 	f.Alone = false // nobody else goes by them
 	return f
+}
+
+// reconfigured puts something else into a collector's configuration, which stands in its
+// template.
+func reconfigured(pods *corev1.PodTemplateSpec, old, with string) error {
+	vars := pods.Spec.Containers[0].Env
+	at := slices.IndexFunc(vars, func(v corev1.EnvVar) bool { return v.Name == "CONFIG" && strings.Contains(v.Value, old) })
+	if at < 0 {
+		return fmt.Errorf("the collectors' configuration has no %q", old)
+	}
+	vars[at].Value = strings.ReplaceAll(vars[at].Value, old, with)
+	return nil
 }

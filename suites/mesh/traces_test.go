@@ -97,8 +97,9 @@ func proveWay(ctx context.Context, t spec.T, env *environment.Environment, s *st
 	}
 }
 
-// proveLoss kills a collector that is at work. A span of the application is kept until a collector has said that Jaeger has it. The proxies keep none that
-// was not taken, so nothing is asserted of theirs.
+// proveLoss kills a collector that is at work. A span of the application is kept until a
+// collector has said that Jaeger has it. The proxies keep none that was not taken, so
+// nothing is asserted of theirs.
 func proveLoss(ctx context.Context, t spec.T, env *environment.Environment, s *stage, victim corev1.Pod) {
 	before, err := acceptedSpans(ctx, env, victim.Name)
 	if err != nil {

@@ -48,6 +48,7 @@ var healthy = map[string]string{"FAULT_ERROR_RATE": "0", "FAULT_LATENCY": "0s"}
 // ones, and returns when Flagger has begun with it.
 func (r *rollout) begin(ctx context.Context, t spec.T, env *environment.Environment, settings map[string]string) *walk {
 	w := &walk{rollout: r, ctx: ctx, t: t, env: env}
+	require.Equal(t, []string{declaredInterval, declaredInterval, declaredInterval}, r.declared, "the chart's Canary looks each, and at metrics of")
 	all, err := r.pods["receiver"].Requests(ctx)
 	spec.Check(w.t, err)
 	w.told = len(all)

@@ -69,7 +69,7 @@ func TestCronScaler(t *testing.T) {
 }
 
 func proveCronScaler(ctx context.Context, t spec.T, env *environment.Environment, l *levels, edit change) {
-	objects, err := autoscalersOf(ctx, env, "backend", l.ns)
+	objects, err := autoscalersOf(ctx, env, "backend", l.ns, nil)
 	spec.Check(t, err)
 	if edit != nil {
 		edit(objects[0])

@@ -74,7 +74,7 @@ func proveHTTPScaler(ctx context.Context, t spec.T, env *environment.Environment
 	idle := scalesTo(ctx, t, env, backend, 2, "the backend's replicas without requests")
 	traffic, err := l.pods["users"].Traffic(ctx, probe.Plan{
 		Request: probe.Request{URL: "http://backend." + l.ns + ":8080/api/documents?limit=1", Timeout: time.Second},
-		Rate:    httpRate, For: 12 * time.Minute, KeepAlive: true,
+		Rate:    httpRate, For: 399 * time.Second, KeepAlive: true, // a plan has 100000 requests at most; the slowest fault wants 320 s
 	})
 	spec.Check(t, err)
 	defer func() { _ = traffic.Stop(ctx) }()

@@ -179,6 +179,9 @@ func alertmanagers(ctx context.Context, env *environment.Environment) (urls []st
 	return urls, err
 }
 
+// reachedTimeout is for the nodes to lead a Service to a pod that has just become ready.
+var reachedTimeout = wait.Timeout{Name: "alertmanagerReached", D: 15 * time.Second}
+
 // theAlertmanager is the platform's, as its Prometheus calls it.
 const theAlertmanager = "http://alertmanager:9093"
 
@@ -192,10 +195,20 @@ func tellsAsStated(ctx context.Context, t spec.T, env *environment.Environment) 
 
 	pod, err := env.OnlyPod(ctx, monitoring, "prometheus")
 	spec.Check(t, err)
-	// Its image has one program that makes requests, and both answer at /-/healthy.
-	err = env.Exec(ctx, monitoring, pod, "prometheus", nil, io.Discard, "/bin/promtool", "check", "healthy", "--url="+theAlertmanager)
-	if exit := exec.ExitError(nil); errors.As(err, &exit) && exit.ExitStatus() == 1 { // as it ends when a check fails
-		require.Fail(t, "the platform's Prometheus does not reach its Alertmanager", "promtool: %v", err)
+	// Its image has one program that makes requests, and both answer at /-/healthy. A Service
+	// whose pod has come a moment ago may not lead to it yet.
+	unreached := ""
+	err = wait.Answers(ctx, reachedTimeout, "the platform's Prometheus to reach its Alertmanager", func(ctx context.Context) (string, error) {
+		unreached = ""
+		err := env.Exec(ctx, monitoring, pod, "prometheus", nil, io.Discard, "/bin/promtool", "check", "healthy", "--url="+theAlertmanager)
+		if exit := exec.ExitError(nil); errors.As(err, &exit) && exit.ExitStatus() == 1 { // as it ends when a check fails
+			unreached = err.Error()
+			return unreached, nil
+		}
+		return "", err
+	})
+	if unreached != "" && ctx.Err() == nil {
+		require.Fail(t, "the platform's Prometheus does not reach its Alertmanager", "promtool: %s", unreached)
 	}
 	spec.Check(t, err)
 

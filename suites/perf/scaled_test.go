@@ -2,7 +2,11 @@ package perf
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -12,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/platform"
@@ -49,9 +54,10 @@ const settled = 20 * time.Second
 // change edits an object of fixtures/autoscaling for the time of a fault; nil for none.
 type change func(o *unstructured.Unstructured)
 
-// autoscalersOf are the objects of fixtures/autoscaling for a workload, in a namespace.
-func autoscalersOf(ctx context.Context, env *environment.Environment, workload, namespace string) ([]*unstructured.Unstructured, error) {
-	objects, err := platform.Render(ctx, env, autoscaling, namespace, nil)
+// autoscalersOf are the objects of fixtures/autoscaling for a workload, in a namespace, with
+// values over the chart's own.
+func autoscalersOf(ctx context.Context, env *environment.Environment, workload, namespace string, values map[string]any) ([]*unstructured.Unstructured, error) {
+	objects, err := platform.Render(ctx, env, autoscaling, namespace, values)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +73,7 @@ func autoscalersOf(ctx context.Context, env *environment.Environment, workload, 
 // enough is compressed; what a scaler is bound to by its own address is the caller's to edit.
 func scaling(ctx context.Context, env *environment.Environment, scope *environment.Scope, workload, namespace string, edits ...change) error {
 	fail := func(err error) error { return fmt.Errorf("autoscaler of %s: %w", workload, err) }
-	objects, err := autoscalersOf(ctx, env, workload, namespace)
+	objects, err := autoscalersOf(ctx, env, workload, namespace, nil)
 	if err != nil {
 		return fail(err)
 	}
@@ -182,11 +188,24 @@ func scaledBy(ctx context.Context, env *environment.Environment, edit change) (m
 	return by, nil
 }
 
+// installed are those of the platform's own application, with the profile's values.
+func installed(ctx context.Context, env *environment.Environment, workload string) ([]*unstructured.Unstructured, error) {
+	values := map[string]any{}
+	data, err := os.ReadFile(filepath.Join(env.Root, "fixtures", "platform", string(autoscaling), "values-"+env.Profile.ValuesOf()+".yaml"))
+	if err == nil {
+		err = yaml.Unmarshal(data, &values)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return autoscalersOf(ctx, env, workload, appNamespace, values)
+}
+
 // scaledAsStated asserts that the platform's own application has the autoscaler of a
 // workload that is proved on a copy, at its own times.
 func scaledAsStated(ctx context.Context, t spec.T, env *environment.Environment, workload string) {
 	t.Helper()
-	objects, err := autoscalersOf(ctx, env, workload, appNamespace)
+	objects, err := installed(ctx, env, workload)
 	spec.Check(t, err)
 	for _, o := range objects {
 		live := &unstructured.Unstructured{}
@@ -201,7 +220,7 @@ func altered(name, workload string, edit func(*unstructured.Unstructured) error)
 	return spec.Sabotage{
 		Name: name, Kills: `the platform's own autoscaler of ` + workload + ` has otherwise than stated`, Alone: true, Applied: spec.AtOnce, Restored: spec.AtOnce,
 		Apply: func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
-			objects, err := autoscalersOf(ctx, env, workload, appNamespace)
+			objects, err := installed(ctx, env, workload)
 			if err != nil {
 				return err
 			}
