@@ -179,12 +179,14 @@ func (c *cloud) left(ctx context.Context, of *stack) (all []string, err error) {
 	for _, b := range buckets.Buckets {
 		ours("bucket", b.Name)
 	}
-	roles, err := iam.NewFromConfig(config).ListRoles(ctx, &iam.ListRolesInput{})
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range roles.Roles {
-		ours("role", r.RoleName)
+	for roles := iam.NewListRolesPaginator(iam.NewFromConfig(config), &iam.ListRolesInput{}); roles.HasMorePages(); { // of all stacks
+		page, err := roles.NextPage(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range page.Roles {
+			ours("role", r.RoleName)
+		}
 	}
 	queues, err := sqs.NewFromConfig(config).ListQueues(ctx, &sqs.ListQueuesInput{})
 	if err != nil {

@@ -204,12 +204,12 @@ func proveOthers(prove func(string, func(context.Context, spec.T, *look), ...fau
 		whatever(swapped("a queue outside of the state", `what destroy leaves behind.*queue \S+-dev-jobs[ \]]`, &l, life{wanted: wanted{targets: []string{"module.messaging"}}, forget: "module.messaging.aws_sqs_queue.jobs"})),
 		whatever(swapped("a log group outside of the state", `what destroy leaves behind.*module\.network\.aws_cloudwatch_log_group\.flow`, &l, life{wanted: wanted{targets: []string{"module.network"}}, forget: "module.network.aws_cloudwatch_log_group.flow"})),
 		whatever(swapped("secrets that wait for a month", `what destroy leaves behind.*secret \S+-dev/`, &l, life{wanted: replaced("modules/secrets/main.tf", "var.disposable ? 0 : 30", "30", "module.secrets")})),
-		whatever(swapped("a last snapshot", `what destroy leaves behind.*snapshot \S+-dev-final`, &l, life{wanted: replaced(database, "skip_final_snapshot       = var.disposable\n  final_snapshot_identifier = var.disposable ? null : ", "skip_final_snapshot       = false\n  final_snapshot_identifier = ", "module.database")})),
+		whatever(swapped("a last snapshot", `what destroy leaves behind.*snapshot \S+-dev-final`, &l, life{wanted: replaced(database, "skip_final_snapshot       = var.disposable\n  final_snapshot_identifier = var.disposable ? null : ", "skip_final_snapshot       = false\n  final_snapshot_identifier = ", "module.network", "module.database", "module.cluster.aws_security_group.nodes")})),
 		whatever(swapped("network and queues only", "", &l, life{wanted: wanted{targets: []string{"module.network", "module.messaging"}}})),
 	)
 	var b beside
 	prove("INF-010", func(ctx context.Context, t spec.T, c *look) { c.proveBeside(ctx, t, b) },
-		whatever(swapped("two of one name", `(?s)two stacks are made at once.*EntityAlreadyExists`, &b, beside{names: [2]string{"same", "same"}})),
+		whatever(swapped("two of one name", `(?s)two stacks are made at once.*(EntityAlreadyExists|ResourceAlreadyExists|QueueAlreadyExists|BucketAlready)`, &b, beside{names: [2]string{"same", "same"}})),
 		whatever(swapped("the end of one takes of the other", `what a second plan of .*module\.network\.aws_flow_log\.this \[create\]`, &b, beside{takes: "module.network.aws_flow_log.this"})),
 		whatever(swapped("names that begin alike", "", &b, beside{names: [2]string{"alike", "alikes"}})),
 	)

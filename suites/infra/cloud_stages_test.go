@@ -102,7 +102,7 @@ func (c *cloud) resume(ctx context.Context, env *environment.Environment, scope 
 	if _, err := terraform.InitContextE(c.t, ctx, o); err != nil { // the provider that it was made with went with that run
 		return err
 	}
-	c.count.Add(1) // its region is taken
+	c.count.Add(1) // its region is taken; those of stacks that faults left are not known: with counter-proofs keep none
 	c.base, err = stackOf(ctx, c.t, o)
 	return err
 }

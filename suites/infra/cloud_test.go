@@ -45,7 +45,7 @@ const proofsAtOnce = 5
 // cloudRegions are taken in turn by stacks with a cluster or a database: the emulator's
 // clusters of one region have one issuer of tokens, and IAM has no two providers of one
 // issuer; its databases have one resource ID, by which the provider finds two. Each has
-// three zones or more.
+// three zones or more. With counter-proofs 26 of them are taken.
 var cloudRegions = []string{
 	"us-east-1", "us-east-2", "us-west-2", "eu-central-1", "eu-west-1", "eu-west-2", "eu-west-3", "eu-north-1",
 	"ca-central-1", "sa-east-1", "ap-south-1", "ap-northeast-1", "ap-northeast-2", "ap-southeast-1", "ap-southeast-2", "ap-east-1",
@@ -155,7 +155,7 @@ func (c *cloud) emulator(ctx context.Context, env *environment.Environment, ns s
 			c := containers[0].(map[string]any)
 			// AWS's own policies, which EKS' roles want; and room for them and for several stacks.
 			c["env"] = []any{map[string]any{"name": "MOTO_IAM_LOAD_MANAGED_POLICIES", "value": "true"}, map[string]any{"name": "MOTO_ACM_VALIDATION_WAIT", "value": "1"}}
-			c["resources"] = map[string]any{"requests": map[string]any{"cpu": "100m", "memory": "256Mi"}, "limits": map[string]any{"cpu": "2", "memory": "1536Mi"}}
+			c["resources"] = map[string]any{"requests": map[string]any{"cpu": "100m", "memory": "256Mi"}, "limits": map[string]any{"cpu": "2", "memory": "2560Mi"}}
 			if err := unstructured.SetNestedSlice(o.Object, containers, "spec", "template", "spec", "containers"); err != nil {
 				return err
 			}
