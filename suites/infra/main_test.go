@@ -8,6 +8,6 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/spec"
 )
 
-var images = []string{"postgresql", "flyway", "docuthinker", "redis", "terraform-provider-aws", "vault"}
+var images = []string{"postgresql", "flyway", "docuthinker", "redis", "terraform-provider-aws", "moto", "vault"}
 
 func TestMain(m *testing.M) { spec.Main(m, "infra", platform.Options{Images: images}.Suite()) }
