@@ -233,7 +233,8 @@ func (r *building) bound(dir string, most int64) error {
 func (r *building) finish(ctx context.Context, full string, jobs []*job, scratch string) error {
 	im := r.Set.images[full]
 	var seconds float64
-	var pin, drift string
+	var drift string
+	var pins []string
 	p := parts{scratch: scratch}
 	for _, j := range jobs {
 		if !j.serves(im) {
@@ -243,9 +244,6 @@ func (r *building) finish(ctx context.Context, full string, jobs []*job, scratch
 			return err
 		}
 		seconds += j.took.Seconds()
-		if j.pin != "" {
-			pin, drift = j.pin, j.drift
-		}
 		if j.modules != nil {
 			p.modules = j.modules
 		}
@@ -256,7 +254,10 @@ func (r *building) finish(ctx context.Context, full string, jobs []*job, scratch
 			p.jars = j.jars
 		}
 		if j.rootfs != "" {
-			p.rootfs = j.rootfs
+			p.rootfs, drift = j.rootfs, j.drift
+			pins = append(pins, j.pin)
+		} else if len(im.Binaries) == 0 { // theirs are kept with them
+			pins = append(pins, j.pin)
 		}
 	}
 	if len(im.Binaries) > 0 {
@@ -268,7 +269,7 @@ func (r *building) finish(ctx context.Context, full string, jobs []*job, scratch
 		if p.binaries, err = stored.layer(); err != nil {
 			return fmt.Errorf("%s: %w", full, err)
 		}
-		pin = stored.Pin
+		pins = append(pins, stored.Pin)
 	}
 	for _, need := range im.needs() {
 		if done, missing := r.done[need]; missing {
@@ -290,7 +291,7 @@ func (r *building) finish(ctx context.Context, full string, jobs []*job, scratch
 	if err != nil {
 		return fmt.Errorf("%s: %w", full, err)
 	}
-	b := &Built{Name: full, Component: im.in.Component, Key: r.keys[full], Source: "built", Pin: im.filePins(pin, p.wheels, p.jars), Drift: drift, Seconds: seconds}
+	b := &Built{Name: full, Component: im.in.Component, Key: r.keys[full], Source: "built", Pin: im.filePins(pins, p.wheels, p.jars), Drift: drift, Seconds: seconds}
 	if err := r.Store.put(img, b); err != nil {
 		return fmt.Errorf("%s: %w", full, err)
 	}

@@ -241,8 +241,8 @@ func unpackWheel(file, dir string, wanted []string) error {
 }
 
 // filePins are those of the wheels that an image has files of and of its jars,
-// behind the pin of the rest.
-func (im *Image) filePins(pin string, wheels map[string]wheel, jars map[string]jar) string {
+// behind the pins of the rest.
+func (im *Image) filePins(rest []string, wheels map[string]wheel, jars map[string]jar) string {
 	var pins []string
 	for _, f := range im.Files {
 		if f.Wheel != "" {
@@ -252,9 +252,6 @@ func (im *Image) filePins(pin string, wheels map[string]wheel, jars map[string]j
 			pins = append(pins, jars[f.Jar].pin())
 		}
 	}
-	pins = distinct(pins)
-	if pin != "" {
-		pins = append([]string{pin}, pins...)
-	}
-	return strings.Join(pins, ", ")
+	all := slices.Concat(rest, distinct(pins))
+	return strings.Join(slices.DeleteFunc(all, func(p string) bool { return p == "" }), ", ")
 }

@@ -244,16 +244,19 @@ func TestFilePins(t *testing.T) {
 	wheels := map[string]wheel{"a": {pin: "a 1 sha256:x"}, "b": {pin: "b 2 sha256:y"}}
 	jars := map[string]jar{"g:j": {group: "g", artifact: "j", version: "3", sum: "z"}}
 	for name, c := range map[string]struct {
-		files     []File
-		pin, want string
+		files []File
+		rest  []string
+		want  string
 	}{
-		"none":         {[]File{{From: "f"}}, "m@v1 h1:z", "m@v1 h1:z"},
-		"alone":        {[]File{{Wheel: "b"}}, "", "b 2 sha256:y"},
-		"behind, once": {[]File{{Wheel: "b"}, {Wheel: "a"}, {Wheel: "b"}}, "m@v1 h1:z", "m@v1 h1:z, a 1 sha256:x, b 2 sha256:y"},
-		"jars too":     {[]File{{Jar: "g:j"}, {Wheel: "a"}}, "", "a 1 sha256:x, g:j:3 sha256:z"},
+		"none":                 {[]File{{From: "f"}}, []string{"m@v1 h1:z"}, "m@v1 h1:z"},
+		"alone":                {[]File{{Wheel: "b"}}, nil, "b 2 sha256:y"},
+		"behind, once":         {[]File{{Wheel: "b"}, {Wheel: "a"}, {Wheel: "b"}}, []string{"m@v1 h1:z"}, "m@v1 h1:z, a 1 sha256:x, b 2 sha256:y"},
+		"jars too":             {[]File{{Jar: "g:j"}, {Wheel: "a"}}, nil, "a 1 sha256:x, g:j:3 sha256:z"},
+		"packages and modules": {nil, []string{"Debian bookworm, 2 packages of x.lock", "m@v1 h1:z"}, "Debian bookworm, 2 packages of x.lock, m@v1 h1:z"},
+		"of our own source":    {nil, []string{""}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			require.Equal(t, c.want, (&Image{Files: c.files}).filePins(c.pin, wheels, jars))
+			require.Equal(t, c.want, (&Image{Files: c.files}).filePins(c.rest, wheels, jars))
 		})
 	}
 }
