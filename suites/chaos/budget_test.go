@@ -70,7 +70,7 @@ func TestErrorBudget(t *testing.T) {
 	p := plan{hypothesis: hypothesis{
 		Before: steady{Samples: 50, P95: second(2)}, After: steady{Samples: 50, P95: second(2)}, Recovery: second(30), Budget: 5,
 	}}
-	short := map[string]string{lasts: "20"}
+	short := map[string]string{lasts: "12"} // users fail after seven, and Litmus takes some 25 to look back on it
 	more := plan{hypothesis: p.hypothesis, variables: short}
 	more.hypothesis.Budget = 1_000_000
 	var after aftermath
