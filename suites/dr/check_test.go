@@ -70,12 +70,11 @@ func (s *stage) secretLeftOut(kills string) spec.Sabotage {
 	})
 }
 
-// queueLeftOut has Velero pass by Redis' Service. Without the Deployment its pod would
-// be restored all the same, and take jobs.
-func (s *stage) queueLeftOut(kills string) spec.Sabotage {
-	return s.fault("the queue left out", kills, func(ctx context.Context, scope *environment.Scope) error {
-		redis := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "redis"}}
-		return leaveOut(ctx, scope, redis, &redis.ObjectMeta)
+// serviceLeftOut has Velero pass by a Service.
+func (s *stage) serviceLeftOut(name, service, kills string) spec.Sabotage {
+	return s.fault(name, kills, func(ctx context.Context, scope *environment.Scope) error {
+		o := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: service}}
+		return leaveOut(ctx, scope, o, &o.ObjectMeta)
 	})
 }
 

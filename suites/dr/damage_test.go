@@ -48,7 +48,7 @@ var damages = []damage{
 	{name: "a backup without the frontend", found: `^apps/v1/Deployment frontend is lost$`, before: func(ctx context.Context, _ *environment.Environment, s *stage, scope *environment.Scope) error {
 		return s.withoutFrontend(ctx, scope)
 	}},
-	{name: "a backup whose hook failed, and so has no data", found: `^waited .* to serve`, before: func(ctx context.Context, _ *environment.Environment, s *stage, scope *environment.Scope) error {
+	{name: "a backup whose hook failed, and so has no data", found: `^waited .* ` + noBackend, before: func(ctx context.Context, _ *environment.Environment, s *stage, scope *environment.Scope) error {
 		return s.hook(ctx, scope, `["/bin/false"]`)
 	}},
 	{name: "a byte flipped in the volumes' data", found: notRestored, do: func(ctx context.Context, s *stage, store *store, _ string) error {

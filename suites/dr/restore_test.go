@@ -32,9 +32,13 @@ var (
 	servesTimeout   = wait.Timeout{Name: "restoredApplicationServes", D: 60 * time.Second}
 )
 
-// dataLost is how a proof fails when the application does not read back what was
-// there: other rows, or no tables at all, without which it is not ready.
-const dataLost = `rows after the restore|does not serve after the restore`
+// How a proof fails when users are not answered, and when the application reads back other
+// rows than there were.
+const (
+	noBackend  = `for the backend of \S+ to serve`
+	noFrontend = `for the frontend of \S+ to serve`
+	rowsLost   = `rows after the restore differ from those before the loss: .* rows lost`
+)
 
 // recoveryPlan is how the proof goes about it; faults change it for their time.
 type recoveryPlan struct {
@@ -56,12 +60,14 @@ func TestRecovery(t *testing.T) {
 			proveRecovery(ctx, t, env, s, &plan)
 		},
 		CounterProofs: []spec.Sabotage{
-			s.volumeLeftOut(dataLost),
-			s.secretLeftOut(`does not serve after the restore|objects after the restore`),
-			s.queueLeftOut(`no analysis after the restore`),
+			s.volumeLeftOut(noBackend), // no table, without which it is not ready
+			s.secretLeftOut(noBackend),
+			s.serviceLeftOut("the frontend's Service left out", "frontend", noFrontend),
+			// Without the Deployment its pod would be restored all the same, and take jobs.
+			s.serviceLeftOut("the queue left out", "redis", `no analysis after the restore`),
 			spec.Swapped("a target of a second", `RTO: from the loss to the first verified read`, &plan, recoveryPlan{within: time.Second}),
-			s.renewing(spec.Swapped("the backup before the newest", dataLost, &plan, recoveryPlan{stale: true})),
-			s.renewing(spec.Swapped("an empty database in the namespace already", dataLost, &plan, recoveryPlan{meanwhile: s.anew})),
+			s.renewing(spec.Swapped("the backup before the newest", rowsLost, &plan, recoveryPlan{stale: true})),
+			s.renewing(spec.Swapped("an empty database in the namespace already", rowsLost, &plan, recoveryPlan{meanwhile: s.anew})),
 			s.renewing(spec.Swapped("objects made by hand in the namespace already", `differs from what was lost: .*Role backend is changed; .*ConfigMap backend-config is changed; .*ConfigMap notes was not there; `+
 				`.*PersistentVolumeClaim data-postgresql-0 is changed; .*Secret redis is changed; .*Service backend is changed; .*ServiceAccount backend is changed`, &plan, recoveryPlan{meanwhile: s.madeByHand})),
 			s.renewing(spec.Swapped("a row of the audit log is missing", `differs from what was lost: .* but was audit_log is changed$`, &plan, recoveryPlan{forgets: true})),
@@ -192,15 +198,21 @@ func (s *stage) lose(ctx context.Context, env *environment.Environment) error {
 	return wait.On(env.Config).Gone(ctx, lostTimeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Namespace"), Name: s.ns})
 }
 
-// serves waits until the application answers with a row or none.
+// serves waits until users are answered with a row or none: by the backend, and by the
+// frontend, which hands on to it.
 func serves(ctx context.Context, from *probe.Pod, namespace string) error {
-	return wait.Answers(ctx, servesTimeout, "the application of "+namespace+" to serve", func(ctx context.Context) (string, error) {
-		a, err := from.Call(ctx, probe.Request{URL: fmt.Sprintf("http://backend.%s:8080/api/documents?limit=1", namespace), Timeout: 2 * time.Second}, probe.Status(http.StatusOK))
-		if err != nil {
-			return a.String(), ctx.Err()
+	for _, service := range []string{"backend", "frontend"} {
+		if err := wait.Answers(ctx, servesTimeout, "the "+service+" of "+namespace+" to serve", func(ctx context.Context) (string, error) {
+			a, err := from.Call(ctx, probe.Request{URL: fmt.Sprintf("http://%s.%s:8080/api/documents?limit=1", service, namespace), Timeout: 2 * time.Second}, probe.Status(http.StatusOK))
+			if err != nil {
+				return a.String(), ctx.Err()
+			}
+			return "", nil
+		}); err != nil {
+			return err
 		}
-		return "", nil
-	})
+	}
+	return nil
 }
 
 // newest is a document of the last cycle, which nobody can have had analysed before
