@@ -84,12 +84,12 @@ func TestSchedules(t *testing.T) {
 		},
 		Look: lookAtSchedules,
 		CounterProofs: []spec.Sabotage{
-			of("the daily schedule paused", `daily-backup`, "daily-backup", true, "spec", "paused"),
-			of("hourly is every six hours", `hourly-backup`, "hourly-backup", "0 */6 * * *", "spec", "schedule"),
-			of("kept for no time", `hourly-backup`, "hourly-backup", "0s", "spec", "template", "ttl"),
-			of("hourly without claims", `hourly-backup`, "hourly-backup", []any{"pods", "secrets"}, "spec", "template", "includedResources"),
-			of("daily of another namespace", `daily-backup`, "daily-backup", []any{"default"}, "spec", "template", "includedNamespaces"),
-			of("hourly to a store that there is not", `hourly-backup`, "hourly-backup", "elsewhere", "spec", "template", "storageLocation"),
+			of("the daily schedule paused", `schedule daily-backup is paused \(true\)`, "daily-backup", true, "spec", "paused"),
+			of("hourly is every six hours", `schedule hourly-backup fires at "0 \*/6`, "hourly-backup", "0 */6 * * *", "spec", "schedule"),
+			of("kept for no time", `backups of schedule hourly-backup are kept for 0s`, "hourly-backup", "0s", "spec", "template", "ttl"),
+			of("hourly without claims", `schedule hourly-backup backs up map\[.*includedResources:\[pods secrets\]`, "hourly-backup", []any{"pods", "secrets"}, "spec", "template", "includedResources"),
+			of("daily of another namespace", `schedule daily-backup backs up map\[includedNamespaces:\[default\]\]`, "daily-backup", []any{"default"}, "spec", "template", "includedNamespaces"),
+			of("hourly to a store that there is not", `schedule hourly-backup backs up map\[.*storageLocation:elsewhere`, "hourly-backup", "elsewhere", "spec", "template", "storageLocation"),
 			copied("a schedule that is paused", `fired no backup`, "paused", true),
 			copied("a TTL that says nothing", `did not expire`, "ttl", "0s"), // Velero takes its default of thirty days
 			spec.Harmless(of("a note at the daily schedule", "", "daily-backup", "nobody", "metadata", "annotations", "docuthinker.dev/reviewed-by")),
