@@ -18,6 +18,7 @@ const (
 		FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename \gexec
 `
 	changeNewest = `UPDATE documents SET body = body || '.' WHERE number = (SELECT max(number) FROM documents WHERE number < 1000000000)`
+	inventOne    = `INSERT INTO documents (number, title, body) VALUES (1, 'nobody wrote it', '')`
 	forgetOne    = `DELETE FROM audit_log WHERE id = (SELECT max(id) FROM audit_log)`
 )
 
