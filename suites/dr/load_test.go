@@ -22,6 +22,9 @@ const (
 	writeSample = 60 // writes at least before the backup, and after it
 )
 
+// underLoadPlan is what users do before, during and after a backup. It ends with that.
+var underLoadPlan = probe.Plan{Rate: writeRate, For: 5 * time.Minute, KeepAlive: true}
+
 // underLoad is a backup that was made while documents were written, and the ledger
 // of the writes.
 type underLoad struct {
@@ -39,7 +42,7 @@ type underLoad struct {
 //
 // By a plan it is the backup before that one, of some writes before, which is restored.
 func (s *stage) backUpUnderLoad(ctx context.Context, t spec.T, env *environment.Environment, plan pointPlan) underLoad {
-	record, round, err := s.writing(ctx, probe.Plan{Rate: writeRate, For: 5 * time.Minute, KeepAlive: true})
+	record, round, err := s.writing(ctx, underLoadPlan)
 	spec.Check(t, err)
 	spec.Check(t, record.Await(ctx, writeSample))
 	var u underLoad
@@ -160,8 +163,13 @@ func TestBackupUnderLoad(t *testing.T) {
 			s.fault("a hook that fails", `hooks that failed`, func(ctx context.Context, scope *environment.Scope) error {
 				return s.hook(ctx, scope, `["/bin/false"]`)
 			}),
-			s.fault("a hook that stops the database for a while", `no request to fail`, func(ctx context.Context, scope *environment.Scope) error {
+			s.fault("a hook that stops the database for a while", `expected no read to fail`, func(ctx context.Context, scope *environment.Scope) error {
 				return s.hook(ctx, scope, `["/bin/bash", "-c", "bash /etc/docuthinker/backup.sh && pg_ctl restart -m immediate -D $PGDATA"]`)
+			}),
+			s.fault("a hook that lets nobody write for a while", `expected no write to fail`, func(ctx context.Context, scope *environment.Scope) error {
+				return s.hook(ctx, scope, `["/bin/bash", "-c", "`+
+					`only_read() { psql -X -U docuthinker -d docuthinker -c \"ALTER SYSTEM SET default_transaction_read_only = $1\" -c 'SELECT pg_reload_conf()'; }; `+
+					`only_read on && bash /etc/docuthinker/backup.sh; only_read off"]`)
 			}),
 			s.harmlessNote(),
 		}, s.pointFaults(&plan)...),
@@ -169,14 +177,22 @@ func TestBackupUnderLoad(t *testing.T) {
 }
 
 func proveUnderLoad(ctx context.Context, t spec.T, env *environment.Environment, s *stage, plan pointPlan) {
+	reads, err := s.reading(ctx, underLoadPlan)
+	spec.Check(t, err)
 	u := s.backUpUnderLoad(ctx, t, env, plan)
-	require.Empty(t, u.failed, "expected no request to fail during the backup")
+	spec.Check(t, reads.Stop(ctx))
+	read := reads.Outcomes()
+	if len(read.Sent) < 2*writeSample {
+		t.Inconclusive("no samples", "%d reads were sent", len(read.Sent))
+	}
+	require.Empty(t, read.Failed(), "expected no read to fail during the backup")
+	require.Empty(t, u.failed, "expected no write to fail during the backup")
 	require.Positive(t, u.hooks["hooksAttempted"], "hooks that Velero ran")
 	require.Zero(t, u.hooks["hooksFailed"], "hooks that failed")
 	r := s.recovered(ctx, t, env, u, plan)
 	before := u.covers(t, r)
-	t.Observe(fmt.Sprintf("backup %s took %s under %d writes a second, of which none failed (%d); %d hooks ran; restored, it has the %d writes from before it and %d more, up to one moment, with no hole",
-		u.backup, u.ended.Sub(u.begun).Round(100*time.Millisecond), writeRate, len(u.ledger), u.hooks["hooksAttempted"], before, r.Recovered-before), nil)
+	t.Observe(fmt.Sprintf("backup %s took %s under %d writes a second and as many reads, of which none failed (%d and %d); %d hooks ran; restored, it has the %d writes from before it and %d more, up to one moment, with no hole",
+		u.backup, u.ended.Sub(u.begun).Round(100*time.Millisecond), writeRate, len(u.ledger), len(read.Sent), u.hooks["hooksAttempted"], before, r.Recovered-before), nil)
 }
 
 // covers asserts that a backup has all that was acknowledged before it began, and gives how

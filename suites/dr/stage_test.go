@@ -178,6 +178,12 @@ func (s *stage) writing(ctx context.Context, plan probe.Plan) (*probe.Record, in
 	return record, round, err
 }
 
+// reading begins to ask for a document again and again, as users do: by the frontend.
+func (s *stage) reading(ctx context.Context, plan probe.Plan) (*probe.Record, error) {
+	plan.Request = probe.Request{URL: fmt.Sprintf("http://frontend.%s:8080/api/documents?limit=1", s.ns), Timeout: writeTimeout}
+	return s.outside.Traffic(ctx, plan)
+}
+
 const (
 	firstRound   = 100
 	writeTimeout = 5 * time.Second
