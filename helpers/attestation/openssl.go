@@ -9,13 +9,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
 // OpenSSL has a tool that knows nothing of us check the signature of an envelope, over what
 // DSSE says is signed: https://github.com/secure-systems-lab/dsse/blob/master/protocol.md.
+// The command through, when it is given, starts it: one that takes the network from it.
 // The error is exec.ErrNotFound where there is no openssl.
-func OpenSSL(ctx context.Context, envelope []byte, key *Key) error {
+func OpenSSL(ctx context.Context, envelope []byte, key *Key, through ...string) error {
 	tool, err := exec.LookPath("openssl")
 	if err != nil {
 		return err
@@ -47,7 +49,7 @@ func OpenSSL(ctx context.Context, envelope []byte, key *Key) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	args := []string{"pkeyutl", "-verify", "-pubin", "-rawin"}
+	args := slices.Concat(through, []string{tool, "pkeyutl", "-verify", "-pubin", "-rawin"})
 	for flag, content := range map[string][]byte{
 		"-inkey": public, "-sigfile": signature, "-in": fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(e.PayloadType), e.PayloadType, len(payload), payload),
 	} {
@@ -60,7 +62,7 @@ func OpenSSL(ctx context.Context, envelope []byte, key *Key) error {
 	if _, is := key.Public().(*ecdsa.PublicKey); is { // it signs a digest; ed25519 the whole
 		args = append(args, "-digest", "sha256")
 	}
-	if said, err := exec.CommandContext(ctx, tool, args...).CombinedOutput(); err != nil {
+	if said, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
 		return fmt.Errorf("openssl: %w: %s", err, strings.TrimSpace(string(said)))
 	}
 	return nil

@@ -22,6 +22,8 @@ func TestOpenSSL(t *testing.T) {
 		t.Skip("no openssl on this machine")
 	}
 	require.NoError(t, err)
+	require.NoError(t, OpenSSL(t.Context(), envelope, key, "env", "LC_ALL=C"))
+	require.ErrorContains(t, OpenSSL(t.Context(), envelope, key, "false"), "exit status 1")
 	require.ErrorContains(t, OpenSSL(t.Context(), envelope, other), "Signature Verification Failure")
 	require.ErrorContains(t, OpenSSL(t.Context(), []byte(`{}`), key), "0 signatures, want one")
 }

@@ -10,6 +10,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/url"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -33,12 +35,21 @@ type issue struct {
 	before  func(*certificate.Certificate) // it is signed
 	after   func(envelope []byte)          // it was signed
 	expired bool                           // it is read when it holds no more
+	through []string                       // starts openssl
+}
+
+// alone starts a command in a network namespace of its own, in which no interface is up.
+func alone() []string {
+	if os.Geteuid() == 0 {
+		return []string{"unshare", "--net", "--"}
+	}
+	return []string{"unshare", "--map-root-user", "--net", "--"}
 }
 
 // TestCertificate proves that what this run showed of the other clauses can be
 // handed to somebody who has neither the platform nor our tools.
 func TestCertificate(t *testing.T) {
-	plan := issue{key: attestation.NewKey}
+	plan := issue{key: attestation.NewKey, through: alone()}
 	with := func(edit func(*issue)) issue {
 		other := plan
 		edit(&other)
@@ -65,6 +76,15 @@ func TestCertificate(t *testing.T) {
 					better.Median, better.Worst = better.Objective.Median(), better.Objective.Worst()
 				}
 			})),
+			spec.Swapped("dated a minute before", `dates of the certificate .* but was begun is changed; ended is changed; issued is changed$`, &plan, with(func(i *issue) {
+				i.before = func(c *certificate.Certificate) {
+					p := &c.Predicate
+					for _, date := range []*time.Time{&p.StartedAt, &p.EndedAt, &p.IssuedAt, &p.ExpiresAt} {
+						*date = date.Add(-time.Minute)
+					}
+				}
+			})),
+			spec.Swapped("openssl with a network", `openssl was not offline`, &plan, with(func(i *issue) { i.through = nil })),
 			spec.Swapped("an image of the platform left out", `images that run in the cluster and are not certified`, &plan, with(func(i *issue) {
 				i.before = func(c *certificate.Certificate) {
 					c.Subjects = slices.DeleteFunc(c.Subjects, func(s attestation.Subject) bool { return strings.Contains(s.Name, "velero/velero:") })
@@ -80,7 +100,10 @@ func TestCertificate(t *testing.T) {
 
 func proveCertificate(ctx context.Context, t spec.T, env *environment.Environment, plan *issue) {
 	run := environment.RunDir(env.Root, env.RunID)
-	c, err := certificate.Load(env.Root, run, time.Now())
+	entries, _, err := journal.Read(run)
+	spec.Check(t, err)
+	issued := time.Now()
+	c, err := certificate.Load(env.Root, run, issued)
 	var refused *certificate.Refused
 	if errors.As(err, &refused) {
 		t.Inconclusive("no certificate", "%v", refused)
@@ -96,11 +119,19 @@ func proveCertificate(ctx context.Context, t spec.T, env *environment.Environmen
 	if plan.after != nil {
 		plan.after(envelope)
 	}
-	err = attestation.OpenSSL(ctx, envelope, key)
-	if errors.Is(err, exec.ErrNotFound) {
+	if _, err := exec.LookPath("openssl"); err != nil {
 		t.Inconclusive("no openssl", "a tool that is not ours must verify it: install openssl")
 	}
-	require.NoError(t, err, "openssl does not verify it")
+	if err := openssl(ctx, plan.through, "version"); err != nil {
+		t.Inconclusive("no network namespace", "openssl must verify it offline, in a network namespace of its own: %v", err)
+	}
+	server, err := url.Parse(env.Config.Host)
+	spec.Check(t, err)
+	if err := openssl(ctx, nil, "s_client", "-connect", server.Host); err != nil {
+		t.Inconclusive("no network", "that openssl gets nowhere says nothing where it does not get to the API server either: %v", err)
+	}
+	require.Error(t, openssl(ctx, plan.through, "s_client", "-connect", server.Host), "openssl was not offline: it got to the API server at %s", server.Host)
+	require.NoError(t, attestation.OpenSSL(ctx, envelope, key, plan.through...), "openssl does not verify it")
 
 	now := time.Now()
 	if plan.expired {
@@ -108,7 +139,10 @@ func proveCertificate(ctx context.Context, t spec.T, env *environment.Environmen
 	}
 	read, err := certificate.Verify(ctx, envelope, key, now)
 	require.NoError(t, err, "the certificate is refused")
-	require.Equal(t, figuresOf(t, run), [2][]float64{read.Predicate.RTO.Runs, read.Predicate.RPO.Runs}, "figures of the certificate and those that were observed")
+	ran := datesOf(entries[0].Time, entries[len(entries)-1].Time, issued)
+	p := read.Predicate
+	require.Empty(t, changes(ran, datesOf(p.StartedAt, p.EndedAt, p.IssuedAt)), "dates of the certificate and those of the run, %v", ran)
+	require.Equal(t, figuresOf(entries), [2][]float64{p.RTO.Runs, p.RPO.Runs}, "figures of the certificate and those that were observed")
 	// HEAD may have moved on since the run began.
 	said, err := exec.CommandContext(ctx, "git", "-C", env.Root, "merge-base", "--is-ancestor", read.Predicate.Commit, "HEAD").CombinedOutput()
 	require.NoError(t, err, "commit of the certificate is none that is checked out here: %s", said)
@@ -131,8 +165,26 @@ func proveCertificate(ctx context.Context, t spec.T, env *environment.Environmen
 		require.Error(t, err, "the certificate with another byte %d", at)
 		envelope[at] ^= 1
 	}
-	t.Observe(fmt.Sprintf("openssl verified the certificate of this run, %d bytes with %d subjects, of commit %s until %s; it has the figures that were observed and the digests of all images that run; with any other byte, and when it is over, it is refused",
+	t.Observe(fmt.Sprintf("openssl verified the certificate of this run without a network, %d bytes with %d subjects, of commit %s until %s; it has the run's dates, the figures that were observed and the digests of all images that run; with any other byte, and when it is over, it is refused",
 		len(envelope), len(read.Subjects), read.Predicate.Commit[:12], read.Predicate.ExpiresAt.Format(time.DateOnly)), nil)
+}
+
+// openssl runs a command of openssl's, which is started through another one.
+func openssl(ctx context.Context, through []string, args ...string) error {
+	args = slices.Concat(through, []string{"openssl"}, args)
+	if said, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, said)
+	}
+	return nil
+}
+
+// datesOf are those of a run and its certificate, in whole seconds, as this has them.
+func datesOf(begun, ended, issued time.Time) map[string]string {
+	dates := map[string]string{}
+	for what, date := range map[string]time.Time{"begun": begun, "ended": ended, "issued": issued} {
+		dates[what] = date.UTC().Format(time.RFC3339)
+	}
+	return dates
 }
 
 // givenKey is one of ed25519, as an issuer has it.
@@ -149,9 +201,7 @@ func givenKey() (*attestation.Key, error) {
 }
 
 // figuresOf are the runs of RTO and RPO as the journal has them.
-func figuresOf(t spec.T, run string) (figures [2][]float64) {
-	entries, _, err := journal.Read(run)
-	spec.Check(t, err)
+func figuresOf(entries []journal.Entry) (figures [2][]float64) {
 	for _, e := range entries {
 		var evidence journal.Evidence
 		if e.Kind != journal.Observation || json.Unmarshal(e.Data, &evidence) != nil {
