@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
@@ -28,14 +29,18 @@ import (
 // declaredAudit is the platform's own interval.
 const declaredAudit = time.Hour
 
-// auditsAllowed is how many intervals may pass before a violation is counted:
-// the one under way does not know the constraint yet, the next one does, and an
-// audit takes some time itself.
-const auditsAllowed = 3
+// auditTakes is what comes on top of one interval, and is not compressed with it: the audit
+// hears of the constraint, ends what it is at, looks at all and writes it down. At rest that
+// is a second or two; beside another suite on two cores it was more than ten.
+const auditTakes = 20 * time.Second
 
-// auditTakes is the audit's own time on a machine that is busy; at rest it takes one
-// second. The platform's interval is an hour, of which this is nothing.
-const auditTakes = 10 * time.Second
+// auditLimit is the time within which what violates is counted. A ticker begins an audit each
+// interval, or at once when the one before took longer, and what begins with the constraint
+// known sees all (auditManagerLoop and audit in Gatekeeper's pkg/audit/manager.go): so one
+// interval may pass, and no audit that misses something.
+func auditLimit(interval time.Duration) wait.Timeout {
+	return wait.Timeout{Name: "auditInterval", D: interval + auditTakes}
+}
 
 // TestAudit proves that what was there before a constraint is found, and
 // counted, within the audit interval.
@@ -55,10 +60,6 @@ func TestAudit(t *testing.T) {
 			if err != nil {
 				t.Broken(err)
 			}
-			constraint, err := requiredLabels(ctx, t.Scope(), ns, "before")
-			if err != nil {
-				t.Broken(err)
-			}
 			interval, err := auditInterval(ctx, env)
 			if err != nil {
 				t.Broken(err)
@@ -69,20 +70,30 @@ func TestAudit(t *testing.T) {
 			}
 			assert.LessOrEqual(t, stated, declaredAudit, "the platform's values state that it audits each %s", stated)
 			assert.LessOrEqual(t, interval, declaredAudit, "it audits each %s", interval)
-			if auditsAllowed*interval+auditTakes > spec.DefaultTimeout {
+			limit := auditLimit(interval)
+			if limit.D > spec.DefaultTimeout {
 				t.Inconclusive("the audit interval is too long to wait for", "it is %s; compress it for this environment, as fixtures/platform/gatekeeper/values-kind.yaml does", interval)
 			}
-			seen, elapsed, err := audited(ctx, env, constraint, seeded, interval)
+			start := time.Now()
+			constraint, err := requiredLabels(ctx, t.Scope(), ns, before)
 			if err != nil {
 				t.Broken(err)
 			}
-			assert.Equal(t, seeded, seen, "what is found by the audit within %d intervals of %s", auditsAllowed, interval)
+			seen, by, err := audited(ctx, env, constraint, seeded, limit)
+			if err != nil {
+				t.Broken(err)
+			}
+			elapsed := time.Since(start)
+			if assert.NotEmpty(t, by, "no audit that began with the constraint known has counted within %s; the interval is %s", limit.D, interval) {
+				assert.Equal(t, seeded, seen, "what is found by the audit that began at %s, the first with the constraint known", by)
+			}
 			t.Observe(fmt.Sprintf("%d violating pods of before the constraint, and not the compliant one, counted after %s; the interval is %s for %s, a factor of %.0f",
 				len(seen), elapsed.Round(100*time.Millisecond), interval, declaredAudit, declaredAudit.Seconds()/interval.Seconds()), seen)
 		},
 		CounterProofs: []spec.Sabotage{
 			spec.Swapped("an audit each day", `state that it audits each 24h`, &over, map[string]any{"auditInterval": int64(86400)}),
 			noAudit(),
+			countedLate(),
 			auditConfig("the namespaces exempted from the audit", false, "policy-*"),
 			auditConfig("other namespaces exempted from the audit", true, "elsewhere-*"),
 		},
@@ -109,6 +120,9 @@ func seedPods(ctx context.Context, env *environment.Environment, ns string) ([]s
 	slices.Sort(violating)
 	return violating, nil
 }
+
+// before is in the name of the constraint that comes after its pods.
+const before = "before"
 
 // requiredLabels makes a constraint for one namespace.
 func requiredLabels(ctx context.Context, s *environment.Scope, ns, why string) (*unstructured.Unstructured, error) {
@@ -165,32 +179,64 @@ func auditInterval(ctx context.Context, env *environment.Environment) (time.Dura
 	return 0, fmt.Errorf("the audit has no --audit-interval")
 }
 
-// audited waits until a constraint counts all that is wanted (namespace/name),
-// or until so many audits have passed that it should, and returns what it counts
-// then, sorted. That it does not is no error, nor is time that is over.
-func audited(ctx context.Context, env *environment.Environment, constraint *unstructured.Unstructured, wanted []string, interval time.Duration) ([]string, time.Duration, error) {
-	start := time.Now()
-	limit := wait.Timeout{Name: "auditsAllowed", D: auditsAllowed*interval + auditTakes}
-	audits := map[string]bool{}
-	last, err := wait.On(env.Config).Until(ctx, limit, wait.Target{Kind: constraint.GroupVersionKind(), Name: constraint.GetName()}, wait.Condition{
+// audited waits until a constraint counts all that is wanted (namespace/name), or until
+// it counts what the first audit found that began when it was known and this was called.
+// It returns what it counts then, sorted, and when that audit began: nothing when none came
+// in time, which is no error.
+func audited(ctx context.Context, env *environment.Environment, constraint *unstructured.Unstructured, wanted []string, limit wait.Timeout) (found []string, by string, err error) {
+	inTime, cancel := context.WithTimeout(ctx, limit.D)
+	defer cancel()
+	unless := func(err error) error { // time is over
+		if inTime.Err() != nil && ctx.Err() == nil {
+			return nil
+		}
+		return err
+	}
+	if err := byAudit.Observed(inTime, env, constraint); err != nil {
+		return nil, "", unless(err)
+	}
+	since, err := serverTime(inTime, env)
+	if err != nil {
+		return nil, "", unless(err)
+	}
+	last, err := wait.On(env.Config).Until(inTime, limit, wait.Target{Kind: constraint.GroupVersionKind(), Name: constraint.GetName()}, wait.Condition{
 		What: "count the violations",
 		Missing: func(o *unstructured.Unstructured) string {
-			if at, _, _ := unstructured.NestedString(o.Object, "status", "auditTimestamp"); at != "" {
-				audits[at] = true
-			}
 			found := violations(o)
 			for _, want := range wanted {
-				if !slices.Contains(found, want) && len(audits) <= auditsAllowed {
+				if !slices.Contains(found, want) && !began(o).After(since) {
 					return want
 				}
 			}
 			return ""
 		},
 	})
-	if len(last) != 1 || ctx.Err() != nil {
-		return nil, 0, err
+	if err != nil || len(last) != 1 {
+		return nil, "", unless(err)
 	}
-	return violations(last[0]), time.Since(start), nil
+	return violations(last[0]), began(last[0]).Format(time.RFC3339), nil
+}
+
+// began is when the audit began that a constraint's status is of, to the second; long ago
+// where there was none.
+func began(constraint *unstructured.Unstructured) time.Time {
+	at, _, _ := unstructured.NestedString(constraint.Object, "status", "auditTimestamp")
+	t, err := time.Parse(time.RFC3339, at)
+	if err != nil {
+		return time.Time{}
+	}
+	return t
+}
+
+// serverTime is the time that it is at the API server, to the second: what begins in a
+// second after it began later, also where this machine's clock is another than the cluster's.
+func serverTime(ctx context.Context, env *environment.Environment) (time.Time, error) {
+	asked := &authenticationv1.SelfSubjectReview{} // made for the one who asks, with the time, and kept nowhere
+	err := env.Client().Create(ctx, asked)
+	if err == nil && asked.CreationTimestamp.IsZero() {
+		err = errors.New("the API server's SelfSubjectReview does not say when it was made")
+	}
+	return asked.CreationTimestamp.Time, err
 }
 
 // violations are those of the last audit, as namespace/name.
@@ -211,7 +257,7 @@ var podsTimeout = wait.Timeout{Name: "gatekeeperPods", D: 90 * time.Second}
 func noAudit() spec.Sabotage {
 	return spec.Sabotage{
 		// Alone, for the audit's pod writes every status that other faults wait for.
-		Name: "no audit", Alone: true, Kills: `found by the audit`,
+		Name: "no audit", Alone: true, Kills: `no audit that began with the constraint known has counted`,
 		Apply: func(ctx context.Context, env *environment.Environment, s *environment.Scope) error {
 			return stop(ctx, env, s, "gatekeeper-audit", auditPods)
 		},
@@ -252,7 +298,7 @@ func rolledOut(ctx context.Context, env *environment.Environment, deployment str
 
 // auditConfig has the audit leave more namespaces out.
 func auditConfig(name string, harmless bool, pattern string) spec.Sabotage {
-	s := gatekeeperConfig(name, `found by the audit`, pattern, "audit")
+	s := gatekeeperConfig(name, `found by the audit that began at`, pattern, "audit")
 	if harmless {
 		return spec.Harmless(s)
 	}

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
-	admissionv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/json"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -21,7 +19,6 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/strictyaml"
-	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
 func TestSeccompProfile(t *testing.T) { runMutation(t, "POL-011", "01-seccomp-profile") }
@@ -294,61 +291,4 @@ func missing(o *unstructured.Unstructured) error {
 		t["subPath"] = misspelt.Replace(fmt.Sprint(t["subPath"]))
 	}
 	return unstructured.SetNestedSlice(o.Object, tests, "spec", "parameters", "pathTests")
-}
-
-// growing adds to a label each time that it is seen. Gatekeeper's own mutations cannot: it
-// is one of the API server's.
-func growing(folder, label string) spec.Sabotage {
-	const first, more = "first", "-more"
-	adds := func(want bool) func(context.Context, *environment.Environment) error {
-		return func(ctx context.Context, env *environment.Environment) error {
-			labelled, err := read(env, "mutations", folder, "unset.yaml")
-			if err != nil {
-				return err
-			}
-			ns, err := trialNamespace(ctx, env, map[string]string{defaultsLabel: "enabled", environmentLabel: "production"})
-			if err != nil {
-				return err
-			}
-			labelled.SetNamespace(ns)
-			if err := set(first, "metadata", "labels", label)(labelled); err != nil {
-				return err
-			}
-			return wait.Answers(ctx, webhookTimeout, fmt.Sprintf("the API server to add to the label %s: %t", label, want), func(ctx context.Context) (string, error) {
-				pod := unnamed(labelled)
-				if err := env.Client().Create(ctx, pod, client.DryRunAll); err != nil {
-					return "", err
-				}
-				if got := pod.GetLabels()[label]; (got == first+more) != want {
-					return "it makes " + got + " of " + first, nil
-				}
-				return "", nil
-			})
-		}
-	}
-	return spec.Sabotage{
-		Name: "a mutation that adds to what it finds", Kills: `a second admission changed unset: metadata\.labels\.` + label,
-		Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
-			name := "policy-growing-" + label
-			of := fmt.Sprintf("object.metadata.labels[%q]", label)
-			policy := object(admissionv1.SchemeGroupVersion.WithKind("MutatingAdmissionPolicy"), "", name)
-			policy.Object["spec"] = map[string]any{
-				"failurePolicy": "Ignore", "reinvocationPolicy": "Never",
-				"matchConstraints": map[string]any{
-					"objectSelector": map[string]any{"matchLabels": map[string]any{"app": label + "-label-unset"}},
-					"resourceRules": []any{map[string]any{
-						"apiGroups": []any{""}, "apiVersions": []any{"v1"}, "operations": []any{"CREATE"}, "resources": []any{"pods"},
-					}},
-				},
-				"matchConditions": []any{map[string]any{"name": "labelled", "expression": fmt.Sprintf("%q in object.metadata.labels", label)}},
-				"mutations": []any{map[string]any{"patchType": "JSONPatch", "jsonPatch": map[string]any{
-					"expression": fmt.Sprintf(`[JSONPatch{op: "replace", path: "/metadata/labels/%s", value: %s + %q}]`, label, of, more),
-				}}},
-			}
-			binding := object(admissionv1.SchemeGroupVersion.WithKind("MutatingAdmissionPolicyBinding"), "", name)
-			binding.Object["spec"] = map[string]any{"policyName": name}
-			return errors.Join(s.Create(ctx, policy), s.Create(ctx, binding))
-		},
-		Applied: adds(true), Restored: adds(false),
-	}
 }
