@@ -101,7 +101,7 @@ func proveMutation(ctx context.Context, t spec.T, env *environment.Environment, 
 				}
 				admitted[tried.what+" "+f.Path] = got
 			}
-			again, err := again(ctx, env.Client(), o)
+			change, err := again(ctx, env.Client(), o)
 			// A constraint that another proof had off a moment ago is on again.
 			if v, isDenial := judged(err); isDenial == nil && !v.Admitted {
 				assert.Fail(t, fmt.Sprintf("%s, once more: the pod was denied: %s", tried.what, v))
@@ -110,15 +110,12 @@ func proveMutation(ctx context.Context, t spec.T, env *environment.Environment, 
 			if err != nil {
 				t.Broken(fmt.Errorf("%s, once more: %w", tried.what, err))
 			}
-			for _, f := range tried.fields { // other mutations may come and go meanwhile
-				first, _ := at(o.Object, f.Path)
-				second, _ := at(again.Object, f.Path)
-				if !assert.Equal(t, first, second, "a second admission changed %s: %s", tried.what, f.Path) {
-					changed++
-				}
+			if change != "" {
+				assert.Fail(t, fmt.Sprintf("a second admission changed %s: %s", tried.what, change))
+				changed++
 			}
 		}
-		t.Observe(fmt.Sprintf("in a namespace with %v: %d of %d defaults set, %d of %d explicit values left alone, %d changed by a second admission",
+		t.Observe(fmt.Sprintf("in a namespace with %v: %d of %d defaults set, %d of %d explicit values left alone, %d of 2 pods changed by a second admission",
 			c.NamespaceLabels, as["unset"], len(c.Unset), as["explicit"], len(c.Explicit), changed), admitted)
 	}
 }
@@ -186,22 +183,51 @@ func admit(ctx context.Context, c client.Client, s *environment.Scope, o *unstru
 	return admitted, addEphemeral(ctx, c, admitted, ephemeral)
 }
 
-// again submits what was admitted once more, for show only: as another pod or,
-// where ephemeral containers were added, as the same update.
-func again(ctx context.Context, c client.Client, o *unstructured.Unstructured) (*unstructured.Unstructured, error) {
-	if ephemeral, has, _ := unstructured.NestedSlice(o.Object, "spec", "ephemeralContainers"); has {
-		same := o.DeepCopy()
-		return same, addEphemeral(ctx, c, same, ephemeral, client.DryRunAll)
-	}
+// again submits what was admitted once more, for show only: as another pod and, where
+// ephemeral containers were added, as the same update. It returns what either changed.
+func again(ctx context.Context, c client.Client, o *unstructured.Unstructured) (change string, err error) {
 	fresh := object(podKind, o.GetNamespace(), o.GetName()+"-again")
 	fresh.SetLabels(o.GetLabels())
 	spec, _, err := unstructured.NestedMap(o.Object, "spec")
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	delete(spec, "nodeName")
+	ephemeral, has, err := unstructured.NestedSlice(spec, "ephemeralContainers")
+	if err != nil {
+		return "", err
+	}
+	delete(spec, "ephemeralContainers")
 	fresh.Object["spec"] = spec
-	return fresh, c.Create(ctx, fresh, client.DryRunAll)
+	second := fresh.DeepCopy()
+	if err := c.Create(ctx, second, client.DryRunAll); err != nil {
+		return "", err
+	}
+	if change, err = difference(fresh, second); change != "" || err != nil || !has {
+		return change, err
+	}
+	second = o.DeepCopy()
+	if err := addEphemeral(ctx, c, second, ephemeral, client.DryRunAll); err != nil {
+		return "", err
+	}
+	return difference(o, second)
+}
+
+// difference is what makes one pod's labels and spec those of another, as a merge patch;
+// nothing where they are the same. Left out is what the API server writes itself, and
+// annotations: into those a label's mutation writes while its fault has the location miss.
+func difference(of, to *unstructured.Unstructured) (string, error) {
+	kept := func(o *unstructured.Unstructured) *unstructured.Unstructured {
+		k := object(podKind, "", "")
+		k.SetLabels(o.GetLabels())
+		k.Object["spec"] = o.Object["spec"]
+		return k
+	}
+	patch, err := client.MergeFrom(kept(of)).Data(kept(to))
+	if err != nil || string(patch) == "{}" {
+		return "", err
+	}
+	return string(patch), nil
 }
 
 var element = regexp.MustCompile(`^([A-Za-z]+)\[name: ([^\]]+)\]$`)
@@ -261,6 +287,10 @@ func mutationFaults(folder string) []spec.Sabotage {
 			unstructured.RemoveNestedField(o.Object, "spec", "parameters", "pathTests")
 			return nil
 		}}.sabotage())
+	}
+	// The constant of an Assign cannot grow. What else of a pod would is compared by the same lines for all of them.
+	if strings.HasPrefix(folder, "01-") {
+		faults = append(faults, growing(folder, "version"))
 	}
 	return faults
 }

@@ -32,7 +32,8 @@ func rewriting(ctx context.Context, s *environment.Scope, name string, constrain
 	return errors.Join(s.Create(ctx, policy), s.Create(ctx, binding))
 }
 
-// growing adds to a label each time that it is seen.
+// growing adds to a label each time that it is seen, of the pod that a mutation's folder has
+// as unset.
 func growing(folder, label string) spec.Sabotage {
 	const first, more = "first", "-more"
 	adds := func(want bool) func(context.Context, *environment.Environment) error {
@@ -62,10 +63,10 @@ func growing(folder, label string) spec.Sabotage {
 		}
 	}
 	return spec.Sabotage{
-		Name: "a mutation that adds to what it finds", Kills: `a second admission changed unset: metadata\.labels\.` + label,
+		Name: "a mutation that adds to what it finds", Kills: `a second admission changed unset: \{"metadata":\{"labels":\{"` + label + `":`,
 		Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
 			return rewriting(ctx, s, "policy-growing-"+label, map[string]any{
-				"objectSelector": map[string]any{"matchLabels": map[string]any{"app": label + "-label-unset"}},
+				"objectSelector": map[string]any{"matchLabels": map[string]any{"app": folder[len("00-"):] + "-unset"}},
 				"resourceRules": []any{map[string]any{
 					"apiGroups": []any{""}, "apiVersions": []any{"v1"}, "operations": []any{"CREATE"}, "resources": []any{"pods"},
 				}},
