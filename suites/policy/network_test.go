@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"reflect"
 	"slices"
 	"strconv"
 	"sync"
@@ -66,7 +65,8 @@ var firewallTimeout = wait.Timeout{Name: "firewallFollows", D: 20 * time.Second}
 // the declared paths are open. The policies are those of the application as they
 // stand in its namespace; they are copied to one of the run's own, beside pods
 // that have the application's labels and listen on its ports, so that database
-// and cache, which join later, are tried too, and nobody is disturbed.
+// and cache, which join later, are tried too, and nobody is disturbed. That these
+// pods stand for those of the application is shown by the labels that those have now.
 func TestNetworkPolicies(t *testing.T) {
 	spec.Run(t, spec.Specification{
 		ID:    "POL-023",
@@ -94,6 +94,10 @@ func TestNetworkPolicies(t *testing.T) {
 					To: []networkingv1.NetworkPolicyPeer{{NamespaceSelector: &metav1.LabelSelector{}}},
 				})
 			}),
+			networkFault("a policy that passes over pods with a version", `pod frontend-[a-z0-9-]+ is under other policies than its role frontend`, "frontend", func(p *networkingv1.NetworkPolicy) {
+				p.Spec.PodSelector.MatchExpressions = []metav1.LabelSelectorRequirement{{Key: "version", Operator: metav1.LabelSelectorOpDoesNotExist}}
+			}),
+			strayPod(),
 			networkHarmless(),
 		},
 	})
@@ -107,6 +111,7 @@ func proveNetwork(ctx context.Context, t spec.T, env *environment.Environment) {
 	if len(live.Items) == 0 {
 		t.Inconclusive("no targets", "%s has no NetworkPolicy", appNamespace)
 	}
+	proveSelected(ctx, t, env, live.Items)
 	st, err := theStage(ctx, env)
 	if err != nil {
 		t.Broken(err)
@@ -349,43 +354,4 @@ func openPaths(ctx context.Context, pods map[string]*probe.Pod, targets map[stri
 		}
 	}
 	return seen, came, nil
-}
-
-// networkFault changes a live policy of the application.
-func networkFault(name, kills, policy string, change func(*networkingv1.NetworkPolicy)) spec.Sabotage {
-	named := func() *networkingv1.NetworkPolicy {
-		return &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: appNamespace, Name: policy}}
-	}
-	var before networkingv1.NetworkPolicySpec
-	differs := func(want bool) func(context.Context, *environment.Environment) error {
-		return func(ctx context.Context, env *environment.Environment) error {
-			p := named()
-			err := env.Client().Get(ctx, client.ObjectKeyFromObject(p), p)
-			if apierrors.IsNotFound(err) || err == nil && reflect.DeepEqual(p.Spec, before) == want {
-				return fmt.Errorf("policy %s: changed is %t, want %t", policy, !want, want)
-			}
-			return err
-		}
-	}
-	return spec.Sabotage{
-		Name: name, Kills: kills,
-		Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
-			p := named()
-			return s.Update(ctx, p, func() error {
-				p.Spec.DeepCopyInto(&before)
-				change(p)
-				return nil
-			})
-		},
-		Applied: differs(true), Restored: differs(false),
-	}
-}
-
-// networkHarmless says in another way what is said already.
-func networkHarmless() spec.Sabotage {
-	s := networkFault("a port said twice", "", "frontend", func(p *networkingv1.NetworkPolicy) {
-		p.Spec.Ingress[0].Ports = append(p.Spec.Ingress[0].Ports, p.Spec.Ingress[0].Ports[0])
-	})
-	s.Harmless = true
-	return s
 }
