@@ -6,6 +6,7 @@ package platform
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -107,6 +108,21 @@ func load(root string) (definitions, error) {
 		return nil, fmt.Errorf("platform: %w", err)
 	}
 	return all, nil
+}
+
+// Namespaces are those that the components of a project make, sorted.
+func Namespaces(root string) ([]string, error) {
+	all, err := load(root)
+	if err != nil {
+		return nil, err
+	}
+	made := map[string]bool{}
+	for _, d := range all {
+		for name := range d.Namespaces {
+			made[name] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(made)), nil
 }
 
 func read(file string) (*definition, error) {

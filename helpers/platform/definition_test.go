@@ -177,6 +177,17 @@ func TestSelect(t *testing.T) {
 	assert.Equal(t, "policies", Component("policies").Name())
 }
 
+func TestNamespaces(t *testing.T) {
+	root := project(t, map[string]string{
+		"mesh": "namespaces: {mesh: {}, ingress: {role: ingress}}\n" + plain, "metrics": "namespaces: {mesh: {}, a: {}}\n" + plain, "policies": plain,
+	})
+	got, err := Namespaces(root)
+	require.NoError(t, err)
+	require.Equal(t, []string{"a", "ingress", "mesh"}, got)
+	_, err = Namespaces(t.TempDir())
+	require.ErrorContains(t, err, "no component.yaml below")
+}
+
 // The project's own: every file reads, and names only what is there.
 func TestProjectsComponents(t *testing.T) {
 	root, err := environment.ProjectRoot()

@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/strictyaml"
 	"github.com/proving-ground/proving-ground/helpers/wait"
@@ -49,9 +50,46 @@ func (r right) String() string {
 	return strings.TrimSpace(fmt.Sprintf("%s %s.%s %s", r.Verb, r.Resource, r.Group, r.Name))
 }
 
+// account is a service account.
+type account struct{ namespace, name string }
+
+// String has the namespace where it is another than the application's.
+func (a account) String() string {
+	if a.namespace == appNamespace {
+		return a.name
+	}
+	return a.namespace + "/" + a.name
+}
+
+func (a account) user() string { return "system:serviceaccount:" + a.namespace + ":" + a.name }
+
+// everyone are the groups that every service account is in.
+var everyone = []string{"system:serviceaccounts", "system:authenticated"}
+
+// group is the one of the accounts of its namespace.
+func (a account) group() string { return "system:serviceaccounts:" + a.namespace }
+
+// names says whether a binding's subject is the account, or the group of its namespace.
+func (a account) names(s rbacv1.Subject) bool {
+	switch s.Kind {
+	case rbacv1.ServiceAccountKind:
+		return s.Namespace == a.namespace && s.Name == a.name
+	case rbacv1.UserKind:
+		return s.Name == a.user()
+	}
+	return s.Name == a.group()
+}
+
+// means says whether a binding's subject is the account, or any group that it is in.
+func (a account) means(s rbacv1.Subject) bool {
+	return a.names(s) || s.Kind == rbacv1.GroupKind && slices.Contains(everyone, s.Name)
+}
+
 // TestRBAC proves by the API server's own access reviews that each service
-// account can do what it needs, and nothing of the list of dangerous verbs.
+// account of the application can do what it needs, and nothing of the list of dangerous verbs;
+// and nothing of that the account of the platform's pods that name none.
 func TestRBAC(t *testing.T) {
+	backend, frontend := account{appNamespace, "backend"}, account{appNamespace, "frontend"}
 	needed := right{Verb: "get", Resource: "configmaps", Name: "backend-config"}
 	spec.Run(t, spec.Specification{
 		ID:    "POL-024",
@@ -60,24 +98,25 @@ func TestRBAC(t *testing.T) {
 		Keys:  []string{"rbac"},
 		Prove: proveRBAC,
 		CounterProofs: []spec.Sabotage{
-			grant("a Role with one verb too many", `backend may get secrets`, appNamespace, "backend", right{Verb: "get", Resource: "secrets"}),
-			grant("a ClusterRole with one verb too many", `frontend may create pods/exec`, metav1.NamespaceAll, "frontend", right{Verb: "create", Resource: "pods/exec"}),
+			grant("a Role with one verb too many", `backend may get secrets`, appNamespace, backend, right{Verb: "get", Resource: "secrets"}),
+			grant("a ClusterRole with one verb too many", `frontend may create pods/exec`, metav1.NamespaceAll, frontend, right{Verb: "create", Resource: "pods/exec"}),
 			{
 				Name: "the binding that is needed, gone", Kills: `backend may not get configmaps`,
 				Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
 					return s.Delete(ctx, object(rbacv1.SchemeGroupVersion.WithKind("RoleBinding"), appNamespace, "backend"))
 				},
-				Applied: allowed(appNamespace, "backend", needed, false), Restored: allowed(appNamespace, "backend", needed, true),
+				Applied: allowed(appNamespace, backend, needed, false), Restored: allowed(appNamespace, backend, needed, true),
 			},
-			grant("a Role for one Secret by its name", `backend may get secrets.* docuthinker-database`, appNamespace, "backend", right{Verb: "get", Resource: "secrets", Name: "docuthinker-database"}),
-			grant("a Role in another namespace", `backend may get secrets.*gatekeeper-system`, gatekeeperNamespace, "backend", right{Verb: "get", Resource: "secrets"}),
+			grant("a Role for one Secret by its name", `backend may get secrets.* docuthinker-database`, appNamespace, backend, right{Verb: "get", Resource: "secrets", Name: "docuthinker-database"}),
+			grant("a Role in another namespace", `backend may get secrets.*gatekeeper-system`, gatekeeperNamespace, backend, right{Verb: "get", Resource: "secrets"}),
+			grant("a Role of the account that pods have by default", `gatekeeper-system/default may get secrets`, gatekeeperNamespace, account{gatekeeperNamespace, "default"}, right{Verb: "get", Resource: "secrets"}),
 			{
 				Name: "an account that nobody has listed", Kills: `rbac.yaml does not say what the service account stranger needs`, Applied: spec.AtOnce,
 				Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
 					return s.Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: appNamespace, Name: "stranger"}})
 				},
 			},
-			grant("a Role with a verb that is harmless", "", appNamespace, "frontend", right{Verb: "get", Resource: "services"}),
+			grant("a Role with a verb that is harmless", "", appNamespace, frontend, right{Verb: "get", Resource: "services"}),
 		},
 	})
 }
@@ -101,62 +140,145 @@ func proveRBAC(ctx context.Context, t spec.T, env *environment.Environment) {
 	for _, a := range accounts.Items {
 		assert.Contains(t, r.ServiceAccounts, a.Name, "rbac.yaml does not say what the service account %s needs", a.Name)
 	}
-	for _, account := range slices.Sorted(maps.Keys(r.ServiceAccounts)) {
-		needs := r.ServiceAccounts[account].Needs
-		may, err := review(ctx, env, account, appNamespace, needs)
-		if err != nil {
-			t.Broken(err)
-		}
-		allowed := map[bool]int{}
-		for i, n := range needs {
-			allowed[may[i]]++
-			assert.True(t, may[i], "%s may not %s, which it needs", account, n)
-		}
-		granted := allowed[true]
-		clear(allowed)
-		asked, err := places(ctx, env, account)
-		if err != nil {
-			t.Broken(err)
-		}
-		for _, at := range asked {
-			dangerous := slices.Clone(r.Dangerous)
-			for i := range dangerous {
-				dangerous[i].Name = at.Name
-			}
-			may, err := review(ctx, env, account, at.Namespace, dangerous)
-			if err != nil {
-				t.Broken(err)
-			}
-			for i, d := range dangerous {
-				allowed[may[i]]++
-				assert.False(t, may[i], "%s may %s, which is dangerous (namespace %q)", account, d, at.Namespace)
-			}
-		}
-		t.Observe(fmt.Sprintf("%s may do %d of the %d things that it needs, and %d of %d that are dangerous, asked in %d places",
-			account, granted, len(needs), allowed[true], allowed[true]+allowed[false], len(asked)), asked)
+	bound, err := bindings(ctx, env)
+	if err != nil {
+		t.Broken(err)
 	}
+	for _, name := range slices.Sorted(maps.Keys(r.ServiceAccounts)) {
+		a, needs := account{appNamespace, name}, r.ServiceAccounts[name].Needs
+		may, err := review(ctx, env, a, appNamespace, needs)
+		if err != nil {
+			t.Broken(err)
+		}
+		granted := 0
+		for i, n := range needs {
+			if assert.True(t, may[i], "%s may not %s, which it needs", a, n) {
+				granted++
+			}
+		}
+		asked, err := places(ctx, env, bound, a.means)
+		if err != nil {
+			t.Broken(err)
+		}
+		asked[place{appNamespace, ""}], asked[place{metav1.NamespaceAll, ""}] = true, true
+		dangerous := proveRefused(ctx, t, env, a, asked, r.Dangerous)
+		t.Observe(fmt.Sprintf("%s may do %d of the %d things that it needs, and %d of %d that are dangerous, asked in %d places",
+			a, granted, len(needs), dangerous, len(asked)*len(r.Dangerous), len(asked)), sorted(asked))
+	}
+	proveDefaults(ctx, t, env, bound, r.Dangerous)
+}
+
+// proveRefused asserts that an account may do nothing dangerous in some places, and returns
+// how many such things it may do.
+func proveRefused(ctx context.Context, t spec.T, env *environment.Environment, a account, asked map[place]bool, dangerous []right) (allowed int) {
+	for _, at := range sorted(asked) {
+		named := slices.Clone(dangerous)
+		for i := range named {
+			named[i].Name = at.Name
+		}
+		may, err := review(ctx, env, a, at.Namespace, named)
+		if err != nil {
+			t.Broken(err)
+		}
+		for i, d := range named {
+			if !assert.False(t, may[i], "%s may %s, which is dangerous (namespace %q)", a, d, at.Namespace) {
+				allowed++
+			}
+		}
+	}
+	return allowed
+}
+
+// proveDefaults asserts of the platform's other namespaces that the account which pods have
+// that name none may do nothing dangerous. Where no binding names it, it may do what every account
+// may, and of that the application's were asked. The accounts of the components' own are left
+// out: they list Secrets, write webhooks and make pods, for that is what they are for.
+func proveDefaults(ctx context.Context, t spec.T, env *environment.Environment, bound []binding, dangerous []right) {
+	made, err := platform.Namespaces(env.Root)
+	if err != nil {
+		t.Broken(err)
+	}
+	var there corev1.NamespaceList
+	if err := env.Client().List(ctx, &there); err != nil {
+		t.Broken(err)
+	}
+	count, allowed, asked := 0, 0, map[string][]place{}
+	for _, ns := range there.Items {
+		if ns.Name == appNamespace || !slices.Contains(made, ns.Name) {
+			continue
+		}
+		count++
+		a := account{ns.Name, "default"}
+		at, err := places(ctx, env, bound, a.names)
+		if err != nil {
+			t.Broken(err)
+		}
+		if len(at) > 0 {
+			asked[ns.Name] = sorted(at)
+			allowed += proveRefused(ctx, t, env, a, at, dangerous)
+		}
+	}
+	if count == 0 {
+		t.Inconclusive("no targets", "none of the namespaces that components make is there: %v", made)
+	}
+	t.Observe(fmt.Sprintf("of %d more namespaces of the platform, the account default is bound in %d, to %d things that are dangerous", count, len(asked), allowed), asked)
 }
 
 // place is where an account may have rights: in a namespace or, without one, in the whole
 // cluster; to all objects or, with a name, to those of the name.
 type place struct{ Namespace, Name string }
 
-// places are those that bindings of an account lead to, beside its own namespace and the
-// cluster. Asked without a name, the API server goes by no rule that has names.
-func places(ctx context.Context, env *environment.Environment, account string) ([]place, error) {
-	found := map[place]bool{{appNamespace, ""}: true, {metav1.NamespaceAll, ""}: true}
-	take := func(namespace string, ref rbacv1.RoleRef, subjects []rbacv1.Subject) error {
-		if !slices.ContainsFunc(subjects, func(s rbacv1.Subject) bool { return isOf(s, account) }) {
-			return nil
+func sorted(all map[place]bool) []place {
+	return slices.SortedFunc(maps.Keys(all), func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+}
+
+// binding is a RoleBinding or, without a namespace, a ClusterRoleBinding.
+type binding struct {
+	namespace string
+	role      rbacv1.RoleRef
+	subjects  []rbacv1.Subject
+}
+
+func bindings(ctx context.Context, env *environment.Environment) (all []binding, err error) {
+	var some rbacv1.RoleBindingList
+	if err := env.Client().List(ctx, &some); err != nil {
+		return nil, err
+	}
+	for _, b := range some.Items {
+		all = append(all, binding{b.Namespace, b.RoleRef, b.Subjects})
+	}
+	var everywhere rbacv1.ClusterRoleBindingList
+	if err := env.Client().List(ctx, &everywhere); err != nil {
+		return nil, err
+	}
+	for _, b := range everywhere.Items {
+		all = append(all, binding{metav1.NamespaceAll, b.RoleRef, b.Subjects})
+	}
+	return all, nil
+}
+
+// places are those that bindings of a subject lead to. Asked without a name, the API server
+// goes by no rule that has names.
+func places(ctx context.Context, env *environment.Environment, bound []binding, is func(rbacv1.Subject) bool) (map[place]bool, error) {
+	found := map[place]bool{}
+	for _, b := range bound {
+		if !slices.ContainsFunc(b.subjects, is) {
+			continue
 		}
-		found[place{namespace, ""}] = true
+		found[place{b.namespace, ""}] = true
 		var role client.Object = &rbacv1.ClusterRole{}
 		in := ""
-		if ref.Kind == "Role" {
-			role, in = &rbacv1.Role{}, namespace
+		if b.role.Kind == "Role" {
+			role, in = &rbacv1.Role{}, b.namespace
 		}
-		if err := env.Client().Get(ctx, client.ObjectKey{Namespace: in, Name: ref.Name}, role); err != nil {
-			return client.IgnoreNotFound(err) // a binding to nothing grants nothing
+		err := env.Client().Get(ctx, client.ObjectKey{Namespace: in, Name: b.role.Name}, role)
+		if client.IgnoreNotFound(err) != nil {
+			return nil, err
+		}
+		if err != nil {
+			continue // a binding to nothing grants nothing
 		}
 		var rules []rbacv1.PolicyRule
 		switch r := role.(type) {
@@ -167,51 +289,16 @@ func places(ctx context.Context, env *environment.Environment, account string) (
 		}
 		for _, rule := range rules {
 			for _, name := range rule.ResourceNames {
-				found[place{namespace, name}] = true
+				found[place{b.namespace, name}] = true
 			}
 		}
-		return nil
 	}
-	var bindings rbacv1.RoleBindingList
-	if err := env.Client().List(ctx, &bindings); err != nil {
-		return nil, err
-	}
-	for _, b := range bindings.Items {
-		if err := take(b.Namespace, b.RoleRef, b.Subjects); err != nil {
-			return nil, err
-		}
-	}
-	var everywhere rbacv1.ClusterRoleBindingList
-	if err := env.Client().List(ctx, &everywhere); err != nil {
-		return nil, err
-	}
-	for _, b := range everywhere.Items {
-		if err := take(metav1.NamespaceAll, b.RoleRef, b.Subjects); err != nil {
-			return nil, err
-		}
-	}
-	return slices.SortedFunc(maps.Keys(found), func(a, b place) int {
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-	}), nil
-}
-
-// groups are what every service account of the application is in.
-var groups = []string{"system:serviceaccounts", "system:serviceaccounts:" + appNamespace, "system:authenticated"}
-
-// isOf says whether a binding's subject is an account, or a group that it is in.
-func isOf(s rbacv1.Subject, account string) bool {
-	switch s.Kind {
-	case rbacv1.ServiceAccountKind:
-		return s.Namespace == appNamespace && s.Name == account
-	case rbacv1.UserKind:
-		return s.Name == "system:serviceaccount:"+appNamespace+":"+account
-	}
-	return slices.Contains(groups, s.Name)
+	return found, nil
 }
 
 // review asks the API server whether an account may do each of some things, in
 // a namespace or, without one, in the whole cluster.
-func review(ctx context.Context, env *environment.Environment, account, namespace string, asked []right) ([]bool, error) {
+func review(ctx context.Context, env *environment.Environment, a account, namespace string, asked []right) ([]bool, error) {
 	may := make([]bool, len(asked))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(atOnce)
@@ -219,8 +306,8 @@ func review(ctx context.Context, env *environment.Environment, account, namespac
 		group.Go(func() error {
 			resource, subresource, _ := strings.Cut(r.Resource, "/")
 			sar := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-				User:   "system:serviceaccount:" + appNamespace + ":" + account,
-				Groups: groups,
+				User:   a.user(),
+				Groups: append([]string{a.group()}, everyone...),
 				ResourceAttributes: &authorizationv1.ResourceAttributes{
 					Namespace: namespace, Verb: r.Verb, Group: r.Group, Resource: resource, Subresource: subresource, Name: r.Name,
 				},
@@ -238,10 +325,10 @@ func review(ctx context.Context, env *environment.Environment, account, namespac
 var authorizerTimeout = wait.Timeout{Name: "authorizerTakesUp", D: 20 * time.Second}
 
 // allowed waits until the authorizer, which has a cache of its own, answers so.
-func allowed(namespace, account string, r right, want bool) func(context.Context, *environment.Environment) error {
+func allowed(namespace string, a account, r right, want bool) func(context.Context, *environment.Environment) error {
 	return func(ctx context.Context, env *environment.Environment) error {
-		return wait.Answers(ctx, authorizerTimeout, fmt.Sprintf("the authorizer to answer %t to %s of %s", want, r, account), func(ctx context.Context) (string, error) {
-			may, err := review(ctx, env, account, namespace, []right{r})
+		return wait.Answers(ctx, authorizerTimeout, fmt.Sprintf("the authorizer to answer %t to %s of %s", want, r, a), func(ctx context.Context) (string, error) {
+			may, err := review(ctx, env, a, namespace, []right{r})
 			if err != nil || may[0] != want {
 				return fmt.Sprintf("it answers %v", may), err
 			}
@@ -252,13 +339,13 @@ func allowed(namespace, account string, r right, want bool) func(context.Context
 
 // grant gives an account one more right, by a Role in its namespace or by a
 // ClusterRole.
-func grant(name, kills, namespace, account string, r right) spec.Sabotage {
+func grant(name, kills, namespace string, a account, r right) spec.Sabotage {
 	role := "policy-fault-" + utilrand.String(5)
 	rules := []rbacv1.PolicyRule{{APIGroups: []string{r.Group}, Resources: []string{r.Resource}, Verbs: []string{r.Verb}}}
 	if r.Name != "" {
 		rules[0].ResourceNames = []string{r.Name}
 	}
-	subjects := []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: appNamespace, Name: account}}
+	subjects := []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: a.namespace, Name: a.name}}
 	about := metav1.ObjectMeta{Namespace: namespace, Name: role}
 	return spec.Sabotage{
 		Name: name, Kills: kills, Harmless: kills == "",
@@ -280,7 +367,7 @@ func grant(name, kills, namespace, account string, r right) spec.Sabotage {
 			}
 			return nil
 		},
-		Applied:  allowed(namespace, account, r, true),
-		Restored: allowed(namespace, account, r, false),
+		Applied:  allowed(namespace, a, r, true),
+		Restored: allowed(namespace, a, r, false),
 	}
 }
