@@ -14,19 +14,23 @@ import (
 // (RFC 6298): by a shorter time one packet that was lost would be a closed way.
 const dialTimeout = 2500 * time.Millisecond
 
+// UDP begins a target that is asked by UDP, again and again until the dial's time is over:
+// open is what answers, and the probe's own pods do on all their ports.
+const UDP = "udp://"
+
 // Outcome is what came of one dial.
 type Outcome struct {
-	Target string  `json:"target"`  // host:port
+	Target string  `json:"target"`  // host:port, or udp://host:port
 	Result string  `json:"outcome"` // open, refused, timeout or error
 	Detail string  `json:"detail"`
 	Peer   string  `json:"peer"` // name of the pod that answered, as it says itself
 	Millis float64 `json:"millis"`
 }
 
-// Open says whether a connection stood.
+// Open says whether a connection stood or, by UDP, an answer came.
 func (o Outcome) Open() bool { return o.Result == "open" }
 
-// Dial tries to connect to each target (host:port) from the pod, all at once,
+// Dial tries to connect to each target (host:port; udp://host:port) from the pod, all at once,
 // and returns what came of each, in their order. What was refused is no error.
 func (p *Pod) Dial(ctx context.Context, targets ...string) ([]Outcome, error) {
 	if len(targets) == 0 {

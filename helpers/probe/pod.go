@@ -34,7 +34,7 @@ type Spec struct {
 	Labels         map[string]string
 	ServiceAccount string    // whose identity the mesh gives it; empty: default
 	Mesh           bool      // in the mesh, or outside it even in a namespace that injects
-	Ports          []int32   // TCP ports on which it answers with its name
+	Ports          []int32   // on which it answers with its name, TCP and UDP
 	Upstream       *Upstream // what it serves in place of Ports
 	Node           string    // on which it stands; empty for the scheduler's choice
 }

@@ -29,15 +29,16 @@ import (
 
 // declaredPaths are all that is open, of the callers and targets below, sorted.
 // Callers under no policy show that dns, outside and stranger are there to be reached.
+// What ends in /udp is asked by UDP, of what answers it; of the application that is closed.
 var declaredPaths = map[string][]string{
-	"frontend":   {"backend:8080", "dns:53"},
-	"backend":    {"cache:6379", "database:5432", "dns:53"},
-	"database":   {"dns:53"},
-	"cache":      {"dns:53"},
-	"worker":     {"dns:53"},
-	"ingress":    {"dns:53", "frontend:8080", "outside:5000", "stranger:8080"},
-	"monitoring": {"backend:9090", "dns:53", "frontend:9090", "outside:5000", "stranger:8080"},
-	"stranger":   {"dns:53", "outside:5000"},
+	"frontend":   {"backend:8080", "dns:53", "dns:53/udp"},
+	"backend":    {"cache:6379", "database:5432", "dns:53", "dns:53/udp"},
+	"database":   {"dns:53", "dns:53/udp"},
+	"cache":      {"dns:53", "dns:53/udp"},
+	"worker":     {"dns:53", "dns:53/udp"},
+	"ingress":    {"dns:53", "dns:53/udp", "frontend:8080", "outside:5000", "stranger:8080", "stranger:8080/udp"},
+	"monitoring": {"backend:9090", "dns:53", "dns:53/udp", "frontend:9090", "outside:5000", "stranger:8080", "stranger:8080/udp"},
+	"stranger":   {"dns:53", "dns:53/udp", "outside:5000"},
 }
 
 // roles are the probe pods: the application's by its labels, callers by those of
@@ -87,6 +88,13 @@ func TestNetworkPolicies(t *testing.T) {
 			networkFault("egress to anywhere", `frontend -> outside:5000 is open`, "dns", func(p *networkingv1.NetworkPolicy) {
 				p.Spec.Egress = append(p.Spec.Egress, networkingv1.NetworkPolicyEgressRule{
 					To: []networkingv1.NetworkPolicyPeer{{IPBlock: &networkingv1.IPBlock{CIDR: "0.0.0.0/0"}}},
+				})
+			}),
+			networkFault("UDP to anywhere", `frontend -> stranger:8080/udp is open`, "dns", func(p *networkingv1.NetworkPolicy) {
+				udp := corev1.ProtocolUDP
+				p.Spec.Egress = append(p.Spec.Egress, networkingv1.NetworkPolicyEgressRule{
+					To:    []networkingv1.NetworkPolicyPeer{{IPBlock: &networkingv1.IPBlock{CIDR: "0.0.0.0/0"}}},
+					Ports: []networkingv1.NetworkPolicyPort{{Protocol: &udp}},
 				})
 			}),
 			networkFault("egress to every namespace", `frontend -> stranger:8080 is open`, "dns", func(p *networkingv1.NetworkPolicy) {
@@ -149,7 +157,7 @@ func pathsOf(ctx context.Context, env *environment.Environment) (map[string][]st
 	worker := object(deploymentKind, appNamespace, "worker")
 	switch err := env.Client().Get(ctx, client.ObjectKeyFromObject(worker), worker); {
 	case err == nil:
-		paths["worker"] = []string{"cache:6379", "database:5432", "dns:53"}
+		paths["worker"] = []string{"cache:6379", "database:5432", "dns:53", "dns:53/udp"}
 	case !apierrors.IsNotFound(err):
 		return nil, err
 	}
@@ -271,7 +279,7 @@ func (st *stage) wait(ctx context.Context, why string, open bool) error {
 }
 
 // addresses are the targets by their names: each port of the application's pods,
-// the cluster's DNS, and a server outside of the cluster on this machine.
+// the cluster's DNS, and a server outside of the cluster on this machine; some by UDP, too.
 func addresses(ctx context.Context, env *environment.Environment, pods map[string]*probe.Pod) (map[string]string, error) {
 	targets := map[string]string{}
 	for name, p := range pods {
@@ -288,6 +296,9 @@ func addresses(ctx context.Context, env *environment.Environment, pods map[strin
 		return nil, errors.New("the cluster's DNS has no pod with an address")
 	}
 	targets["dns:53"] = net.JoinHostPort(dns.Items[0].Status.PodIP, "53")
+	for _, name := range []string{"dns:53", "backend:8080", "stranger:8080"} {
+		targets[name+"/udp"] = probe.UDP + targets[name]
+	}
 	outside, err := outsideAddress(ctx, env)
 	if err != nil {
 		return nil, err
