@@ -29,7 +29,8 @@ const (
 	newcomerLimit = 40 * time.Second
 
 	calmRate   = 10 // requests a second through gateway, frontend and backend
-	calmSample = 40 // at least, before the loss and after it
+	calmSample = 20 // at least, before the loss and after it
+	calmLeast  = 80 // in all: eight seconds of them, which the loss lasts
 )
 
 // TestControlPlane proves that one istiod may be lost: while it is gone a new pod
@@ -89,7 +90,7 @@ func proveControlPlane(ctx context.Context, t spec.T, env *environment.Environme
 	o := traffic.Outcomes()
 	t.Observe(fmt.Sprintf("%s, to which most proxies (%d) were connected, was gone for %s: %d of %d requests of running traffic lost", victim.Name, proxies, away.Round(100*time.Millisecond), len(o.Failed()), len(o.Sent)),
 		map[string]any{"statuses": o.Statuses(), "results": o.Results()})
-	spec.Check(t, o.Check(2*calmSample, probe.LostNone()))
+	spec.Check(t, o.Check(calmLeast, probe.LostNone()))
 }
 
 var quotaTimeout = wait.Timeout{Name: "quotaCounted", D: 20 * time.Second}
