@@ -3,15 +3,48 @@ package spec
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 )
 
 // progress is how far a specification has come, for those that go by its evidence.
 type progress struct {
+	waits bool // for others' evidence
 	begun bool // has one of the -parallel places, or had one
 	ended chan struct{}
 	once  sync.Once // with -count it ends again
+}
+
+// turns are the IDs that First and Last were given.
+var turns struct{ first, last []string }
+
+// First names specifications of the suite that get one of the -parallel places before all
+// others, before Main is called: those that take longest, and wait for most of it. Begun last
+// they would go on with nothing beside them.
+func First(ids ...string) { turns.first = ids }
+
+// Last names those that get a place after all others, before Main is called: those that want
+// the exclusive lease. While they wait for it nobody gets a shared one.
+func Last(ids ...string) { turns.last = ids }
+
+// before are those that get a place before a specification. Of who waits for others' evidence
+// only that is heeded.
+func (h *harness) before(s *Specification) []string {
+	ids := slices.Clone(s.After)
+	if slices.Contains(turns.first, s.ID) {
+		return ids
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for id, other := range h.progress {
+		switch {
+		case other.waits, slices.Contains(turns.last, id):
+		case slices.Contains(turns.first, id), slices.Contains(turns.last, s.ID):
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 func (s *progress) end() {

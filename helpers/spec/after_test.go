@@ -26,6 +26,29 @@ func TestAfterOthers(t *testing.T) {
 	}
 }
 
+func TestFirstAndLast(t *testing.T) {
+	t.Parallel()
+	s := newSuite(t)
+	for _, parallel := range []string{"1", "3"} {
+		run := "at-once-" + parallel
+		require.Equal(t, 0, s.start(t, "first and last", run, "-counterproof", "-test.parallel="+parallel).wait())
+		_, entries := s.read(t, run)
+		var begun []string
+		for _, e := range entries {
+			if e.Kind == journal.PhaseStart && e.ID != "" && !slices.Contains(begun, e.ID) {
+				begun = append(begun, e.ID)
+			}
+		}
+		require.Len(t, begun, 6)
+		if parallel == "1" { // else a place is not yet a begin
+			require.Equal(t, "POL-004", begun[0])
+			require.ElementsMatch(t, []string{"POL-003", "POL-005"}, begun[1:3])
+			require.ElementsMatch(t, []string{"POL-001", "POL-002", "POL-006"}, begun[3:])
+			require.Greater(t, slices.Index(begun, "POL-006"), slices.Index(begun, "POL-001"))
+		}
+	}
+}
+
 func TestAfterOthersWantsTheirCounterProofs(t *testing.T) {
 	t.Parallel()
 	s := newSuite(t)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -155,16 +156,22 @@ func (n need) Name() string { return n.name }
 func (n need) Ensure(ctx context.Context, _ *environment.Environment) error { return n.ensure(ctx) }
 
 func TestNeeds(t *testing.T) {
-	s := newBench(t)
-	fine := func(name string) Need {
-		return need{name, func(context.Context) error { s.note("ensure %s", name); return nil }}
+	for risk, between := range map[environment.Risk][]string{
+		Namespaced: nil,
+		Disruptive: {"release shared", "lease exclusive for policy POL-001"}, // others go on until its needs are ready
+	} {
+		s := newBench(t)
+		fine := func(name string) Need {
+			return need{name, func(context.Context) error { s.note("ensure %s", name); return nil }}
+		}
+		spec := s.of(s.look, s.opens("fault"))
+		spec.Risk, spec.Needs = risk, []Need{fine("wall"), fine("door")}
+		require.Equal(t, journal.Proved, s.run(t, spec).Outcome)
+		want := slices.Concat([]string{"open", "lease shared for policy POL-001", "ensure wall", "ensure door"}, between, []string{"prove"})
+		require.Equal(t, want, s.noted()[:len(want)])
+		require.Equal(t, []string{"wall", "door"}, s.journalled(journal.Planned)[0].Plan.Needs)
+		s.cleanedUp(t)
 	}
-	spec := s.of(s.look, s.opens("fault"))
-	spec.Needs = []Need{fine("wall"), fine("door")}
-	require.Equal(t, journal.Proved, s.run(t, spec).Outcome)
-	require.Equal(t, []string{"open", "lease shared for policy POL-001", "ensure wall", "ensure door", "prove"}, s.noted()[:5])
-	require.Equal(t, []string{"wall", "door"}, s.journalled(journal.Planned)[0].Plan.Needs)
-	s.cleanedUp(t)
 
 	for _, m := range misbehaviours {
 		t.Run(m.name, func(t *testing.T) {

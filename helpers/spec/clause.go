@@ -57,11 +57,14 @@ func (c *clause) verdict(ctx context.Context) journal.Result {
 		return inconclusive(reasonNoPlace, err.Error())
 	}
 	defer c.letGo()
-	if err := c.enter(ctx, c.spec.baselineDemand()); err != nil {
-		return inconclusive(reasonNoLease, err.Error())
-	}
-	for _, step := range []func(context.Context) *journal.Result{c.install, c.baseline} {
-		if r := step(ctx); r != nil {
+	for _, step := range []struct {
+		demand
+		take func(context.Context) *journal.Result
+	}{{c.spec.installDemand(), c.install}, {c.spec.baselineDemand(), c.baseline}} {
+		if err := c.enter(ctx, step.demand); err != nil {
+			return inconclusive(reasonNoLease, err.Error())
+		}
+		if r := step.take(ctx); r != nil {
 			return *r
 		}
 	}

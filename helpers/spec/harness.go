@@ -83,7 +83,7 @@ func current(t *testing.T) *harness {
 // is not valid is journalled too, as void, so that no report looks complete
 // without it.
 func (h *harness) plan(s *Specification, test string) error {
-	clause, err := h.register(s.ID, test)
+	clause, err := h.register(s.ID, test, len(s.After) > 0)
 	err = errors.Join(err, s.check())
 	p := journal.Plan{Clause: clause.Text, Test: test}
 	if s.Risk != 0 {
@@ -102,7 +102,7 @@ func (h *harness) plan(s *Specification, test string) error {
 
 // planPromise is plan for a clause without a specification.
 func (h *harness) planPromise(id, test string) error {
-	clause, err := h.register(id, test)
+	clause, err := h.register(id, test, false)
 	return h.announce(id, journal.Plan{Clause: clause.Text, Test: test}, err)
 }
 
@@ -116,8 +116,8 @@ func (h *harness) announce(id string, p journal.Plan, err error) error {
 }
 
 // register finds the clause of an ID, and keeps the ID for one test. The same
-// test comes again with -count.
-func (h *harness) register(id, test string) (catalogue.Clause, error) {
+// test comes again with -count. waits says that it goes by others' evidence.
+func (h *harness) register(id, test string, waits bool) (catalogue.Clause, error) {
 	clause, err := h.catalogue.Lookup(id)
 	if err != nil {
 		return clause, err
@@ -133,7 +133,7 @@ func (h *harness) register(id, test string) (catalogue.Clause, error) {
 	}
 	h.tests[id] = test
 	if h.progress[id] == nil {
-		h.progress[id] = &progress{ended: make(chan struct{})}
+		h.progress[id] = &progress{waits: waits, ended: make(chan struct{})}
 	}
 	return clause, nil
 }

@@ -31,6 +31,16 @@ func (s *Specification) baselineDemand() demand {
 	return demand{mode: environment.Shared, shared: append([]string{wholeCluster}, s.Keys...)}
 }
 
+// installDemand is for its needs. Whatever the proof disturbs, to make those ready disturbs
+// nobody, and may take longer than the proof.
+func (s *Specification) installDemand() demand {
+	d := s.baselineDemand()
+	if d.mode == environment.Shared || len(s.Needs) == 0 {
+		return d
+	}
+	return demand{mode: environment.Shared, shared: []string{wholeCluster}}
+}
+
 func (s *Specification) faultDemand(alone bool) demand {
 	switch {
 	case alone:

@@ -43,10 +43,17 @@ func TestDemands(t *testing.T) {
 				s.Keys = []string{"a", "b"}
 			}
 			require.Equal(t, c.baseline, s.baselineDemand())
+			require.Equal(t, c.baseline, s.installDemand(), "there is nothing to install")
 			require.Equal(t, c.fault, s.faultDemand(false))
 			require.Equal(t, allAlone, s.faultDemand(true))
 			require.Equal(t, c.faultRisk, s.faultRisk(&Sabotage{}))
 			require.Equal(t, c.faultAtRisk, s.faultRisk(&Sabotage{Alone: true}))
+			s.Needs = []Need{need{name: "wall"}}
+			install := c.baseline // kept for the baseline where it suffices
+			if c.risk >= Disruptive {
+				install = shared()
+			}
+			require.Equal(t, install, s.installDemand())
 		})
 	}
 }

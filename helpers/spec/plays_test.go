@@ -70,6 +70,19 @@ var plays = map[string]func(*testing.T){
 		}))
 	},
 	"every verdict": everyVerdict,
+	"first and last": func(t *testing.T) {
+		First("POL-004", "POL-007")
+		Last("POL-001", "POL-002")
+		for _, id := range []string{"POL-001", "POL-003", "POL-004", "POL-002", "POL-005", "POL-006"} { // POL-007 is not selected
+			t.Run(id, func(t *testing.T) {
+				s := played(id, func(context.Context, T, int) {})
+				if id == "POL-006" {
+					s.After = []string{"POL-001"} // so that nobody waits for it to begin
+				}
+				Run(t, s)
+			})
+		}
+	},
 	"one after others": func(t *testing.T) {
 		for _, id := range []string{"POL-003", "POL-001", "POL-002"} {
 			t.Run(id, func(t *testing.T) {

@@ -169,7 +169,7 @@ func Run(t *testing.T, s Specification) {
 	}
 	t.Parallel()
 	name := t.Name()
-	h.lineUp(t, s.After, func(t *testing.T) {
+	h.lineUp(t, h.before(&s), func(t *testing.T) {
 		h.begin(s.ID)
 		conclude(t, s.ID, h.carryOut(&s, name, func(format string, args ...any) { t.Logf("%s", redact.Text(fmt.Sprintf(format, args...))) }))
 	})

@@ -173,9 +173,13 @@ func (s *stage) authorizationStage(ctx context.Context, env *environment.Environ
 			return err
 		}
 	}
+	have := map[string]map[string]bool{} // gateways, by port
 	return wait.Answers(ctx, pushTimeout, "the ingress gateways to route to "+s.ns, func(ctx context.Context) (missing string, err error) {
 		for _, to := range ports {
-			if missing, err = lackingRoute(ctx, env, "istio-ingress", s.hostFor(to)); missing != "" || err != nil {
+			if have[to] == nil {
+				have[to] = map[string]bool{}
+			}
+			if missing, err = lackingRoute(ctx, env, "istio-ingress", "", s.hostFor(to), have[to]); missing != "" || err != nil {
 				return missing, err
 			}
 		}

@@ -153,7 +153,7 @@ func (e *egress) inForce(ctx context.Context, env *environment.Environment) erro
 	}
 	return wait.Answers(ctx, pushTimeout, "the egress gateways to have "+e.name("registered"), func(ctx context.Context) (string, error) {
 		for _, p := range pods {
-			routes, err := routesOf(ctx, env, egressGateway.namespace, p.Name, e.name("registered"))
+			routes, err := routesOf(ctx, env, egressGateway.namespace, p.Name, "", e.name("registered"))
 			if err != nil || len(routes) == 0 {
 				return p.Name + " lacks it", err
 			}

@@ -295,8 +295,8 @@ func (r *rollout) share(ctx context.Context, env *environment.Environment, want 
 // weights are the shares in percent by which a proxy spreads the requests of a
 // host at a port, by cluster, as its route has them; nil when it has no such route.
 func weights(ctx context.Context, env *environment.Environment, namespace, pod, host, port string) (map[string]int, error) {
-	routes, err := routesOf(ctx, env, namespace, pod, host)
-	if err != nil || routes[port] == "" { // a sidecar's route configurations are called by their ports
+	routes, err := routesOf(ctx, env, namespace, pod, port, host) // a sidecar's route configurations are called by their ports
+	if err != nil || routes[port] == "" {
 		return nil, err
 	}
 	var known struct {

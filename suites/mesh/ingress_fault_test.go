@@ -116,7 +116,7 @@ func gatewaysHave(ctx context.Context, env *environment.Environment, host, what 
 	}
 	return wait.Answers(ctx, pushTimeout, "the ingress gateways to route "+host+" "+what, func(ctx context.Context) (string, error) {
 		for _, p := range pods {
-			routes, err := routesOf(ctx, env, ingressGateway.namespace, p.Name, host)
+			routes, err := routesOf(ctx, env, ingressGateway.namespace, p.Name, "", host)
 			if err != nil {
 				return "", err
 			}

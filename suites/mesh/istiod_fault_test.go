@@ -24,6 +24,7 @@ func controlPlaneFaults(s *stage) []spec.Sabotage {
 	return []spec.Sabotage{
 		lossyRoute(s),
 		quietNote(s),
+		deafFrontend(s),
 		controlPlane.alone(),
 		selectingNothing(s),
 		withoutReviews(s),
@@ -73,8 +74,50 @@ func quietNote(s *stage) spec.Sabotage {
 	}
 }
 
-// newcomerKept is how the proof fails when a new pod does not get what it needs.
-const newcomerKept = "a new pod did not become ready in the mesh"
+// deafFrontend takes from the frontend's sidecar all routes of the port that a new one is
+// of. It goes on serving, and a new pod gets all that it wants.
+func deafFrontend(s *stage) spec.Sabotage {
+	host := ingressGateway.name + "." + ingressGateway.namespace + ".svc.cluster.local" // serves at that port, too
+	has := func(want bool) func(context.Context, *environment.Environment) error {
+		return func(ctx context.Context, env *environment.Environment) error {
+			what := fmt.Sprintf("the frontend's proxy to have routes of port %s: %t", markerRoutes, want)
+			return wait.Answers(ctx, pushTimeout, what, func(ctx context.Context) (string, error) {
+				pods, err := proxied(ctx, env, s.ns)
+				at := slices.IndexFunc(pods, func(pod string) bool { return strings.HasPrefix(pod, "frontend-") })
+				if err != nil || at < 0 {
+					return "it is not there", err
+				}
+				routes, err := routesOf(ctx, env, s.ns, pods[at], markerRoutes, host)
+				if err == nil && (routes[markerRoutes] != "") != want {
+					return fmt.Sprintf("of %s it has %v", host, routes), nil
+				}
+				return "", err
+			})
+		}
+	}
+	return spec.Sabotage{
+		Name: "a sidecar without the routes of a port", Kills: `(?s)a new route reached not every proxy while an istiod was gone: .* frontend-\S+ lacks it`,
+		Apply: func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+			if err := has(true)(ctx, env); err != nil {
+				return err
+			}
+			return scope.Create(ctx, object("networking.istio.io/v1alpha3", "EnvoyFilter", s.ns, "deaf", map[string]any{
+				"workloadSelector": map[string]any{"labels": map[string]any{"app.kubernetes.io/component": "frontend"}},
+				"configPatches": []any{map[string]any{
+					"applyTo": "VIRTUAL_HOST",
+					"match":   map[string]any{"context": "SIDECAR_OUTBOUND", "routeConfiguration": map[string]any{"name": markerRoutes}},
+					"patch":   map[string]any{"operation": "REMOVE"},
+				}},
+			}))
+		},
+		Applied: has(false), Restored: has(true),
+	}
+}
+
+// newcomerKept is how the proof fails when a new pod does not get what it needs of istiod:
+// it is not let in without a sidecar, or its sidecar waits for all that it starts with.
+const newcomerKept = `(?s)a new pod did not become ready in the mesh while an istiod was gone: ` +
+	`(it is not there: .*failed calling webhook "\S*sidecar-injector\.istio\.io"|its sidecar runs and was given nothing)`
 
 // selectingNothing leaves the proxies that are connected as they are; nobody else
 // finds istiod.

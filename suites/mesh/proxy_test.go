@@ -61,8 +61,9 @@ func settled(ctx context.Context, env *environment.Environment, namespace string
 		"ports": []any{map[string]any{"number": int64(80), "name": "http", "protocol": "HTTP"}},
 	}))
 	if err == nil {
+		have := map[string]bool{}
 		err = wait.Answers(ctx, pushTimeout, "the proxies of "+namespace+" to have the latest configuration", func(ctx context.Context) (string, error) {
-			return lackingRoute(ctx, env, namespace, host)
+			return lackingRoute(ctx, env, namespace, markerRoutes, host, have)
 		})
 	}
 	if closed := s.Close(context.WithoutCancel(ctx)); err == nil {
@@ -71,32 +72,47 @@ func settled(ctx context.Context, env *environment.Environment, namespace string
 	return err
 }
 
-func lackingRoute(ctx context.Context, env *environment.Environment, namespace, host string) (string, error) {
+// markerRoutes are the routes that a sidecar has a marker's in: those of its port.
+const markerRoutes = "80"
+
+// lackingRoute says which proxies of a namespace have no route of a host. Those of have are
+// not asked again, for each question costs a way through the API server and a kubelet, and
+// the proxy its routes as JSON: of them all, unless they are named.
+func lackingRoute(ctx context.Context, env *environment.Environment, namespace, routes, host string, have map[string]bool) (string, error) {
 	pods, err := proxied(ctx, env, namespace)
 	if err != nil || len(pods) == 0 {
 		return "there are no proxies", err
 	}
+	pods = slices.DeleteFunc(pods, func(pod string) bool { return have[pod] })
 	lacks := make([]string, len(pods))
 	group, ctx := errgroup.WithContext(ctx)
 	for i, pod := range pods {
 		group.Go(func() error {
-			routes, err := ask(ctx, env, namespace, pod, "config_dump?resource=dynamic_route_configs")
+			dump, err := ask(ctx, env, namespace, pod, routeDump(routes))
 			if err != nil {
 				lacks[i] = err.Error() // a pod may have ended meanwhile
-			} else if !strings.Contains(string(routes), host) {
+			} else if !strings.Contains(string(dump), host) {
 				lacks[i] = pod + " lacks it"
 			}
 			return nil
 		})
 	}
 	err = group.Wait()
+	for i, pod := range pods {
+		have[pod] = lacks[i] == ""
+	}
 	return strings.Join(slices.DeleteFunc(lacks, func(l string) bool { return l == "" }), "; "), err
 }
 
+// routeDump is the path of a proxy's route configurations, of one when it is named.
+func routeDump(name string) string {
+	return "config_dump?resource=dynamic_route_configs&name_regex=" + name
+}
+
 // routesOf are a proxy's virtual hosts for a host, by the names of the route
-// configurations that hold them.
-func routesOf(ctx context.Context, env *environment.Environment, namespace, pod, host string) (map[string]string, error) {
-	raw, err := ask(ctx, env, namespace, pod, "config_dump?resource=dynamic_route_configs")
+// configurations that hold them; of one of these when it is named.
+func routesOf(ctx context.Context, env *environment.Environment, namespace, pod, name, host string) (map[string]string, error) {
+	raw, err := ask(ctx, env, namespace, pod, routeDump(name))
 	if err != nil {
 		return nil, err
 	}

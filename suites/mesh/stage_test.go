@@ -1,13 +1,16 @@
 package mesh
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
@@ -17,6 +20,7 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/probe"
 	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
 // stage is one specification's own instance of the application, in a namespace
@@ -59,10 +63,6 @@ func (s *stage) build(ctx context.Context, env *environment.Environment, scope *
 	if s.outside, err = scope.Namespace(ctx, "mesh-"+s.name+"-outside", nil); err != nil {
 		return err
 	}
-	// First, for it makes the service accounts that callers go by.
-	if err := s.deploy(ctx, env, nil); err != nil {
-		return err
-	}
 	var specs []probe.Spec
 	for _, c := range s.callers {
 		c.Namespace, c.Mesh = s.ns, true
@@ -74,8 +74,18 @@ func (s *stage) build(ctx context.Context, env *environment.Environment, scope *
 		}
 		specs = append(specs, c.Spec)
 	}
-	started, err := probe.Start(ctx, env, scope, specs...)
-	if err != nil {
+	// At once: each waits for pods to start.
+	var started []*probe.Pod
+	group, building := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.deploy(building, env, nil) })
+	group.Go(func() (err error) {
+		if err := accounts(building, env, specs); err != nil {
+			return err
+		}
+		started, err = probe.Start(building, env, scope, specs...)
+		return err
+	})
+	if err := group.Wait(); err != nil {
 		return err
 	}
 	if err := settled(ctx, env, s.ns); err != nil {
@@ -84,6 +94,23 @@ func (s *stage) build(ctx context.Context, env *environment.Environment, scope *
 	s.pods = map[string]*probe.Pod{}
 	for _, p := range started {
 		s.pods[p.Name] = p
+	}
+	return nil
+}
+
+// accountTimeout is for the service account of a namespace that was made a moment ago, or for
+// one that the chart brings.
+var accountTimeout = wait.Timeout{Name: "serviceAccountThere", D: 60 * time.Second}
+
+// accounts waits for the service accounts that pods go by: none is let in without.
+func accounts(ctx context.Context, env *environment.Environment, specs []probe.Spec) error {
+	for _, c := range specs {
+		_, err := wait.On(env.Config).Until(ctx, accountTimeout, wait.Target{
+			Kind: corev1.SchemeGroupVersion.WithKind("ServiceAccount"), Namespace: c.Namespace, Name: cmp.Or(c.ServiceAccount, "default"),
+		}, wait.Exists())
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
