@@ -21,11 +21,17 @@ type demand struct {
 	exclusive []string
 }
 
+// theCluster is for who has it alone.
+var theCluster = demand{mode: environment.Exclusive, exclusive: []string{wholeCluster}}
+
 // baselineDemand lets specifications run together unless they disturb others.
 // The exclusive lease is shared within a process, so what is Disruptive holds
 // its keys alone, or the whole cluster when it does not say what it changes.
 func (s *Specification) baselineDemand() demand {
-	if s.Risk >= environment.Disruptive {
+	switch {
+	case s.Alone:
+		return theCluster
+	case s.Risk >= environment.Disruptive:
 		return s.disturbing()
 	}
 	return demand{mode: environment.Shared, shared: append([]string{wholeCluster}, s.Keys...)}
@@ -43,8 +49,8 @@ func (s *Specification) installDemand() demand {
 
 func (s *Specification) faultDemand(alone bool) demand {
 	switch {
-	case alone:
-		return demand{mode: environment.Exclusive, exclusive: []string{wholeCluster}}
+	case alone, s.Alone:
+		return theCluster
 	case s.Risk >= environment.Disruptive, len(s.Keys) > 0:
 		return s.disturbing()
 	}
@@ -53,7 +59,7 @@ func (s *Specification) faultDemand(alone bool) demand {
 
 func (s *Specification) disturbing() demand {
 	if len(s.Keys) == 0 {
-		return demand{mode: environment.Exclusive, exclusive: []string{wholeCluster}}
+		return theCluster
 	}
 	return demand{mode: environment.Exclusive, shared: []string{wholeCluster}, exclusive: s.Keys}
 }

@@ -54,6 +54,12 @@ func TestDemands(t *testing.T) {
 				install = shared()
 			}
 			require.Equal(t, install, s.installDemand())
+
+			s.Alone = true // raises no risk
+			require.Equal(t, allAlone, s.baselineDemand())
+			require.Equal(t, shared(), s.installDemand())
+			require.Equal(t, allAlone, s.faultDemand(false))
+			require.Equal(t, c.faultRisk, s.faultRisk(&Sabotage{}))
 		})
 	}
 }

@@ -81,6 +81,10 @@ type Specification struct {
 	// faults are at least Disruptive and keep every other process out.
 	Keys []string
 
+	// Alone says that the proof measures: its figures are those of a machine with nothing else
+	// to do, so nobody else goes on beside it. That disturbs nobody and raises no risk.
+	Alone bool
+
 	// Timeout bounds one execution of the proof; 0 means DefaultTimeout.
 	Timeout time.Duration
 

@@ -61,7 +61,7 @@ func TestBurn(t *testing.T) {
 		})
 	}
 	spec.Run(t, spec.Specification{
-		ID: "PRF-009", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, prometheus, alertmanager, l}, Timeout: 10 * time.Minute,
+		ID: "PRF-009", Risk: spec.Namespaced, Alone: true, Needs: []spec.Need{docuthinker, prometheus, alertmanager, l}, Timeout: 10 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveBurn(ctx, t, env, l, w) },
 		CounterProofs: []spec.Sabotage{
 			rules("a slow burn is waited for ten hours", `slack is told that ErrorBudgetBurnsSlowly fires`, func(r *slo.Rules) { r.Alerting(burnsSlowly).For = "10h" }),

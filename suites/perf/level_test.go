@@ -26,7 +26,7 @@ func TestServiceLevels(t *testing.T) {
 		}})
 	}
 	spec.Run(t, spec.Specification{
-		ID: "PRF-008", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, l}, Timeout: 4 * time.Minute,
+		ID: "PRF-008", Risk: spec.Namespaced, Alone: true, Needs: []spec.Need{docuthinker, l}, Timeout: 4 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveLevels(ctx, t, env, l, w) },
 		Look:  lookAtLevels,
 		CounterProofs: []spec.Sabotage{

@@ -65,7 +65,7 @@ func acceptedFile(env *environment.Environment) string {
 func TestRegression(t *testing.T) {
 	s := newStage(t, "regression", nil)
 	spec.Run(t, spec.Specification{
-		ID: "PRF-014", Risk: spec.Namespaced, Needs: []spec.Need{istio, gateway, s}, Timeout: 5 * time.Minute,
+		ID: "PRF-014", Risk: spec.Namespaced, Alone: true, Needs: []spec.Need{istio, gateway, s}, Timeout: 5 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveRegression(ctx, t, env, s) },
 		CounterProofs: []spec.Sabotage{
 			s.slower("backend", `reading a document against the accepted run`, func(a accepted) figure { return a.Reading }),

@@ -64,7 +64,7 @@ func TestScenarios(t *testing.T) {
 		t.Run(sc.script, func(t *testing.T) {
 			var l load
 			spec.Run(t, spec.Specification{
-				ID: sc.id, Risk: spec.Namespaced, Needs: []spec.Need{istio, gateway, s}, Timeout: max(sc.lasts, 4*min(sc.lasts, long)) + 10*time.Minute,
+				ID: sc.id, Risk: spec.Namespaced, Alone: true, Needs: []spec.Need{istio, gateway, s}, Timeout: max(sc.lasts, 4*min(sc.lasts, long)) + 10*time.Minute,
 				Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 					proveScenario(ctx, t, env, s, sc, l)
 				},
