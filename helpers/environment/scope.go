@@ -36,6 +36,11 @@ type Scope struct {
 	// before first use.
 	WaitGone bool
 
+	// Whole makes Close delete the namespaces that the scope made with all that is in them,
+	// and not undo each thing that it did there: for those where nothing has a finalizer
+	// that wants what goes at the same time. Children do not take it over.
+	Whole bool
+
 	env  *Environment
 	name string
 
@@ -256,6 +261,7 @@ func (s *Scope) Close(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	todo, gone := s.parted(todo)
 	var left []undo
 	var errs []error
 	for _, u := range slices.Backward(todo) {
@@ -264,6 +270,8 @@ func (s *Scope) Close(ctx context.Context) error {
 		}
 	}
 	slices.Reverse(left)
+	stands, err := s.swept(gone)
+	left, errs = append(left, stands...), append(errs, err)
 	s.mu.Lock()
 	s.undo = left
 	s.mu.Unlock()

@@ -32,7 +32,7 @@ type stage struct {
 	callers []caller
 
 	ns      string // the application's namespace
-	outside string // a namespace without the mesh
+	outside string // a namespace without the mesh; "" where no caller is outside
 	pods    map[string]*probe.Pod
 }
 
@@ -57,11 +57,14 @@ func (s *stage) host() string { return s.ns + ".docuthinker.example" }
 
 // build deploys the application and starts the callers.
 func (s *stage) build(ctx context.Context, env *environment.Environment, scope *environment.Scope) (err error) {
+	scope.Whole = true // nothing here has a finalizer that wants another of them
 	if s.ns, err = scope.Namespace(ctx, "mesh-"+s.name, map[string]string{"istio-injection": "enabled"}); err != nil {
 		return err
 	}
-	if s.outside, err = scope.Namespace(ctx, "mesh-"+s.name+"-outside", nil); err != nil {
-		return err
+	if slices.ContainsFunc(s.callers, func(c caller) bool { return c.outside }) {
+		if s.outside, err = scope.Namespace(ctx, "mesh-"+s.name+"-outside", nil); err != nil {
+			return err
+		}
 	}
 	var specs []probe.Spec
 	for _, c := range s.callers {
