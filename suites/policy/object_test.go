@@ -27,6 +27,10 @@ const (
 	defaultsLabel    = "docuthinker.dev/defaults"
 )
 
+// triedLabel keeps a trial's namespace apart from those of others with the same labels. No
+// policy goes by it.
+const triedLabel = "docuthinker.dev/tried"
+
 var (
 	constraintVersion = schema.GroupVersion{Group: "constraints.gatekeeper.sh", Version: "v1beta1"}
 	templateKind      = schema.GroupVersionKind{Group: "templates.gatekeeper.sh", Version: "v1", Kind: "ConstraintTemplate"}
