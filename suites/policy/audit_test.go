@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -52,11 +53,7 @@ func TestAudit(t *testing.T) {
 		Needs: []spec.Need{policies},
 		Keys:  []string{"audit", constraintKey("07-required-labels")},
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
-			ns, err := makeNamespace(ctx, env, t.Scope(), nil) // out of every constraint's reach
-			if err != nil {
-				t.Broken(err)
-			}
-			seeded, err := seedPods(ctx, env, ns)
+			ns, seeded, err := seedPods(ctx, env)
 			if err != nil {
 				t.Broken(err)
 			}
@@ -100,25 +97,41 @@ func TestAudit(t *testing.T) {
 	})
 }
 
-// seedPods makes violating pods and a compliant one, and returns the names of
-// those that violate with their namespace, sorted.
-func seedPods(ctx context.Context, env *environment.Environment, ns string) ([]string, error) {
-	var violating []string
+// seeds are the pods of before the constraint. They last: each proof has a constraint of its own.
+var seeds struct {
+	sync.Mutex
+	namespace string // out of every other constraint's reach
+	violating []string
+}
+
+// seedPods makes violating pods and a compliant one, if they are not there yet, and returns their
+// namespace, and the names of those that violate with it, sorted.
+func seedPods(ctx context.Context, env *environment.Environment) (namespace string, violating []string, err error) {
+	seeds.Lock()
+	defer seeds.Unlock()
+	if seeds.namespace != "" {
+		return seeds.namespace, seeds.violating, nil
+	}
+	ns, err := makeNamespace(ctx, env, env.Lasting(), nil)
+	if err != nil {
+		return "", nil, err
+	}
 	for _, file := range []string{"bad/pod.yaml", "bad/no-app.yaml", "good/pod.yaml"} {
 		o, err := read(env, "constraints", "07-required-labels", file)
 		if err != nil {
-			return nil, err
+			return "", nil, err
 		}
 		o.SetNamespace(ns)
-		if err := env.Client().Create(ctx, o); err != nil {
-			return nil, err
+		if err := env.Lasting().Create(ctx, o); err != nil {
+			return "", nil, err
 		}
 		if strings.HasPrefix(file, "bad/") {
 			violating = append(violating, ns+"/"+o.GetName())
 		}
 	}
 	slices.Sort(violating)
-	return violating, nil
+	seeds.namespace, seeds.violating = ns, violating
+	return ns, violating, nil
 }
 
 // before is in the name of the constraint that comes after its pods.
