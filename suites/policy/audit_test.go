@@ -65,8 +65,10 @@ func TestAudit(t *testing.T) {
 			if err != nil {
 				t.Broken(err)
 			}
-			assert.LessOrEqual(t, stated, declaredAudit, "the platform's values state that it audits each %s", stated)
-			assert.LessOrEqual(t, interval, declaredAudit, "it audits each %s", interval)
+			often := assert.LessOrEqual(t, stated, declaredAudit, "the platform's values state that it audits each %s", stated)
+			if !assert.LessOrEqual(t, interval, declaredAudit, "it audits each %s", interval) || !often {
+				t.FailNow() // that decides it, and others wait while an audit is waited for
+			}
 			limit := auditLimit(interval)
 			if limit.D > spec.DefaultTimeout {
 				t.Inconclusive("the audit interval is too long to wait for", "it is %s; compress it for this environment, as fixtures/platform/gatekeeper/values-kind.yaml does", interval)
