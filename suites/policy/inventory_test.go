@@ -279,7 +279,7 @@ func idleConstraint(name, kills string, match map[string]any) spec.Sabotage {
 			c.Object["spec"] = map[string]any{"enforcementAction": "deny", "match": match, "parameters": map[string]any{"labels": []any{"app"}}}
 			return s.Create(ctx, c)
 		},
-		Applied: constraintsObserved,
+		Applied: constraintsObserved, Restored: spec.AtOnce,
 	}
 }
 

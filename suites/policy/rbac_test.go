@@ -111,7 +111,7 @@ func TestRBAC(t *testing.T) {
 			grant("a Role in another namespace", `backend may get secrets.*gatekeeper-system`, gatekeeperNamespace, backend, right{Verb: "get", Resource: "secrets"}),
 			grant("a Role of the account that pods have by default", `gatekeeper-system/default may get secrets`, gatekeeperNamespace, account{gatekeeperNamespace, "default"}, right{Verb: "get", Resource: "secrets"}),
 			{
-				Name: "an account that nobody has listed", Kills: `rbac.yaml does not say what the service account stranger needs`, Applied: spec.AtOnce,
+				Name: "an account that nobody has listed", Kills: `rbac.yaml does not say what the service account stranger needs`, Applied: spec.AtOnce, Restored: spec.AtOnce,
 				Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
 					return s.Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: appNamespace, Name: "stranger"}})
 				},
