@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -52,11 +53,7 @@ func TestAudit(t *testing.T) {
 		Needs: []spec.Need{policies},
 		Keys:  []string{"audit", constraintKey("07-required-labels")},
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
-			ns, err := makeNamespace(ctx, env, t.Scope(), nil) // out of every constraint's reach
-			if err != nil {
-				t.Broken(err)
-			}
-			seeded, err := seedPods(ctx, env, ns)
+			ns, seeded, err := seedPods(ctx, env)
 			if err != nil {
 				t.Broken(err)
 			}
@@ -68,8 +65,10 @@ func TestAudit(t *testing.T) {
 			if err != nil {
 				t.Broken(err)
 			}
-			assert.LessOrEqual(t, stated, declaredAudit, "the platform's values state that it audits each %s", stated)
-			assert.LessOrEqual(t, interval, declaredAudit, "it audits each %s", interval)
+			often := assert.LessOrEqual(t, stated, declaredAudit, "the platform's values state that it audits each %s", stated)
+			if !assert.LessOrEqual(t, interval, declaredAudit, "it audits each %s", interval) || !often {
+				t.FailNow() // that decides it, and others wait while an audit is waited for
+			}
 			limit := auditLimit(interval)
 			if limit.D > spec.DefaultTimeout {
 				t.Inconclusive("the audit interval is too long to wait for", "it is %s; compress it for this environment, as fixtures/platform/gatekeeper/values-kind.yaml does", interval)
@@ -100,25 +99,41 @@ func TestAudit(t *testing.T) {
 	})
 }
 
-// seedPods makes violating pods and a compliant one, and returns the names of
-// those that violate with their namespace, sorted.
-func seedPods(ctx context.Context, env *environment.Environment, ns string) ([]string, error) {
-	var violating []string
+// seeds are the pods of before the constraint. They last: each proof has a constraint of its own.
+var seeds struct {
+	sync.Mutex
+	namespace string // out of every other constraint's reach
+	violating []string
+}
+
+// seedPods makes violating pods and a compliant one, if they are not there yet, and returns their
+// namespace, and the names of those that violate with it, sorted.
+func seedPods(ctx context.Context, env *environment.Environment) (namespace string, violating []string, err error) {
+	seeds.Lock()
+	defer seeds.Unlock()
+	if seeds.namespace != "" {
+		return seeds.namespace, seeds.violating, nil
+	}
+	ns, err := makeNamespace(ctx, env, env.Lasting(), nil)
+	if err != nil {
+		return "", nil, err
+	}
 	for _, file := range []string{"bad/pod.yaml", "bad/no-app.yaml", "good/pod.yaml"} {
 		o, err := read(env, "constraints", "07-required-labels", file)
 		if err != nil {
-			return nil, err
+			return "", nil, err
 		}
 		o.SetNamespace(ns)
-		if err := env.Client().Create(ctx, o); err != nil {
-			return nil, err
+		if err := env.Lasting().Create(ctx, o); err != nil {
+			return "", nil, err
 		}
 		if strings.HasPrefix(file, "bad/") {
 			violating = append(violating, ns+"/"+o.GetName())
 		}
 	}
 	slices.Sort(violating)
-	return violating, nil
+	seeds.namespace, seeds.violating = ns, violating
+	return ns, violating, nil
 }
 
 // before is in the name of the constraint that comes after its pods.

@@ -94,6 +94,9 @@ type finding struct {
 	Got  verdict `json:"got"`
 }
 
+// differs says that admission said something else than it should have.
+func (f finding) differs() bool { return f.Want.String() != f.Got.String() }
+
 // try submits cases to a namespace, some at once, and says what came of each,
 // in their order. It goes no further than the first few of which one came out
 // otherwise than it should: that decides it. What is made of them is undone with
@@ -122,7 +125,7 @@ func try(ctx context.Context, env *environment.Environment, s *environment.Scope
 			return nil, err
 		}
 		found = append(found, got...)
-		if slices.ContainsFunc(got, func(f finding) bool { return f.Want.String() != f.Got.String() }) {
+		if slices.ContainsFunc(got, finding.differs) {
 			break
 		}
 	}

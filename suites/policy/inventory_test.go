@@ -72,6 +72,10 @@ func proveInventory(ctx context.Context, t spec.T, env *environment.Environment)
 	if len(templates) == 0 {
 		t.Inconclusive("no targets", "there is no constraint template")
 	}
+	counted, err := takeCensus(ctx, env)
+	if err != nil {
+		t.Broken(err)
+	}
 	matched := map[string]string{}
 	for _, template := range templates {
 		if lack := uncompiled(&template); lack != "" {
@@ -94,7 +98,7 @@ func proveInventory(ctx context.Context, t spec.T, env *environment.Environment)
 			}
 			action, _, _ := unstructured.NestedString(c.Object, "spec", "enforcementAction")
 			assert.Equal(t, "deny", action, "constraint %s", c.GetName())
-			count, why, err := matches(ctx, env, &c)
+			count, why, err := counted.matches(ctx, &c)
 			if err != nil {
 				t.Broken(err)
 			}
@@ -158,10 +162,29 @@ func uncompiled(template *unstructured.Unstructured) string {
 	return ""
 }
 
+// census is what one proof found in the cluster: constraints ask for the same again and again.
+type census struct {
+	env        *environment.Environment
+	namespaces []corev1.Namespace
+	objects    map[kindIn]int
+}
+
+// kindIn is where objects of a kind are counted.
+type kindIn struct {
+	kind      schema.GroupKind
+	namespace string
+}
+
+func takeCensus(ctx context.Context, env *environment.Environment) (*census, error) {
+	var all corev1.NamespaceList
+	err := env.Client().List(ctx, &all)
+	return &census{env: env, namespaces: all.Items, objects: map[kindIn]int{}}, err
+}
+
 // matches counts the live objects of a constraint's kinds in the namespaces
 // that its match selects, by the fields of it that this platform uses: a match
 // with any other field is an error, for it would be judged wrongly.
-func matches(ctx context.Context, env *environment.Environment, constraint *unstructured.Unstructured) (count int, why string, err error) {
+func (n *census) matches(ctx context.Context, constraint *unstructured.Unstructured) (count int, why string, err error) {
 	match, _, err := unstructured.NestedMap(constraint.Object, "spec", "match")
 	if err != nil {
 		return 0, "", err
@@ -171,7 +194,7 @@ func matches(ctx context.Context, env *environment.Environment, constraint *unst
 			return 0, "", fmt.Errorf("constraint %s: this proof knows no match by %s; teach it", constraint.GetName(), key)
 		}
 	}
-	namespaces, err := selected(ctx, env, match)
+	namespaces, err := n.selected(match)
 	if err != nil || len(namespaces) == 0 {
 		return 0, "no namespace is selected", err
 	}
@@ -182,7 +205,7 @@ func matches(ctx context.Context, env *environment.Environment, constraint *unst
 		names, _, _ := unstructured.NestedStringSlice(k.(map[string]any), "kinds")
 		for _, group := range groups {
 			for _, name := range names {
-				n, err := countIn(ctx, env, schema.GroupKind{Group: group, Kind: name}, namespaces)
+				found, err := n.countIn(ctx, schema.GroupKind{Group: group, Kind: name}, namespaces)
 				if meta.IsNoMatchError(err) {
 					why = fmt.Sprintf("the cluster has no kind %s in the group %q", name, group)
 					continue
@@ -190,17 +213,17 @@ func matches(ctx context.Context, env *environment.Environment, constraint *unst
 				if err != nil {
 					return 0, "", err
 				}
-				if n == 0 {
+				if found == 0 {
 					why = fmt.Sprintf("no object of kind %s in %d selected namespaces", name, len(namespaces))
 				}
-				count += n
+				count += found
 			}
 		}
 	}
 	return count, why, nil
 }
 
-func selected(ctx context.Context, env *environment.Environment, match map[string]any) (map[string]bool, error) {
+func (n *census) selected(match map[string]any) (map[string]bool, error) {
 	selector := labels.Everything()
 	if raw, ok, _ := unstructured.NestedMap(match, "namespaceSelector"); ok {
 		var ls metav1.LabelSelector
@@ -214,34 +237,35 @@ func selected(ctx context.Context, env *environment.Environment, match map[strin
 	}
 	named, hasNames, _ := unstructured.NestedStringSlice(match, "namespaces")
 	wanted := map[string]bool{}
-	for _, n := range named {
-		wanted[n] = true
-	}
-	var all corev1.NamespaceList
-	if err := env.Client().List(ctx, &all, client.MatchingLabelsSelector{Selector: selector}); err != nil {
-		return nil, err
+	for _, name := range named {
+		wanted[name] = true
 	}
 	out := map[string]bool{}
-	for _, ns := range all.Items {
-		if (!hasNames || wanted[ns.Name]) && ns.Labels[environment.RunLabel] == "" { // a run's own prove nothing
+	for _, ns := range n.namespaces {
+		if selector.Matches(labels.Set(ns.Labels)) && (!hasNames || wanted[ns.Name]) && ns.Labels[environment.RunLabel] == "" { // a run's own prove nothing
 			out[ns.Name] = true
 		}
 	}
 	return out, nil
 }
 
-func countIn(ctx context.Context, env *environment.Environment, kind schema.GroupKind, namespaces map[string]bool) (count int, err error) {
-	mapping, err := env.Client().RESTMapper().RESTMapping(kind)
+func (n *census) countIn(ctx context.Context, kind schema.GroupKind, namespaces map[string]bool) (count int, err error) {
+	mapping, err := n.env.Client().RESTMapper().RESTMapping(kind)
 	if err != nil {
 		return 0, err
 	}
 	l := &metav1.PartialObjectMetadataList{}
 	l.SetGroupVersionKind(mapping.GroupVersionKind.GroupVersion().WithKind(kind.Kind + "List"))
 	for ns := range namespaces {
-		if err := env.Client().List(ctx, l, client.InNamespace(ns)); err != nil {
-			return 0, err
+		found, known := n.objects[kindIn{kind, ns}]
+		if !known {
+			if err := n.env.Client().List(ctx, l, client.InNamespace(ns)); err != nil {
+				return 0, err
+			}
+			found = len(l.Items)
+			n.objects[kindIn{kind, ns}] = found
 		}
-		count += len(l.Items)
+		count += found
 	}
 	return count, nil
 }
@@ -255,7 +279,7 @@ func idleConstraint(name, kills string, match map[string]any) spec.Sabotage {
 			c.Object["spec"] = map[string]any{"enforcementAction": "deny", "match": match, "parameters": map[string]any{"labels": []any{"app"}}}
 			return s.Create(ctx, c)
 		},
-		Applied: constraintsObserved,
+		Applied: constraintsObserved, Restored: spec.AtOnce,
 	}
 }
 

@@ -16,4 +16,8 @@ const (
 	docuthinker platform.Component = "docuthinker"
 )
 
-func TestMain(m *testing.M) { spec.Main(m, "policy", platform.For(policies, docuthinker)) }
+func TestMain(m *testing.M) {
+	// All of them: most wait for keys, and what waits is not to keep from its baseline what need not.
+	spec.Parallel(28)
+	spec.Main(m, "policy", platform.For(policies, docuthinker))
+}

@@ -8,9 +8,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"golang.org/x/sync/errgroup"
@@ -24,7 +22,6 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/probe"
 	"github.com/proving-ground/proving-ground/helpers/spec"
-	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
 // declaredPaths are all that is open, of the callers and targets below, sorted.
@@ -57,10 +54,6 @@ var roles = []struct {
 	{"monitoring", map[string]string{"docuthinker.dev/role": "monitoring"}, nil},
 	{"stranger", map[string]string{}, []int32{8080}},
 }
-
-// firewallTimeout is what the nodes' firewalls may take to follow new pods and
-// policies. They tell nobody when they have.
-var firewallTimeout = wait.Timeout{Name: "firewallFollows", D: 20 * time.Second}
 
 // TestNetworkPolicies proves with real connections between real pods that only
 // the declared paths are open. The policies are those of the application as they
@@ -124,7 +117,7 @@ func proveNetwork(ctx context.Context, t spec.T, env *environment.Environment) {
 	if err != nil {
 		t.Broken(err)
 	}
-	if err := st.apply(ctx, t.Scope(), live.Items); err != nil {
+	if err := st.follow(ctx, env, live.Items); err != nil {
 		t.Broken(err)
 	}
 	seen, came, err := openPaths(ctx, st.pods, st.targets)
@@ -162,120 +155,6 @@ func pathsOf(ctx context.Context, env *environment.Environment) (map[string][]st
 		return nil, err
 	}
 	return paths, nil
-}
-
-// stage are the pods, which last; the policies come and go with each proof.
-type stage struct {
-	app     string // namespace
-	pods    map[string]*probe.Pod
-	targets map[string]string // name -> host:port
-	// sentinels stand on a node each. No policy but one of each proof's own
-	// concerns them, which is made last: once it shuts them, their node's firewall
-	// has followed all policies.
-	sentinels []string // host:port
-}
-
-var (
-	stageOnce sync.Mutex
-	staged    *stage
-)
-
-func theStage(ctx context.Context, env *environment.Environment) (*stage, error) {
-	stageOnce.Lock()
-	defer stageOnce.Unlock()
-	if staged != nil {
-		return staged, nil
-	}
-	app, err := makeNamespace(ctx, env, env.Lasting(), nil)
-	if err != nil {
-		return nil, err
-	}
-	var specs []probe.Spec
-	for _, r := range roles {
-		ns := app
-		if r.namespace != nil {
-			if ns, err = makeNamespace(ctx, env, env.Lasting(), r.namespace); err != nil {
-				return nil, err
-			}
-		}
-		specs = append(specs, probe.Spec{Namespace: ns, Name: r.name, Labels: map[string]string{"app": r.name}, Ports: r.ports})
-	}
-	var nodes corev1.NodeList
-	if err := env.Client().List(ctx, &nodes); err != nil {
-		return nil, err
-	}
-	for _, n := range nodes.Items {
-		specs = append(specs, probe.Spec{
-			Namespace: app, Name: sentinel + "-" + n.Name, Labels: map[string]string{"app": sentinel}, Ports: []int32{8080}, Node: n.Name,
-		})
-	}
-	started, err := probe.Start(ctx, env, env.Lasting(), specs...)
-	if err != nil {
-		return nil, err
-	}
-	st := &stage{app: app, pods: map[string]*probe.Pod{}}
-	for _, p := range started {
-		if p.Labels["app"] == sentinel {
-			st.sentinels = append(st.sentinels, net.JoinHostPort(p.IP, "8080"))
-			continue
-		}
-		st.pods[p.Name] = p
-	}
-	if st.targets, err = addresses(ctx, env, st.pods); err != nil {
-		return nil, err
-	}
-	staged = st
-	return staged, nil
-}
-
-const sentinel = "sentinel"
-
-// apply copies policies to the stage and waits until every node's firewall has
-// followed: first that nothing of an earlier proof is left, then that the
-// sentinels are shut.
-func (st *stage) apply(ctx context.Context, s *environment.Scope, policies []networkingv1.NetworkPolicy) error {
-	if err := st.wait(ctx, "open, for the policies of the proof before are gone", true); err != nil {
-		return err
-	}
-	for _, p := range policies {
-		spec := *p.Spec.DeepCopy()
-		// What selects every pod is not to select the sentinels.
-		if len(spec.PodSelector.MatchLabels)+len(spec.PodSelector.MatchExpressions) == 0 {
-			spec.PodSelector.MatchExpressions = []metav1.LabelSelectorRequirement{
-				{Key: "app", Operator: metav1.LabelSelectorOpNotIn, Values: []string{sentinel}},
-			}
-		}
-		own := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: st.app, Name: p.Name}, Spec: spec}
-		if err := s.Create(ctx, own); err != nil {
-			return err
-		}
-	}
-	err := s.Create(ctx, &networkingv1.NetworkPolicy{
-		ObjectMeta: metav1.ObjectMeta{Namespace: st.app, Name: sentinel},
-		Spec: networkingv1.NetworkPolicySpec{
-			PodSelector: metav1.LabelSelector{MatchLabels: map[string]string{"app": sentinel}},
-			PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress},
-		},
-	})
-	if err != nil {
-		return err
-	}
-	return st.wait(ctx, "shut, for the policies are in force", false)
-}
-
-func (st *stage) wait(ctx context.Context, why string, open bool) error {
-	return wait.Answers(ctx, firewallTimeout, "the sentinels of all nodes to be "+why, func(ctx context.Context) (string, error) {
-		outcomes, err := st.pods["stranger"].Dial(ctx, st.sentinels...)
-		if err != nil {
-			return "", err
-		}
-		for _, o := range outcomes {
-			if o.Open() != open {
-				return fmt.Sprintf("%s is %s", o.Target, o.Result), nil
-			}
-		}
-		return "", nil
-	})
 }
 
 // addresses are the targets by their names: each port of the application's pods,

@@ -27,6 +27,10 @@ const (
 	defaultsLabel    = "docuthinker.dev/defaults"
 )
 
+// triedLabel keeps a trial's namespace apart from those of others with the same labels. No
+// policy goes by it.
+const triedLabel = "docuthinker.dev/tried"
+
 var (
 	constraintVersion = schema.GroupVersion{Group: "constraints.gatekeeper.sh", Version: "v1beta1"}
 	templateKind      = schema.GroupVersionKind{Group: "templates.gatekeeper.sh", Version: "v1", Kind: "ConstraintTemplate"}
@@ -71,8 +75,26 @@ func read(env *environment.Environment, path ...string) (*unstructured.Unstructu
 	return objects[0], nil
 }
 
+// parsedFiles are those that were read, by their paths: a proof reads some twenty, each time that it is
+// tried.
+var parsedFiles sync.Map
+
+// readAll gives objects that the caller may change.
 func readAll(env *environment.Environment, path ...string) ([]*unstructured.Unstructured, error) {
-	return platform.ReadObjects(filepath.Join(append([]string{env.Root, "fixtures", "policies"}, path...)...))
+	file := filepath.Join(append([]string{env.Root, "fixtures", "policies"}, path...)...)
+	parsed, known := parsedFiles.Load(file)
+	if !known {
+		objects, err := platform.ReadObjects(file)
+		if err != nil {
+			return nil, err
+		}
+		parsed, _ = parsedFiles.LoadOrStore(file, objects)
+	}
+	var objects []*unstructured.Unstructured
+	for _, o := range parsed.([]*unstructured.Unstructured) {
+		objects = append(objects, o.DeepCopy())
+	}
+	return objects, nil
 }
 
 // makeNamespace makes a namespace in which pods can be made at once: the

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/stretchr/testify/assert"
+	"golang.org/x/sync/errgroup"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -33,6 +34,15 @@ type scaling struct {
 	denied   string // as the message begins behind the constraint's name; nothing when it is admitted
 }
 
+// trial is one way tried on one workload, and what came of it.
+type trial struct {
+	scaling
+	file     string
+	workload *unstructured.Unstructured
+	got      verdict
+	err      error
+}
+
 // proveScaling has each workload of good/ admitted, and then scaled in every way: of those
 // that are left with fewer than two replicas only the autoscaler's is let through.
 func proveScaling(ctx context.Context, t spec.T, env *environment.Environment, p *constraintPolicy, ns string) {
@@ -42,7 +52,7 @@ func proveScaling(ctx context.Context, t spec.T, env *environment.Environment, p
 	if err != nil {
 		t.Broken(err)
 	}
-	tried, denied, unasked := 0, 0, ""
+	var trials []*trial
 	for _, c := range p.cases {
 		if c.Bad {
 			continue
@@ -60,22 +70,34 @@ func proveScaling(ctx context.Context, t spec.T, env *environment.Environment, p
 			{"scaled to 3", env.Client(), true, 3, ""},
 			{"scaled to 1 by its autoscaler", asAutoscaler, true, 1, ""},
 		} {
-			got, err := way.try(ctx, o)
-			if mayNotBe(err) {
-				unasked = "; an autoscaler was not asked for: " + err.Error()
-				continue
-			}
-			if err != nil {
-				t.Broken(fmt.Errorf("%s %s: %w", c.File, way.what, err))
-			}
-			want := "admitted"
-			if way.denied != "" {
-				want = fmt.Sprintf("denied: [%s] %s: set it to 2 or more", p.constraint.GetName(), way.denied)
-			}
-			tried++
-			if assert.Equal(t, want, got.String(), "%s, %s", c.File, way.what) && way.denied != "" {
-				denied++
-			}
+			trials = append(trials, &trial{scaling: way, file: c.File, workload: o})
+		}
+	}
+	var group errgroup.Group // for show only, so they do not meet
+	group.SetLimit(atOnce)
+	for _, one := range trials {
+		group.Go(func() error {
+			one.got, one.err = one.try(ctx, one.workload)
+			return nil
+		})
+	}
+	_ = group.Wait() // each has its own error
+	tried, denied, unasked := 0, 0, ""
+	for _, one := range trials {
+		if mayNotBe(one.err) {
+			unasked = "; an autoscaler was not asked for: " + one.err.Error()
+			continue
+		}
+		if one.err != nil {
+			t.Broken(fmt.Errorf("%s %s: %w", one.file, one.what, one.err))
+		}
+		want := "admitted"
+		if one.denied != "" {
+			want = fmt.Sprintf("denied: [%s] %s: set it to 2 or more", p.constraint.GetName(), one.denied)
+		}
+		tried++
+		if assert.Equal(t, want, one.got.String(), "%s, %s", one.file, one.what) && one.denied != "" {
+			denied++
 		}
 	}
 	t.Observe(fmt.Sprintf("%d ways to scale what was admitted: the %d that would leave fewer than two replicas, and are no autoscaler's, were denied%s", tried, denied, unasked), nil)

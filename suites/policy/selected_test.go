@@ -73,6 +73,9 @@ func proveSelected(ctx context.Context, t spec.T, env *environment.Environment, 
 	}
 	t.Observe(fmt.Sprintf("%d of %d pods of %s, by their labels, are under the policies of their roles (%s)",
 		asTheirs, count, appNamespace, strings.Join(slices.Sorted(maps.Keys(found)), ", ")), found)
+	if asTheirs < count {
+		t.FailNow() // then a probe stands for nobody, and what it is let through tells nothing
+	}
 }
 
 // workloadOf is the name of what made a pod, or that of a pod which nothing made.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	utilrand "k8s.io/apimachinery/pkg/util/rand"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
@@ -27,6 +28,8 @@ const (
 // TestWebhookDown proves that the platform fails closed while the webhook is
 // down, and that what slipped in past it is found by the next audit.
 func TestWebhookDown(t *testing.T) {
+	unaudited := auditConfig("the namespaces exempted from the audit", false, "policy-*")
+	unaudited.Alone = true // as the proof is, and the other faults: then one more proof after the last tells that all are gone
 	spec.Run(t, spec.Specification{
 		ID:      "POL-021",
 		Risk:    spec.Disruptive,
@@ -35,7 +38,7 @@ func TestWebhookDown(t *testing.T) {
 		Prove:   proveWebhookDown,
 		CounterProofs: []spec.Sabotage{
 			ignoring(),
-			auditConfig("the namespaces exempted from the audit", false, "policy-*"),
+			unaudited,
 			webhookTimeoutChange(),
 		},
 	})
@@ -50,18 +53,22 @@ func proveWebhookDown(ctx context.Context, t spec.T, env *environment.Environmen
 	if err != nil {
 		t.Broken(err)
 	}
-	// The mutating webhook is called first and would answer for both, so each is
-	// asked in a namespace that the other one is told to leave out.
+	bad.SetName(bad.GetName() + "-" + utilrand.String(5)) // by which this one is found
+	// The mutating webhook is called first and would answer for both, so the validating one is
+	// asked in a namespace that it is told to leave out.
 	namespaces := map[string]string{}
-	for _, ask := range []string{validation, mutation, "slip in"} {
-		if namespaces[ask], err = makeNamespace(ctx, env, t.Scope(), map[string]string{environmentLabel: "production"}); err != nil {
+	for ask, labels := range map[string]map[string]string{
+		mutation:   {environmentLabel: "production"},
+		validation: {environmentLabel: "production", triedLabel: "validation"},
+	} {
+		if namespaces[ask], err = trialNamespace(ctx, env, labels); err != nil {
 			t.Broken(err)
 		}
 	}
 	if err := change(ctx, t.Scope(), mutatingKind, mutatingName, func(w map[string]any) error { return without(w, namespaces[validation]) }); err != nil {
 		t.Broken(err)
 	}
-	if err := slipIn(ctx, t, env, namespaces["slip in"], bad); err != nil {
+	if err := slipIn(ctx, t, env, namespaces[mutation], bad); err != nil {
 		t.Broken(err)
 	}
 	down := t.Scope().Child("webhook down")
@@ -75,9 +82,9 @@ func proveWebhookDown(ctx context.Context, t spec.T, env *environment.Environmen
 	var through []string
 	for _, webhook := range []string{validation, mutation} {
 		for what, o := range map[string]*unstructured.Unstructured{"violating": bad, "compliant": good} {
-			o = o.DeepCopy()
+			o = unnamed(o)
 			o.SetNamespace(namespaces[webhook])
-			err := env.Client().Create(ctx, o)
+			err := t.Scope().Create(ctx, o)
 			answers[webhook+", a "+what+" pod"] = fmt.Sprint(err)
 			if err == nil || !strings.Contains(err.Error(), "failed calling webhook") || !strings.Contains(err.Error(), webhook+`"`) {
 				through = append(through, fmt.Sprintf("while %s is down, a %s pod was not refused by it: %v", webhook, what, err))
@@ -95,7 +102,7 @@ func proveWebhookDown(ctx context.Context, t spec.T, env *environment.Environmen
 	if err := inForce("pod.yaml", false)(ctx, env); err != nil { // ready is not yet reached
 		t.Broken(err)
 	}
-	found, elapsed := proveFound(ctx, t, env, namespaces["slip in"], bad.GetName())
+	found, elapsed := proveFound(ctx, t, env, namespaces[mutation], bad.GetName())
 	t.Observe(fmt.Sprintf("the webhooks' pods were killed: of %d pods, violating and compliant, %d were refused for it", len(answers), len(answers)-len(through)), answers)
 	t.Observe(fmt.Sprintf("the pod that had slipped in past the webhook was found by the audit after %s", elapsed.Round(100*time.Millisecond)), found)
 }
@@ -171,7 +178,7 @@ func ignoring() spec.Sabotage {
 	validating, denied := s.Apply, s.Applied
 	s.Apply = func(ctx context.Context, env *environment.Environment, s *environment.Scope) error {
 		var err error
-		if ns, err = makeNamespace(ctx, env, s, map[string]string{defaultsLabel: "enabled"}); err != nil {
+		if ns, err = trialNamespace(ctx, env, map[string]string{defaultsLabel: "enabled", triedLabel: "left out"}); err != nil {
 			return err
 		}
 		mutating := change(ctx, s, mutatingKind, mutatingName, func(w map[string]any) error { return errors.Join(ignore(w), without(w, ns)) })
