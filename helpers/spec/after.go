@@ -3,6 +3,7 @@ package spec
 import (
 	"context"
 	"fmt"
+	"path"
 	"slices"
 	"sync"
 	"testing"
@@ -29,7 +30,8 @@ func First(ids ...string) { turns.first = ids }
 func Last(ids ...string) { turns.last = ids }
 
 // before are those that get a place before a specification. Of who waits for others' evidence
-// only that is heeded.
+// only that is heeded. What belongs to another test is left out, for go test begins no parallel
+// test before the sub-tests of one that is not parallel have ended.
 func (h *harness) before(s *Specification) []string {
 	ids := slices.Clone(s.After)
 	if slices.Contains(turns.first, s.ID) {
@@ -39,7 +41,7 @@ func (h *harness) before(s *Specification) []string {
 	defer h.mu.Unlock()
 	for id, other := range h.progress {
 		switch {
-		case other.waits, slices.Contains(turns.last, id):
+		case other.waits, slices.Contains(turns.last, id), path.Dir(h.tests[id]) != path.Dir(h.tests[s.ID]):
 		case slices.Contains(turns.first, id), slices.Contains(turns.last, s.ID):
 			ids = append(ids, id)
 		}
@@ -92,7 +94,7 @@ func (h *harness) after(ctx context.Context, ids []string) error {
 // or had one: who waits for them must not keep them out. A test within gives its
 // parent's place back and asks for one behind all who wait already.
 func (h *harness) lineUp(t *testing.T, ids []string, carryOut func(*testing.T)) {
-	if h.begun(ids) {
+	if h.begun(ids) || h.ctx.Err() != nil { // a run that is cut short waits for nobody
 		carryOut(t)
 		return
 	}

@@ -82,6 +82,9 @@ var plays = map[string]func(*testing.T){
 				Run(t, s)
 			})
 		}
+		t.Run("several", func(t *testing.T) { // ends before the others may begin
+			t.Run("POL-008", func(t *testing.T) { Run(t, played("POL-008", func(context.Context, T, int) {})) })
+		})
 	},
 	"one after others": func(t *testing.T) {
 		for _, id := range []string{"POL-003", "POL-001", "POL-002"} {

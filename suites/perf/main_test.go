@@ -15,8 +15,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	spec.Parallel(4) // who measures load goes on alone; the autoscalers' proofs wait, mostly
-	spec.First("PRF-010", "PRF-011", "PRF-012", "PRF-013")
+	spec.Parallel(8) // all: who measures load goes on alone, and the others' stages stand before
 	spec.Main(m, "perf", platform.Options{
 		Components: []platform.Component{istio, gateway, docuthinker, prometheus, alertmanager, autoscaling, moto},
 		Images:     []string{"k6", "postgresql", "flyway"},

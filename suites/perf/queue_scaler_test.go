@@ -97,7 +97,7 @@ func TestQueueScaler(t *testing.T) {
 	q.before = q.makeQueue
 	var edit change
 	spec.Run(t, spec.Specification{
-		ID: "PRF-010", Risk: spec.Namespaced, Needs: []spec.Need{docuthinker, autoscaling, moto, q.levels}, Timeout: 20 * time.Minute,
+		ID: "PRF-010", Risk: spec.Namespaced, Alone: true, Needs: []spec.Need{docuthinker, autoscaling, moto, q.levels}, Timeout: 20 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { q.prove(ctx, t, env, edit) },
 		CounterProofs: []spec.Sabotage{
 			spec.Swapped("two workers at least", `the workers without jobs: .*\b2 are wanted`, &edit, field("ScaledObject", int64(2), "spec", "minReplicaCount")),
