@@ -199,11 +199,13 @@ func tellsAsStated(ctx context.Context, t spec.T, env *environment.Environment) 
 	// whose pod has come a moment ago may not lead to it yet.
 	unreached := ""
 	err = wait.Answers(ctx, reachedTimeout, "the platform's Prometheus to reach its Alertmanager", func(ctx context.Context) (string, error) {
-		unreached = ""
 		err := env.Exec(ctx, monitoring, pod, "prometheus", nil, io.Discard, "/bin/promtool", "check", "healthy", "--url="+theAlertmanager)
 		if exit := exec.ExitError(nil); errors.As(err, &exit) && exit.ExitStatus() == 1 { // as it ends when a check fails
 			unreached = err.Error()
 			return unreached, nil
+		}
+		if err == nil { // one that ended with the time says nothing
+			unreached = ""
 		}
 		return "", err
 	})
