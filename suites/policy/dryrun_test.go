@@ -33,7 +33,7 @@ func TestDryRun(t *testing.T) {
 
 func proveDryRun(ctx context.Context, t spec.T, env *environment.Environment) {
 	// In a namespace of its own: workloads keep their names, by which others ask at the same time.
-	ns, err := trialNamespace(ctx, env, map[string]string{environmentLabel: "production", triedLabel: "dry run"})
+	ns, err := trialNamespace(ctx, env, map[string]string{environmentLabel: "production", triedLabel: "dry-run"})
 	if err != nil {
 		t.Broken(err)
 	}
