@@ -178,7 +178,7 @@ func ignoring() spec.Sabotage {
 	validating, denied := s.Apply, s.Applied
 	s.Apply = func(ctx context.Context, env *environment.Environment, s *environment.Scope) error {
 		var err error
-		if ns, err = trialNamespace(ctx, env, map[string]string{defaultsLabel: "enabled", triedLabel: "left out"}); err != nil {
+		if ns, err = trialNamespace(ctx, env, map[string]string{defaultsLabel: "enabled", triedLabel: "left-out"}); err != nil {
 			return err
 		}
 		mutating := change(ctx, s, mutatingKind, mutatingName, func(w map[string]any) error { return errors.Join(ignore(w), without(w, ns)) })
