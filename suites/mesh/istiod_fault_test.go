@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -110,7 +111,11 @@ func deafFrontend(s *stage) spec.Sabotage {
 				}},
 			}))
 		},
-		Applied: has(false), Restored: has(true),
+		Applied: has(false),
+		// The proof ended before the istiod that it took away was there again.
+		Restored: func(ctx context.Context, env *environment.Environment) error {
+			return errors.Join(has(true)(ctx, env), controlPlane.settles(ctx, env, controlPlane.replicas))
+		},
 	}
 }
 
