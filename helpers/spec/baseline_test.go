@@ -251,6 +251,7 @@ func TestLook(t *testing.T) {
 			s.h.profile.RiskCeiling, s.h.counterProofs = c.ceiling, c.faults
 			spec := s.of(s.look, s.opens("fault"))
 			spec.Needs = []Need{need{"wall", func(context.Context) error { s.note("ensure wall"); return nil }}}
+			spec.Alone = true // where it does something
 			spec.Look = func(_ context.Context, t T, _ *environment.Environment) {
 				s.note("look")
 				c.sees(t)
@@ -265,6 +266,8 @@ func TestLook(t *testing.T) {
 				}
 			}
 			require.Equal(t, c.steps, steps)
+			exclusive := slices.ContainsFunc(s.noted(), func(n string) bool { return strings.HasPrefix(n, "lease exclusive") })
+			require.Equal(t, !slices.Contains(steps, "look"), exclusive, "who looks keeps nobody out")
 			require.Empty(t, s.trials())
 			s.cleanedUp(t)
 		})

@@ -21,8 +21,12 @@ type demand struct {
 	exclusive []string
 }
 
-// theCluster is for who has it alone.
-var theCluster = demand{mode: environment.Exclusive, exclusive: []string{wholeCluster}}
+var (
+	// theCluster is for who has it alone.
+	theCluster = demand{mode: environment.Exclusive, exclusive: []string{wholeCluster}}
+	// besideOthers is for who changes nothing that others go by.
+	besideOthers = demand{mode: environment.Shared, shared: []string{wholeCluster}}
+)
 
 // baselineDemand lets specifications run together unless they disturb others.
 // The exclusive lease is shared within a process, so what is Disruptive holds
@@ -44,7 +48,7 @@ func (s *Specification) installDemand() demand {
 	if d.mode == environment.Shared || len(s.Needs) == 0 {
 		return d
 	}
-	return demand{mode: environment.Shared, shared: []string{wholeCluster}}
+	return besideOthers
 }
 
 func (s *Specification) faultDemand(alone bool) demand {
