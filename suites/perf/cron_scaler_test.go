@@ -88,12 +88,13 @@ func proveCronScaler(ctx context.Context, t spec.T, env *environment.Environment
 	spec.Check(t, err)
 
 	// A schedule around the present: it begins at the next whole minute that is far
-	// enough off for KEDA to be seen before it, and ends two minutes later.
+	// enough off for KEDA to be seen before it, and ends three minutes later:
+	// a scaler that wants another number is waited for that long, and is to be seen in the hours.
 	begin := time.Now().In(newYork(t)).Truncate(time.Minute).Add(time.Minute)
 	if time.Until(begin) < settled+30*time.Second { // the controller's first look comes after 15 seconds
 		begin = begin.Add(time.Minute)
 	}
-	end := begin.Add(2 * time.Minute)
+	end := begin.Add(3 * time.Minute)
 	backend := deploymentOf(l.ns, "backend")
 	spec.Check(t, scaling(ctx, env, t.Scope(), "backend", l.ns,
 		trigger(byRequests, "serverAddress", m.address()), trigger(byHours, "start", minuteOf(begin)), trigger(byHours, "end", minuteOf(end)), edit))
