@@ -78,7 +78,7 @@ func TestSchedules(t *testing.T) {
 		return f
 	}
 	spec.Run(t, spec.Specification{
-		ID: "DR-002", Risk: spec.Namespaced, Keys: []string{"velero/schedules"}, Needs: []spec.Need{velero, s}, Timeout: 6 * time.Minute,
+		ID: "DR-002", Risk: spec.Namespaced, Keys: []string{"velero/schedules"}, Needs: []spec.Need{velero, s}, Timeout: 9 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 			proveSchedules(ctx, t, env, s, over)
 		},
@@ -161,8 +161,12 @@ func proveSchedules(ctx context.Context, t spec.T, env *environment.Environment,
 			spec.Check(t, err)
 		}
 	}
-	found, err := w.Until(ctx, firesTimeout, made, hasEnded())
+	found, err := w.Until(ctx, firesTimeout, made, wait.Exists())
 	awaited(err)
+	if len(found) > 0 { // how long it takes is no matter of the schedule's
+		found, err = w.Until(ctx, backupTimeout, made, hasEnded())
+		awaited(err)
+	}
 	var backups []unstructured.Unstructured
 	for _, b := range found { // as it was seen: it may be gone soon
 		backups = append(backups, *b)
