@@ -261,7 +261,7 @@ func (s *Scope) Close(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	todo, gone := s.parted(todo)
+	todo, gone, l := s.parted(todo)
 	var left []undo
 	var errs []error
 	for _, u := range slices.Backward(todo) {
@@ -270,7 +270,7 @@ func (s *Scope) Close(ctx context.Context) error {
 		}
 	}
 	slices.Reverse(left)
-	stands, err := s.swept(gone)
+	stands, err := swept(l, gone)
 	left, errs = append(left, stands...), append(errs, err)
 	s.mu.Lock()
 	s.undo = left

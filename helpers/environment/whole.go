@@ -1,6 +1,10 @@
 package environment
 
-import "k8s.io/apimachinery/pkg/runtime/schema"
+import (
+	"errors"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
 
 // within is what a scope did in a namespace that it made, and that goes with it.
 type within struct {
@@ -10,13 +14,13 @@ type within struct {
 
 // parted is what Close is to undo, and apart from it what goes with namespaces of the
 // scope's own, where it is to be left to them.
-func (s *Scope) parted(todo []undo) (each []undo, gone []within) {
+func (s *Scope) parted(todo []undo) (each []undo, gone []within, l *ledger) {
 	if !s.Whole {
-		return todo, nil
+		return todo, nil, nil
 	}
 	l, err := openLedger(s.env.cache, s.env.RunID)
 	if err != nil { // who undoes each by itself says why that cannot be
-		return todo, nil
+		return todo, nil, nil
 	}
 	made := map[string]int{}
 	for _, u := range todo {
@@ -33,26 +37,20 @@ func (s *Scope) parted(todo []undo) (each []undo, gone []within) {
 		}
 		each = append(each, u)
 	}
-	return each, gone
+	return each, gone, l
 }
 
 // swept notes that what was in a namespace went with it, and gives what is in one that stands.
-func (s *Scope) swept(gone []within) (left []undo, err error) {
-	if len(gone) == 0 {
-		return nil, nil
-	}
-	l, err := openLedger(s.env.cache, s.env.RunID)
-	if err != nil {
-		return left, err
-	}
+func swept(l *ledger, gone []within) (left []undo, errs error) {
 	for _, u := range gone {
 		_, stands := l.get(u.namespace)
+		var err error
 		if !stands {
 			err = l.undone(u.entry, "")
 		}
 		if stands || err != nil {
-			left = append(left, u.undo)
+			left, errs = append(left, u.undo), errors.Join(errs, err)
 		}
 	}
-	return left, err
+	return left, errs
 }

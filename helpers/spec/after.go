@@ -29,8 +29,8 @@ func First(ids ...string) { turns.first = ids }
 // the exclusive lease. While they wait for it nobody gets a shared one.
 func Last(ids ...string) { turns.last = ids }
 
-// before are those that get a place before a specification. Of who waits for others' evidence
-// only that is heeded. What belongs to another test is left out, for go test begins no parallel
+// before are those that get a place before a specification. Nobody waits for one that itself
+// waits for others' evidence. What belongs to another test is left out, for go test begins no parallel
 // test before the sub-tests of one that is not parallel have ended.
 func (h *harness) before(s *Specification) []string {
 	ids := slices.Clone(s.After)

@@ -57,14 +57,14 @@ func (c *clause) verdict(ctx context.Context) journal.Result {
 		return inconclusive(reasonNoPlace, err.Error())
 	}
 	defer c.letGo()
-	own := c.spec.baselineDemand()
+	needs, own := c.spec.installDemand(), c.spec.baselineDemand()
 	if c.looks() { // whatever it would do instead
-		own = besideOthers
+		needs, own = besideOthers, besideOthers
 	}
 	for _, step := range []struct {
 		demand
 		take func(context.Context) *journal.Result
-	}{{c.spec.installDemand(), c.install}, {own, c.baseline}} {
+	}{{needs, c.install}, {own, c.baseline}} {
 		if err := c.enter(ctx, step.demand); err != nil {
 			return inconclusive(reasonNoLease, err.Error())
 		}

@@ -10,7 +10,7 @@ import (
 )
 
 // wholeCluster is the key that everyone shares, and that is held exclusively by
-// what disturbs everyone.
+// what disturbs everyone, and by what everyone would disturb.
 const wholeCluster = "cluster"
 
 // demand is what must be held for a stretch of a specification: keys within the

@@ -164,7 +164,8 @@ type Up func(ctx context.Context, p *environment.Profile, progress func(string))
 // counter-proofs on only when every fault made the proof fail and every
 // harmless change did not. It is skipped when the clause is inconclusive for a
 // reason known before the run: risk ceiling, waiver, a limit of the machine.
-// Anything else fails it.
+// Anything else fails it. One that waits for its turn (After, First, Last) goes on in a
+// sub-test "after", and it is that one which is skipped then.
 func Run(t *testing.T, s Specification) {
 	t.Helper()
 	h := current(t)

@@ -38,8 +38,8 @@ type issue struct {
 	through []string                       // starts openssl
 }
 
-// alone starts a command in a network namespace of its own, in which no interface is up.
-func alone() []string {
+// offline starts a command in a network namespace of its own, in which no interface is up.
+func offline() []string {
 	if os.Geteuid() == 0 {
 		return []string{"unshare", "--net", "--"}
 	}
@@ -49,7 +49,7 @@ func alone() []string {
 // TestCertificate proves that what this run showed of the other clauses can be
 // handed to somebody who has neither the platform nor our tools.
 func TestCertificate(t *testing.T) {
-	plan := issue{key: attestation.NewKey, through: alone()}
+	plan := issue{key: attestation.NewKey, through: offline()}
 	with := func(edit func(*issue)) issue {
 		other := plan
 		edit(&other)

@@ -163,6 +163,7 @@ func proveSchedules(ctx context.Context, t spec.T, env *environment.Environment,
 	}
 	found, err := w.Until(ctx, firesTimeout, made, wait.Exists())
 	awaited(err)
+	seen := time.Now()
 	if len(found) > 0 { // how long it takes is no matter of the schedule's
 		found, err = w.Until(ctx, backupTimeout, made, hasEnded())
 		awaited(err)
@@ -171,7 +172,7 @@ func proveSchedules(ctx context.Context, t spec.T, env *environment.Environment,
 	for _, b := range found { // as it was seen: it may be gone soon
 		backups = append(backups, *b)
 	}
-	first := fires(t, name, firesTimeout.D, backups, time.Now())
+	first := fires(t, name, firesTimeout.D, backups, seen)
 	fired := time.Since(start)
 	start = time.Now()
 	awaited(w.Gone(ctx, expiresTimeout, targetOf("Backup", first.GetName())))

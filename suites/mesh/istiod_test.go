@@ -173,12 +173,14 @@ func lackOf(ctx context.Context, env *environment.Environment, namespace, name s
 			return "its sidecar does not run"
 		case !ptr.Deref(c.Started, true):
 			return nothing
+		default:
+			if held, err := certificates(ctx, env, namespace, name); err == nil && len(held) == 0 {
+				return nothing
+			}
+			return "its sidecar has started"
 		}
 	}
-	if held, err := certificates(ctx, env, namespace, name); err == nil && len(held) == 0 {
-		return nothing
-	}
-	return "its sidecar has started"
+	return fmt.Sprintf("it has no sidecar that runs, phase %s", p.Status.Phase)
 }
 
 var connectedProxies = regexp.MustCompile(`(?m)^pilot_xds\{[^}]*\} (\d+)$`)

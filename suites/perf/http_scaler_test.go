@@ -19,7 +19,7 @@ const (
 	httpTimes = 20  // and 50 would be, did each count so often: more than there may be
 
 	// Of whole numbers of requests for which a replica is wanted, 100 alone makes ten of both
-	// rates: less makes eleven of the one, more makes nine of the other. Neither is within the
+	// rates: less makes eleven or more of the one, more makes nine or fewer of the other. Neither is within the
 	// 10 % that the autoscaler leaves, for one is come to from three and the other from twenty.
 	mostOfTen, leastOfTen, ten = 1000, 901, 10
 )

@@ -290,7 +290,7 @@ func mutationFaults(folder string) []spec.Sabotage {
 	}
 	// The constant of an Assign cannot grow. What else of a pod would is compared by the same lines for all of them.
 	if strings.HasPrefix(folder, "01-") {
-		faults = append(faults, growing(folder, "version"))
+		faults = append(faults, growing(folder, "version"), lingering(folder))
 	}
 	return faults
 }

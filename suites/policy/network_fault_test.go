@@ -12,7 +12,6 @@ import (
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/spec"
-	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
 // networkFault changes a live policy of the application.
@@ -58,7 +57,7 @@ func networkHarmless() spec.Sabotage {
 func strayPod() spec.Sabotage {
 	const name = "policy-stray"
 	return spec.Sabotage{
-		Name: "a pod of no workload", Kills: `pod policy-stray is of no workload that has a role`, Applied: spec.AtOnce,
+		Name: "a pod of no workload", Kills: `pod policy-stray is of no workload that has a role`, Applied: spec.AtOnce, Restored: spec.AtOnce,
 		Apply: func(ctx context.Context, env *environment.Environment, s *environment.Scope) error {
 			pod, err := read(env, "constraints", constraintFolders[6], "good", "pod.yaml")
 			if err != nil {
@@ -67,9 +66,6 @@ func strayPod() spec.Sabotage {
 			pod.SetNamespace(appNamespace)
 			pod.SetName(name)
 			return s.Create(ctx, pod)
-		},
-		Restored: func(ctx context.Context, env *environment.Environment) error {
-			return wait.On(env.Config).Gone(ctx, podsTimeout, wait.Target{Kind: podKind, Namespace: appNamespace, Name: name})
 		},
 	}
 }

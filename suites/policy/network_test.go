@@ -17,6 +17,8 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
@@ -81,6 +83,11 @@ func TestNetworkPolicies(t *testing.T) {
 			networkFault("egress to anywhere", `frontend -> outside:5000 is open`, "dns", func(p *networkingv1.NetworkPolicy) {
 				p.Spec.Egress = append(p.Spec.Egress, networkingv1.NetworkPolicyEgressRule{
 					To: []networkingv1.NetworkPolicyPeer{{IPBlock: &networkingv1.IPBlock{CIDR: "0.0.0.0/0"}}},
+				})
+			}),
+			networkFault("the backend's port open to everyone by UDP", `stranger -> backend:8080/udp is open`, "backend", func(p *networkingv1.NetworkPolicy) {
+				p.Spec.Ingress = append(p.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{
+					Ports: []networkingv1.NetworkPolicyPort{{Protocol: ptr.To(corev1.ProtocolUDP), Port: ptr.To(intstr.FromInt32(8080))}},
 				})
 			}),
 			networkFault("UDP to anywhere", `frontend -> stranger:8080/udp is open`, "dns", func(p *networkingv1.NetworkPolicy) {

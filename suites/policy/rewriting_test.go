@@ -7,6 +7,7 @@ import (
 	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -65,13 +66,54 @@ func growing(folder, label string) spec.Sabotage {
 	return spec.Sabotage{
 		Name: "a mutation that adds to what it finds", Kills: `a second admission changed unset: \{"metadata":\{"labels":\{"` + label + `":`,
 		Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
-			return rewriting(ctx, s, "policy-growing-"+label, map[string]any{
-				"objectSelector": map[string]any{"matchLabels": map[string]any{"app": folder[len("00-"):] + "-unset"}},
-				"resourceRules": []any{map[string]any{
-					"apiGroups": []any{""}, "apiVersions": []any{"v1"}, "operations": []any{"CREATE"}, "resources": []any{"pods"},
-				}},
-			}, fmt.Sprintf("%q in object.metadata.labels", label),
+			return rewriting(ctx, s, "policy-growing-"+label, unsetOf(folder), fmt.Sprintf("%q in object.metadata.labels", label),
 				fmt.Sprintf(`[JSONPatch{op: "replace", path: "/metadata/labels/%[1]s", value: object.metadata.labels[%[1]q] + %[2]q}]`, label, more))
+		},
+		Applied: adds(true), Restored: adds(false),
+	}
+}
+
+// unsetOf matches the pod that a mutation's folder has as unset.
+func unsetOf(folder string) map[string]any {
+	return map[string]any{
+		"objectSelector": map[string]any{"matchLabels": map[string]any{"app": folder[len("00-"):] + "-unset"}},
+		"resourceRules": []any{map[string]any{
+			"apiGroups": []any{""}, "apiVersions": []any{"v1"}, "operations": []any{"CREATE"}, "resources": []any{"pods"},
+		}},
+	}
+}
+
+// lingering gives that pod a second more to end in each time that it is seen: what grows is in
+// its spec, and nothing that a mutation of Gatekeeper's sets.
+func lingering(folder string) spec.Sabotage {
+	adds := func(want bool) func(context.Context, *environment.Environment) error {
+		return func(ctx context.Context, env *environment.Environment) error {
+			unset, err := read(env, "mutations", folder, "unset.yaml")
+			if err != nil {
+				return err
+			}
+			ns, err := trialNamespace(ctx, env, map[string]string{defaultsLabel: "enabled", environmentLabel: "production"})
+			if err != nil {
+				return err
+			}
+			unset.SetNamespace(ns)
+			return wait.Answers(ctx, webhookTimeout, fmt.Sprintf("the API server to add to the seconds in which a pod ends: %t", want), func(ctx context.Context) (string, error) {
+				pod := unnamed(unset)
+				if err := env.Client().Create(ctx, pod, client.DryRunAll); err != nil {
+					return "", err
+				}
+				if got, _ := at(pod.Object, "spec.terminationGracePeriodSeconds"); (got == int64(corev1.DefaultTerminationGracePeriodSeconds+1)) != want {
+					return fmt.Sprintf("it makes them %v", got), nil
+				}
+				return "", nil
+			})
+		}
+	}
+	return spec.Sabotage{
+		Name: "a mutation that adds to the spec that it finds", Kills: `a second admission changed unset: \{"spec":\{"terminationGracePeriodSeconds":32\}\}`,
+		Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
+			return rewriting(ctx, s, "policy-lingering", unsetOf(folder), "has(object.spec.terminationGracePeriodSeconds)",
+				`[JSONPatch{op: "replace", path: "/spec/terminationGracePeriodSeconds", value: object.spec.terminationGracePeriodSeconds + 1}]`)
 		},
 		Applied: adds(true), Restored: adds(false),
 	}

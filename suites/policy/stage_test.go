@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"slices"
 	"sync"
 	"time"
 
@@ -173,8 +172,11 @@ func (st *stage) replace(ctx context.Context, s *environment.Scope, policies []n
 // What the stranger sends to each sentinel while they are watched: one command each, in place of one
 // for each look. A packet that was lost is sent again after a second, and is no closed way.
 const (
-	watchRate    = 10 // requests a second
-	watchTimeout = 2500 * time.Millisecond
+	watchRate = 10 // requests a second
+	// silentSentinel are the requests without any answer that say that a sentinel is shut, where its
+	// firewall refuses none.
+	silentSentinel = watchRate
+	watchTimeout   = 2500 * time.Millisecond
 )
 
 // lookout is the traffic to the sentinels, by their addresses.
@@ -212,10 +214,15 @@ func (w lookout) become(ctx context.Context, open bool, why string) error {
 		before[address] = record.Last()
 	}
 	for address, record := range w {
-		last := "nothing"
+		last, silent := "nothing", 0
 		_, err := record.AwaitOne(ctx, before[address], fmt.Sprintf("the sentinel %s to be %s", address, what), func(s probe.Sent) bool {
 			last = s.String()
-			return open && s.OK() || !open && slices.Contains([]string{"refused", "timeout"}, s.Result)
+			if s.Result != "timeout" {
+				silent = 0
+				return open && s.OK() || !open && s.Result == "refused"
+			}
+			silent++ // in a row, or a pod that the machine has no time for looks like a firewall
+			return !open && silent >= silentSentinel
 		})
 		if err != nil {
 			return fmt.Errorf("%w; last: %s; look at the firewall of its node", err, last)
