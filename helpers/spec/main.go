@@ -142,6 +142,11 @@ func parse(suite string) (*options, error) {
 	if !slices.ContainsFunc(clauses, func(c catalogue.Clause) bool { return c.Area == suite }) {
 		return nil, fmt.Errorf("the catalogue has no clause of a suite %q", suite)
 	}
+	for _, id := range slices.Concat(turns.first, turns.last) {
+		if _, err := clauses.Lookup(id); err != nil {
+			return nil, fmt.Errorf("spec.First and spec.Last of suite %s: %w", suite, err)
+		}
+	}
 	return o, nil
 }
 

@@ -163,6 +163,19 @@ func commandLine(t *testing.T, args ...string) {
 	})
 }
 
+func TestParseTurns(t *testing.T) {
+	t.Chdir(house(t))
+	for _, give := range []func(...string){First, Last} {
+		t.Cleanup(func() { give() })
+		give("POL-001", "POL-999")
+		commandLine(t, "-test.timeout=10m")
+		_, err := parse("policy")
+		require.ErrorContains(t, err, "spec.First and spec.Last of suite policy")
+		require.ErrorContains(t, err, "POL-999")
+		give()
+	}
+}
+
 func TestParse(t *testing.T) {
 	root := house(t)
 	t.Chdir(root)
