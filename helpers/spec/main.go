@@ -143,7 +143,7 @@ func parse(suite string) (*options, error) {
 		return nil, fmt.Errorf("the catalogue has no clause of a suite %q", suite)
 	}
 	for _, id := range slices.Concat(turns.first, turns.last) {
-		if _, err := clauses.Lookup(id); err != nil {
+		if _, err := o.catalogue.Lookup(id); err != nil {
 			return nil, fmt.Errorf("spec.First and spec.Last of suite %s: %w", suite, err)
 		}
 	}
