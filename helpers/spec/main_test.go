@@ -165,14 +165,15 @@ func commandLine(t *testing.T, args ...string) {
 
 func TestParseTurns(t *testing.T) {
 	t.Chdir(house(t))
-	for _, give := range []func(...string){First, Last} {
-		t.Cleanup(func() { give() })
-		give("POL-001", "POL-999")
-		commandLine(t, "-test.timeout=10m")
-		_, err := parse("policy")
-		require.ErrorContains(t, err, "spec.First and spec.Last of suite policy")
-		require.ErrorContains(t, err, "POL-999")
-		give()
+	for name, give := range map[string]func(...string){"first": First, "last": Last} {
+		t.Run(name, func(t *testing.T) {
+			t.Cleanup(func() { give() })
+			give("POL-001", "POL-999")
+			commandLine(t, "-test.timeout=10m")
+			_, err := parse("policy")
+			require.ErrorContains(t, err, "spec.First and spec.Last of suite policy")
+			require.ErrorContains(t, err, "POL-999")
+		})
 	}
 }
 
