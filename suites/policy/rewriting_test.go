@@ -9,6 +9,7 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -39,15 +40,10 @@ func growing(folder, label string) spec.Sabotage {
 	const first, more = "first", "-more"
 	adds := func(want bool) func(context.Context, *environment.Environment) error {
 		return func(ctx context.Context, env *environment.Environment) error {
-			labelled, err := read(env, "mutations", folder, "unset.yaml")
+			labelled, err := unsetPod(ctx, env, folder)
 			if err != nil {
 				return err
 			}
-			ns, err := trialNamespace(ctx, env, map[string]string{defaultsLabel: "enabled", environmentLabel: "production"})
-			if err != nil {
-				return err
-			}
-			labelled.SetNamespace(ns)
 			if err := set(first, "metadata", "labels", label)(labelled); err != nil {
 				return err
 			}
@@ -73,7 +69,18 @@ func growing(folder, label string) spec.Sabotage {
 	}
 }
 
-// unsetOf matches the pod that a mutation's folder has as unset.
+// unsetPod is the pod that a mutation's folder has as unset, in a namespace with all defaults.
+func unsetPod(ctx context.Context, env *environment.Environment, folder string) (*unstructured.Unstructured, error) {
+	pod, err := read(env, "mutations", folder, "unset.yaml")
+	if err != nil {
+		return nil, err
+	}
+	ns, err := trialNamespace(ctx, env, map[string]string{defaultsLabel: "enabled", environmentLabel: "production"})
+	pod.SetNamespace(ns)
+	return pod, err
+}
+
+// unsetOf matches that pod.
 func unsetOf(folder string) map[string]any {
 	return map[string]any{
 		"objectSelector": map[string]any{"matchLabels": map[string]any{"app": folder[len("00-"):] + "-unset"}},
@@ -88,15 +95,10 @@ func unsetOf(folder string) map[string]any {
 func lingering(folder string) spec.Sabotage {
 	adds := func(want bool) func(context.Context, *environment.Environment) error {
 		return func(ctx context.Context, env *environment.Environment) error {
-			unset, err := read(env, "mutations", folder, "unset.yaml")
+			unset, err := unsetPod(ctx, env, folder)
 			if err != nil {
 				return err
 			}
-			ns, err := trialNamespace(ctx, env, map[string]string{defaultsLabel: "enabled", environmentLabel: "production"})
-			if err != nil {
-				return err
-			}
-			unset.SetNamespace(ns)
 			return wait.Answers(ctx, webhookTimeout, fmt.Sprintf("the API server to add to the seconds in which a pod ends: %t", want), func(ctx context.Context) (string, error) {
 				pod := unnamed(unset)
 				if err := env.Client().Create(ctx, pod, client.DryRunAll); err != nil {
