@@ -37,28 +37,8 @@ func rewriting(ctx context.Context, s *environment.Scope, name string, constrain
 // growing adds to a label each time that it is seen, of the pod that a mutation's folder has
 // as unset.
 func growing(folder, label string) spec.Sabotage {
-	const first, more = "first", "-more"
-	adds := func(want bool) func(context.Context, *environment.Environment) error {
-		return func(ctx context.Context, env *environment.Environment) error {
-			labelled, err := unsetPod(ctx, env, folder)
-			if err != nil {
-				return err
-			}
-			if err := set(first, "metadata", "labels", label)(labelled); err != nil {
-				return err
-			}
-			return wait.Answers(ctx, webhookTimeout, fmt.Sprintf("the API server to add to the label %s: %t", label, want), func(ctx context.Context) (string, error) {
-				pod := unnamed(labelled)
-				if err := env.Client().Create(ctx, pod, client.DryRunAll); err != nil {
-					return "", err
-				}
-				if got := pod.GetLabels()[label]; (got == first+more) != want {
-					return "it makes " + got + " of " + first, nil
-				}
-				return "", nil
-			})
-		}
-	}
+	const first, more = "first", "-more" // what is there, and what is added
+	adds := unsetBecomes(folder, set(first, "metadata", "labels", label), "metadata.labels."+label, first+more)
 	return spec.Sabotage{
 		Name: "a mutation that adds to what it finds", Kills: `a second admission changed unset: \{"metadata":\{"labels":\{"` + label + `":`,
 		Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
@@ -69,15 +49,38 @@ func growing(folder, label string) spec.Sabotage {
 	}
 }
 
-// unsetPod is the pod that a mutation's folder has as unset, in a namespace with all defaults.
-func unsetPod(ctx context.Context, env *environment.Environment, folder string) (*unstructured.Unstructured, error) {
-	pod, err := read(env, "mutations", folder, "unset.yaml")
-	if err != nil {
-		return nil, err
+// unsetBecomes waits until the API server makes a value of the pod that a mutation's folder has
+// as unset, in a namespace with all defaults, at a path; or no longer makes it, where it is not
+// wanted. edit, when it is not nil, changes the pod before it is submitted.
+func unsetBecomes(folder string, edit func(*unstructured.Unstructured) error, path string, value any) func(want bool) func(context.Context, *environment.Environment) error {
+	return func(want bool) func(context.Context, *environment.Environment) error {
+		return func(ctx context.Context, env *environment.Environment) error {
+			unset, err := read(env, "mutations", folder, "unset.yaml")
+			if err != nil {
+				return err
+			}
+			ns, err := trialNamespace(ctx, env, map[string]string{defaultsLabel: "enabled", environmentLabel: "production"})
+			if err != nil {
+				return err
+			}
+			unset.SetNamespace(ns)
+			if edit != nil {
+				if err := edit(unset); err != nil {
+					return err
+				}
+			}
+			return wait.Answers(ctx, webhookTimeout, fmt.Sprintf("the API server to make %s %v: %t", path, value, want), func(ctx context.Context) (string, error) {
+				pod := unnamed(unset)
+				if err := env.Client().Create(ctx, pod, client.DryRunAll); err != nil {
+					return "", err
+				}
+				if got, _ := at(pod.Object, path); (got == value) != want {
+					return fmt.Sprintf("it makes it %v", got), nil
+				}
+				return "", nil
+			})
+		}
 	}
-	ns, err := trialNamespace(ctx, env, map[string]string{defaultsLabel: "enabled", environmentLabel: "production"})
-	pod.SetNamespace(ns)
-	return pod, err
 }
 
 // unsetOf matches that pod.
@@ -93,24 +96,7 @@ func unsetOf(folder string) map[string]any {
 // lingering gives that pod a second more to end in each time that it is seen: what grows is in
 // its spec, and nothing that a mutation of Gatekeeper's sets.
 func lingering(folder string) spec.Sabotage {
-	adds := func(want bool) func(context.Context, *environment.Environment) error {
-		return func(ctx context.Context, env *environment.Environment) error {
-			unset, err := unsetPod(ctx, env, folder)
-			if err != nil {
-				return err
-			}
-			return wait.Answers(ctx, webhookTimeout, fmt.Sprintf("the API server to add to the seconds in which a pod ends: %t", want), func(ctx context.Context) (string, error) {
-				pod := unnamed(unset)
-				if err := env.Client().Create(ctx, pod, client.DryRunAll); err != nil {
-					return "", err
-				}
-				if got, _ := at(pod.Object, "spec.terminationGracePeriodSeconds"); (got == int64(corev1.DefaultTerminationGracePeriodSeconds+1)) != want {
-					return fmt.Sprintf("it makes them %v", got), nil
-				}
-				return "", nil
-			})
-		}
-	}
+	adds := unsetBecomes(folder, nil, "spec.terminationGracePeriodSeconds", int64(corev1.DefaultTerminationGracePeriodSeconds+1))
 	return spec.Sabotage{
 		Name: "a mutation that adds to the spec that it finds", Kills: `a second admission changed unset: \{"spec":\{"terminationGracePeriodSeconds":32\}\}`,
 		Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
