@@ -101,7 +101,7 @@ func TestErrorBudget(t *testing.T) {
 			spec.Swapped("nobody hears that it is to be stopped", `from the last failure that the budget allows`, &p, plan{hypothesis: p.hypothesis, stop: unheard}),
 			spec.Swapped("nobody hears, and it ends by itself soon enough", `came to its end by itself`, &p, plan{hypothesis: p.hypothesis, variables: short, stop: unheard}),
 			abrupt,
-			spec.Swapped("a rule is left behind", `what is left of the fault`, &p, plan{hypothesis: p.hypothesis, later: (*trial).leave}),
+			spec.Swapped("a rule is left behind", `what is left of the fault: \[has pods: iptables`, &p, plan{hypothesis: p.hypothesis, later: (*trial).leave}),
 			spec.Swapped("a rule of a killed run's fault is left behind", `what is left of the killed run's fault`, &after, aftermath{leaves: true}),
 			spec.Swapped("what a killed run made is not noted", `that the next start gave back`, &after, aftermath{forgotten: true}),
 			unsettled("a user of one request", `no samples`, &p, plan{hypothesis: p.hypothesis, requests: 1}),

@@ -68,19 +68,27 @@ func (l *ledger) trials() map[string]types.UID {
 	return maps.Clone(l.engines)
 }
 
+// one is any engine so far.
+func (l *ledger) one() (string, types.UID) {
+	for name, uid := range l.trials() {
+		return name, uid
+	}
+	return "", ""
+}
+
 // TestEveryFault proves that each fault was measured against a hypothesis before,
 // during and after it, seen to happen, recovered from, and that nothing of all of
 // them is left on the nodes.
 func TestEveryFault(t *testing.T) {
 	s := newStage(t, "every", nil)
-	as := func(change func(*account)) func(account) account {
-		return func(a account) account {
-			a.Users = maps.Clone(a.Users)
-			change(&a)
-			return a
-		}
+	type change struct {
+		of string // the clause whose account it is
+		by func(*account)
 	}
-	edit := as(func(*account) {})
+	var edit change
+	altered := func(name, kills, id string, by func(*account)) spec.Sabotage {
+		return spec.Swapped(name, kills, &edit, change{of: id, by: by})
+	}
 	faults := []string{"CHS-001", "CHS-002", "CHS-003", "CHS-004", "CHS-005", "CHS-006"}
 	spec.Run(t, spec.Specification{
 		ID: "CHS-008", Risk: spec.Namespaced, Needs: []spec.Need{istio, gateway, litmus, s}, Timeout: 2 * time.Minute,
@@ -96,7 +104,10 @@ func TestEveryFault(t *testing.T) {
 				if !is {
 					t.Inconclusive("a fault without an account", "%s was not tried in this run, or its fault did not happen", id)
 				}
-				a = edit(a)
+				if id == edit.of {
+					a.Users = maps.Clone(a.Users)
+					edit.by(&a)
+				}
 				seen[id] = a
 				complete(t, id, a, all[a.Experiment])
 			}
@@ -123,18 +134,19 @@ func TestEveryFault(t *testing.T) {
 			t.Observe(fmt.Sprintf("%d faults, each seen to happen and held against its hypothesis before, during and after it; nodes and Litmus are as before the first of them", len(seen)), seen)
 		},
 		CounterProofs: []spec.Sabotage{
-			spec.Swapped("nobody asked during the fault", `samples during`, &edit, as(func(a *account) { a.Users["during"] = window{} })),
-			spec.Swapped("nobody asked before it", `samples before`, &edit, as(func(a *account) { delete(a.Users, "before") })),
-			spec.Swapped("nobody saw it happen", `what was seen of the fault`, &edit, as(func(a *account) { a.Seen = "" })),
-			spec.Swapped("over before it began", `from its begin to its end`, &edit, as(func(a *account) { a.To = a.From })),
-			spec.Swapped("users did not bear it", `what was not as promised`, &edit, as(func(a *account) { a.Unmet = []string{"users during the fault: all failed"} })),
-			spec.Swapped("stopped before its end", `stopped before its end`, &edit, as(func(a *account) { a.Aborted = &abort{} })),
-			spec.Swapped("users found it as before too late", `recovery`, &edit, as(func(a *account) { a.Recovery = 61 })),
+			altered("nobody asked during the fault", `CHS-001, samples during`, "CHS-001", func(a *account) { a.Users["during"] = window{} }),
+			altered("nobody asked before it", `CHS-002, samples before`, "CHS-002", func(a *account) { delete(a.Users, "before") }),
+			altered("nobody saw it happen", `what was seen of the fault of CHS-003`, "CHS-003", func(a *account) { a.Seen = "" }),
+			altered("over before it began", `CHS-004, from its begin to its end`, "CHS-004", func(a *account) { a.To = a.From }),
+			altered("users did not bear it", `what was not as promised under CHS-005`, "CHS-005", func(a *account) { a.Unmet = []string{"users during the fault: all failed"} }),
+			altered("stopped before its end", `CHS-006 was stopped before its end`, "CHS-006", func(a *account) { a.Aborted = &abort{} }),
+			altered("users found it as before too late", `recovery of CHS-006`, "CHS-006", func(a *account) { a.Recovery = 61 }),
+			altered("aimed at nobody", `targets of CHS-005`, "CHS-005", func(a *account) { a.Targets = nil }),
+			altered("a rule was left by it", `what is left of the fault of CHS-004`, "CHS-004", func(a *account) { a.Left = []string{"has pods: iptables"} }),
+			podLeft(),
 			resultLeft("a result is left of a trial", `what is left of the experiments' kind ChaosResult`, func() string {
-				for name := range accounts.trials() {
-					return name
-				}
-				return ""
+				name, _ := accounts.one()
+				return name
 			}),
 			spec.Harmless(resultLeft("a result is left of somebody else's", "", func() string { return "somebody-elses" })),
 			s.changedNode("a taint is left on a node", `the nodes before the first fault and after the last`, func(n *corev1.Node) {
@@ -155,6 +167,20 @@ func resultLeft(name, kills string, engine func() string) spec.Sabotage {
 				return err
 			}
 			return scope.Create(ctx, o)
+		},
+	}
+}
+
+// podLeft leaves a pod of a trial's in Litmus' namespace, which never starts.
+func podLeft() spec.Sabotage {
+	return spec.Sabotage{
+		Name: "a pod is left of a trial", Kills: `what is left of Litmus' experiments`, Applied: spec.AtOnce, Restored: spec.AtOnce,
+		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+			_, uid := accounts.one()
+			return scope.Create(ctx, &corev1.Pod{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "litmus", Name: "left-" + utilrand.String(6), Labels: map[string]string{"chaosUID": string(uid)}},
+				Spec:       corev1.PodSpec{SchedulerName: "never", Containers: []corev1.Container{{Name: "helper", Image: "registry.k8s.io/pause:3.10"}}},
+			})
 		},
 	}
 }

@@ -259,7 +259,8 @@ func (s *stage) another(t spec.T, env *environment.Environment, id string) (*ano
 		return nil, err
 	}
 	r := &anotherRun{output: &bytes.Buffer{}, ended: make(chan struct{})}
-	r.command = exec.Command(self, "-test.run", killedTest, "-test.timeout", "10m", "-counterproof=false", "-profile", env.Profile.Name)
+	r.command = exec.Command(self, "-test.run", killedTest, "-test.timeout", "10m", "-counterproof=false", "-profile", env.Profile.Name,
+		"-timescale", fmt.Sprint(env.Profile.TimeScale))
 	r.command.Env = append(os.Environ(), "GROUND_RUN_ID="+id)
 	r.command.Stdout, r.command.Stderr = r.output, r.output
 	r.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

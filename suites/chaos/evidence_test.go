@@ -72,7 +72,7 @@ func podsDeleted(x *trial) (seen string, from, to time.Time, err error) {
 	if slices.ContainsFunc(each, func(n int) bool { return n != half }) {
 		return "", from, to, fmt.Errorf("%w: pods that were deleted at once, one round after the other: %v; want %d of %d each time", errNotHappened, each, half, x.n)
 	}
-	if !(stretch{from, to}).holds(x.share(mostly)) {
+	if to.Sub(from) < x.share(mostly) {
 		return "", from, to, fmt.Errorf("%w: pods were deleted for %.1f s alone in rounds of %v; it was to last %s", errNotHappened, to.Sub(from).Seconds(), each, x.planned)
 	}
 	return fmt.Sprintf("%s, in rounds of %v", seen, each), from, to, nil
@@ -146,11 +146,31 @@ const mostly = 0.6
 
 func (x *trial) share(of float64) time.Duration { return time.Duration(of * float64(x.planned)) }
 
-// stretch is from when to when a pod was seen to have its fault; zero for never.
-type stretch struct{ first, last time.Time }
+// stretch is from when to when a pod was seen to have its fault, zero for never, and how
+// often it was looked at in between.
+type stretch struct {
+	first, last    time.Time
+	had, not, anew int // looks with the fault, without it before the last such, and since
+}
 
+// see takes a look at the pod, the next in time.
+func (s *stretch) see(from, to time.Time, has bool) {
+	switch {
+	case has:
+		if s.first.IsZero() {
+			s.first = from
+		}
+		s.last = later(s.last, to)
+		s.had, s.not, s.anew = s.had+1, s.not+s.anew, 0
+	case !s.first.IsZero():
+		s.anew++
+	}
+}
+
+// holds says that the fault was there that long, and at most looks: two pods that take
+// turns are no two that have it, and the same twice with nothing in between is none that lasts.
 func (s stretch) holds(least time.Duration) bool {
-	return !s.first.IsZero() && s.last.Sub(s.first) >= least
+	return !s.first.IsZero() && s.last.Sub(s.first) >= least && s.had > s.not
 }
 
 // halfOf says of how many pods the fault was seen for a share of its time, and from when
@@ -159,23 +179,25 @@ func (s stretch) holds(least time.Duration) bool {
 // together.
 func (x *trial) halfOf(pods []stretch, share float64) (n int, from, to time.Time, err error) {
 	least := x.share(share)
-	var together stretch
+	var begin, end time.Time // of what they had together
 	for _, p := range pods {
 		if !p.holds(least) {
 			continue
 		}
 		if n++; n == 1 {
-			from, to, together = p.first, p.last, p
+			from, to, begin, end = p.first, p.last, p.first, p.last
 			continue
 		}
 		from, to = earlier(from, p.first), later(to, p.last)
-		together = stretch{later(together.first, p.first), earlier(together.last, p.last)}
+		begin, end = later(begin, p.first), earlier(end, p.last)
 	}
 	switch {
+	case n == 0:
+		err = fmt.Errorf("%w: no pod of %d for %s or more", errNotHappened, x.n, least)
 	case 2*n < x.n:
-		err = fmt.Errorf("%w: %d of %d pods for %s or more, want half of them", errNotHappened, n, x.n, least)
-	case !together.holds(least / 2):
-		err = fmt.Errorf("%w: %d of %d pods, but at once for %.1f s, want %s", errNotHappened, n, x.n, together.last.Sub(together.first).Seconds(), least/2)
+		err = fmt.Errorf("%w: %d of %d pods for %s or more, want half of them", errTooFew, n, x.n, least)
+	case n > 1 && end.Sub(begin) < least/2:
+		err = fmt.Errorf("%w: %d of %d pods, and all of these for %.1f s, want %s", errNotAtOnce, n, x.n, end.Sub(begin).Seconds(), least/2)
 	}
 	return n, from, to, err
 }

@@ -25,7 +25,7 @@ func TestCPUHog(t *testing.T) {
 			impatient(p),
 			misread(p, "pod-cpu-hog", "CPU_CORES", "0"),
 			misread(p, "pod-cpu-hog", "CPU_LOAD", "50"),
-			unsettled("one pod after the other", `the fault did not happen`, p, plan{variables: map[string]string{"SEQUENCE": "serial"}}),
+			unsettled("one pod after the other", `the fault did not happen: pod-cpu-hog, on half of the pods at once$`, p, plan{variables: map[string]string{"SEQUENCE": "serial", lasts: "30"}}),
 			s.tight("a quarter of a core for all of a pod", corev1.ResourceCPU, "250m"),
 		}
 	})
@@ -184,15 +184,10 @@ func (x *trial) gauged(format string, level float64, of func(now, before, first 
 			samples++
 			v := of(readings[i], readings[i-overSecond], readings[0])
 			most = max(most, v)
-			if v < level {
-				continue
-			}
-			if had.last = readings[i].at; had.first.IsZero() {
-				had.first = readings[i-overSecond].at
-			}
+			had.see(readings[i-overSecond].at, readings[i].at, v >= level)
 		}
 		if !had.first.IsZero() {
-			each = append(each, fmt.Sprintf("%s for %.1f s in %d readings", pod, had.last.Sub(had.first).Seconds(), len(readings)))
+			each = append(each, fmt.Sprintf("%s for %.1f s, in %d readings of %d", pod, had.last.Sub(had.first).Seconds(), had.had, had.had+had.not))
 		}
 		pods = append(pods, had)
 	}
