@@ -55,7 +55,7 @@ type Decision struct {
 	Candidate Candidate
 	Policy    *Policy
 	Proved    int      // clauses that are
-	Waived    []string // clauses that are not, with the reason
+	Waived    []string // clauses that are not, and need not be, with the reason
 	Against   []string // what speaks against the release
 	Lacking   []string // what is not known
 	Counted   []string // evidence
@@ -99,10 +99,10 @@ func Decide(p *Policy, c Candidate, given []Given, now time.Time) Decision {
 		switch w, waived := waivers[id]; {
 		case against == "" && lacking == "":
 			d.Proved++
-		case waived:
-			d.Waived = append(d.Waived, fmt.Sprintf("%s until %s: %s (%s)", id, w.Expires, w.Reason, against+lacking))
-		case against != "":
+		case against != "": // waived or not: what is excused is that it could not be proved, not that it does not hold
 			d.Against = append(d.Against, id+": "+against)
+		case waived:
+			d.Waived = append(d.Waived, fmt.Sprintf("%s until %s: %s (%s)", id, w.Expires, w.Reason, lacking))
 		default:
 			d.Lacking = append(d.Lacking, id+": "+lacking)
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -164,7 +165,16 @@ func TestDecide(t *testing.T) {
 		"nothing is given":     {"", nil, nil, Inconclusive, "no evidence that counts"},
 		"refuted":              {"", []func([]journal.Entry) []journal.Entry{refuted}, nil, Hold, "POL-002: refuted in run a (a.json): a pod with :latest was admitted"},
 		"refuted, then proved": {"", []func([]journal.Entry) []journal.Entry{refuted, nil}, nil, Hold, "POL-002: refuted in run a"},
-		"refuted but waived":   {waived, []func([]journal.Entry) []journal.Entry{refuted}, nil, Release, "POL-002 until 2099-01-31: the tag moves next week (refuted"},
+		"not settled, and waived": {
+			waived,
+			[]func([]journal.Entry) []journal.Entry{verdictOf("POL-002", journal.Inconclusive, "no registry")},
+			nil, Release,
+			"POL-002 until 2099-01-31: the tag moves next week (inconclusive in run a (a.json): no registry)",
+		},
+		"not run, and waived":        {waived, []func([]journal.Entry) []journal.Entry{without("POL-002")}, nil, Release, "POL-002 until 2099-01-31: the tag moves next week (no evidence"},
+		"refuted, waived or not":     {waived, []func([]journal.Entry) []journal.Entry{refuted}, nil, Hold, "against  POL-002: refuted in run a"},
+		"survived, waived or not":    {waived, []func([]journal.Entry) []journal.Entry{trialOf("POL-002", journal.Survived)}, nil, Hold, `against  POL-002: its trial "gone" came out as survived`},
+		"false alarm, waived or not": {waived, []func([]journal.Entry) []journal.Entry{trialOf("POL-002", journal.FalseAlarm)}, nil, Hold, `against  POL-002: its trial "gone" came out as false-alarm`},
 		"waiver expired": {
 			strings.Replace(waived, "2099", "2020", 1),
 			[]func([]journal.Entry) []journal.Entry{nil},
@@ -241,6 +251,13 @@ func platform(change func(*journal.Platform)) func([]journal.Entry) []journal.En
 			e.Platform = &own
 		}
 	})
+}
+
+// without leaves all out that a run wrote down of a clause.
+func without(id string) func([]journal.Entry) []journal.Entry {
+	return func(all []journal.Entry) []journal.Entry {
+		return slices.DeleteFunc(all, func(e journal.Entry) bool { return e.ID == id })
+	}
 }
 
 func withoutTrials(all []journal.Entry) (kept []journal.Entry) {

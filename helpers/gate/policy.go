@@ -24,7 +24,7 @@ type Policy struct {
 	Freshest       metav1.Duration    `json:"freshest"`          // how old evidence may be: since the end of its run
 	KillScoreLeast float64            `json:"killScoreLeast"`    // of every run that counts, between 0 and 1
 	Signed         bool               `json:"signed"`            // evidence without a verified signature does not count
-	Waivers        []catalogue.Waiver `json:"waivers,omitempty"` // of clauses that need not be proved for a while
+	Waivers        []catalogue.Waiver `json:"waivers,omitempty"` // of clauses that need not be proved for a while; a refuted one holds all the same
 	clauses        []string           // Proved, clause by clause
 }
 
