@@ -1,10 +1,7 @@
 package gate
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/proving-ground/proving-ground/helpers/catalogue"
@@ -39,7 +36,7 @@ func (v Verdict) ExitCode() int {
 type Candidate struct {
 	Commit  string
 	Cluster string            // whose evidence counts; any when empty
-	Images  map[string]string // by name the digest: the images of images.lock
+	Images  map[string]string // by name, with its tag, the digest: the images of images.lock
 }
 
 // Given is evidence as it came to the gate.
@@ -66,7 +63,7 @@ type Decision struct {
 // it and killed a fault of it, and none refuted it: of several runs the worst counts, for a
 // clause that holds now and then does not hold.
 func Decide(p *Policy, c Candidate, given []Given, now time.Time) Decision {
-	d := Decision{Candidate: c, Policy: p}
+	d := Decision{Candidate: c, Policy: p, Lacking: p.unlocked(c)}
 	found := map[string][]of{}
 	for _, g := range given {
 		if why := p.refuses(g, c, now); why != "" {
@@ -155,45 +152,3 @@ func weigh(all []of) (against, lacking string) {
 }
 
 func (g Given) name() string { return "run " + g.Evidence.Run.ID + " (" + g.From + ")" }
-
-// refuses says why evidence does not count; empty when it does.
-func (p *Policy) refuses(g Given, c Candidate, now time.Time) string {
-	r := g.Evidence.Run
-	switch {
-	case p.Signed && !g.Signed:
-		return "it is not signed: make it by ground evidence, and give the key"
-	case strings.HasSuffix(r.Commit, "-dirty"):
-		return fmt.Sprintf("it is of %s, which nobody else can look at: commit, then run it again", r.Commit)
-	case r.Commit != c.Commit:
-		return fmt.Sprintf("it is of commit %s, and %s is to be released", cmp.Or(r.Commit, "(not known)"), c.Commit)
-	case !slices.Contains(p.Profiles, r.Profile):
-		return fmt.Sprintf("it is of profile %s, want %s", r.Profile, strings.Join(p.Profiles, " or "))
-	case r.EndedAt.After(now):
-		return fmt.Sprintf("it ended at %s, which is in the future: is this machine's clock right?", r.EndedAt.UTC().Format(time.RFC3339))
-	case now.Sub(r.EndedAt) > p.Freshest.Duration:
-		return fmt.Sprintf("it is %s old, want at most %s", now.Sub(r.EndedAt).Round(time.Minute), p.Freshest.Duration)
-	case g.Evidence.Report.Torn > 0:
-		return fmt.Sprintf("its journals have %d torn lines, and nobody knows what they said: run it again", g.Evidence.Report.Torn)
-	case len(r.Clusters) == 0:
-		return "it recorded no cluster"
-	}
-	for _, one := range r.Clusters {
-		if c.Cluster != "" && one.Name != c.Cluster {
-			return fmt.Sprintf("it is of cluster %s, and %s is to be released to", one.Name, c.Cluster)
-		}
-	}
-	ran := g.Evidence.Images()
-	known := false
-	for _, i := range ran {
-		want, is := c.Images[i.Name]
-		if is && want != i.Digest {
-			return fmt.Sprintf("the image %s ran as %s, and %s is to be released", i.Name, cmp.Or(i.Digest, "(no digest)"), want)
-		} else if is {
-			known = true
-		}
-	}
-	if len(c.Images) > 0 && !known {
-		return fmt.Sprintf("of the %d images that it recorded none is to be released: nobody knows what ran", len(ran))
-	}
-	return ""
-}

@@ -21,6 +21,7 @@ type Policy struct {
 	Name           string             `json:"name"`
 	Proved         []string           `json:"proved"`            // areas of the catalogue, such as mesh, or single clauses
 	Profiles       []string           `json:"profiles"`          // of the environments whose evidence counts
+	Application    []string           `json:"application"`       // repositories of images.lock, such as docker.io/docuthinker/backend, of which a run that counts has had an image
 	Freshest       metav1.Duration    `json:"freshest"`          // how old evidence may be: since the end of its run
 	KillScoreLeast float64            `json:"killScoreLeast"`    // of every run that counts, between 0 and 1
 	Signed         bool               `json:"signed"`            // evidence without a verified signature does not count
@@ -70,6 +71,14 @@ func (p *Policy) validate(known catalogue.Catalogue) error {
 	}
 	if len(p.Profiles) == 0 {
 		bad("profiles is empty: no evidence would count")
+	}
+	if len(p.Application) == 0 {
+		bad("application is empty: nobody would know whether what is to be released ran; want repositories of images.lock, such as docker.io/docuthinker/backend")
+	}
+	for _, a := range p.Application {
+		if repository(a) != a {
+			bad("application: %s is one image; want its repository, %s: tag and digest are those of images.lock", a, repository(a))
+		}
 	}
 	if p.Freshest.Duration <= 0 {
 		bad("freshest is %s; want a time such as 36h", p.Freshest.Duration)

@@ -47,7 +47,7 @@ var decisions = map[string]gated{
 }
 
 // gatePolicy asks for one clause, of runs that only look.
-const gatePolicy = "name: looked\nproved: [%s]\nprofiles: [" + lookProfile + "]\nfreshest: 1h\nkillScoreLeast: 1\nsigned: false\n"
+const gatePolicy = "name: looked\nproved: [%s]\nprofiles: [" + lookProfile + "]\napplication: [docker.io/docuthinker/frontend, docker.io/docuthinker/backend]\nfreshest: 1h\nkillScoreLeast: 1\nsigned: false\n"
 
 // gates has ground gate decide by what a run wrote down, in a project of its own.
 func gates(ctx context.Context, t spec.T, root, ground, asked string, ran []journal.Entry) {

@@ -19,7 +19,7 @@ func TestGate(t *testing.T) {
 	policy := func(text string) {
 		require.NoError(t, os.WriteFile(filepath.Join(root, "fixtures", "gate", "production.yaml"), []byte(text), 0o600))
 	}
-	const asks = "name: production\nproved: [DR-001, DR-008]\nprofiles: [kind]\nfreshest: 1h\nkillScoreLeast: 1\nsigned: true\n"
+	const asks = "name: production\nproved: [DR-001, DR-008]\nprofiles: [kind]\napplication: [docker.io/a]\nfreshest: 1h\nkillScoreLeast: 1\nsigned: true\n"
 	policy(asks)
 	private, public := keyFiles(t)
 	first, second := filepath.Join(t.TempDir(), "first"), filepath.Join(t.TempDir(), "second")
@@ -83,7 +83,7 @@ func TestGateOfAnotherCommit(t *testing.T) {
 	require.NoError(t, err, string(out))
 	require.NoError(t, os.MkdirAll(filepath.Join(root, "fixtures", "gate"), 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(root, "fixtures", "gate", "production.yaml"),
-		[]byte("name: production\nproved: [DR-001]\nprofiles: [kind]\nfreshest: 1h\nkillScoreLeast: 1\nsigned: false\n"), 0o600))
+		[]byte("name: production\nproved: [DR-001]\nprofiles: [kind]\napplication: [docker.io/a]\nfreshest: 1h\nkillScoreLeast: 1\nsigned: false\n"), 0o600))
 	code, _, stderr := ground(t, t.Context(), "gate", "--commit", "30477d6", "good")
 	assert.Equal(t, exitUsage, code)
 	assert.Contains(t, stderr, "-dirty is checked out, and its policy and images.lock are: check out 30477d6")
