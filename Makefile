@@ -74,8 +74,8 @@ certify: ## each quarter: disaster recovery with counter-proofs, and its certifi
 	$(GROUND) verify -p kind --counterproof dr
 	$(GROUND) certify $(if $(SIGNING_KEY),--key $(SIGNING_KEY))
 
-gate: ## may this commit be released? EVIDENCE are statements; VERIFYING_KEY who signed them
-	$(GROUND) gate $(if $(VERIFYING_KEY),--key $(VERIFYING_KEY)) $(EVIDENCE)
+gate: ## may this commit be released? EVIDENCE are statements; VERIFYING_KEY who signed them; CLUSTER the UID of staging's kube-system
+	$(GROUND) gate $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(VERIFYING_KEY),--key $(VERIFYING_KEY)) $(EVIDENCE)
 
 release: gate ## what the gate lets through
 	$(GROUND) deploy production -p $(PROFILE)

@@ -54,7 +54,9 @@ type Run struct {
 // Cluster is one that the run stood on.
 type Cluster struct {
 	Name        string `json:"name"`
-	Fingerprint string `json:"fingerprint"` // of its configuration and images
+	UID         string `json:"uid,omitempty"`  // of its namespace kube-system; empty where the run did not know it
+	Made        bool   `json:"made,omitempty"` // by this project, of what it pins; else it was given
+	Fingerprint string `json:"fingerprint"`    // of its configuration and images
 	Kubernetes  string `json:"kubernetes"`
 	Nodes       int    `json:"nodes"`
 }
@@ -112,7 +114,7 @@ func read(files map[string][]byte) (*Evidence, error) {
 		return nil, fmt.Errorf("evidence: %w", err)
 	}
 	for _, environment := range e.Report.Environments {
-		e.Run.Clusters = append(e.Run.Clusters, Cluster{environment.Cluster, environment.Hash, environment.Kubernetes, len(environment.Nodes)})
+		e.Run.Clusters = append(e.Run.Clusters, Cluster{environment.Cluster, environment.ClusterUID, environment.Made, environment.Hash, environment.Kubernetes, len(environment.Nodes)})
 		for _, i := range environment.Images {
 			if !slices.Contains(e.images, i) {
 				e.images = append(e.images, i)

@@ -35,7 +35,7 @@ func (v Verdict) ExitCode() int {
 // Candidate is what is to be released.
 type Candidate struct {
 	Commit  string
-	Cluster string            // whose evidence counts; any when empty
+	Cluster string            // UID of the given cluster whose evidence counts; one that we make of our pins is the same as any other
 	Images  map[string]string // by name, with its tag, the digest: the images of images.lock
 }
 

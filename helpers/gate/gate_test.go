@@ -17,7 +17,7 @@ import (
 
 const (
 	commit  = "30477d6bdbf7db9764bdaa89af84549320f9eb1c"
-	cluster = "staging"
+	cluster = "4b1dd0c5-93a1-4a4e-8f0e-6a1c8d9e2f37"
 	store   = "docker.io/library/postgres:15"
 	backend = "docker.io/docuthinker/backend"
 	digest  = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
@@ -145,7 +145,9 @@ func TestDecide(t *testing.T) {
 		})}, nil, Release, "RELEASE"},
 		"an image put there": {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.Images[0].Digest = "" })}, nil, Inconclusive, "ran as (no digest)"},
 		"another profile":    {"", []func([]journal.Entry) []journal.Entry{start(func(r *journal.Run) { r.Profile = "kind" })}, nil, Inconclusive, "it is of profile kind, want staging"},
-		"another cluster":    {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.Cluster = "old" })}, nil, Inconclusive, "it is of cluster old, and staging is to be released to"},
+		"another cluster":    {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.ClusterUID = "0ld" })}, nil, Inconclusive, "it is of the cluster staging with the UID 0ld, and " + cluster + " is the one that counts"},
+		"made here":          {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.ClusterUID, p.Made = "0ld", true })}, nil, Release, "RELEASE"},
+		"nobody knows which": {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.ClusterUID, p.Made = "", true })}, nil, Inconclusive, "it does not say which cluster staging is"},
 		"another image":      {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.Images[0].Digest = "sha256:bb" })}, nil, Inconclusive, "the image " + store + " ran as sha256:bb, and " + store + " as " + digest + " is to be released"},
 		"no image":           {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) { p.Images = nil })}, nil, Inconclusive, "of the 0 images that it recorded on staging none is of " + backend},
 		"no cluster":         {"", []func([]journal.Entry) []journal.Entry{with(func(e *journal.Entry) { e.Platform = nil })}, nil, Inconclusive, "it recorded no cluster"},
@@ -184,6 +186,9 @@ func TestDecide(t *testing.T) {
 	d := Decide(p, Candidate{Commit: commit, Cluster: cluster, Images: map[string]string{backend + "s:1.0.0": digest}}, []Given{run(t, "a", nil)}, time.Now())
 	assert.Equal(t, Inconclusive, d.Verdict)
 	assert.Contains(t, d.Explain(), `images.lock has no image of `+backend+`, did you mean "`+backend+`s"?`)
+	d = Decide(p, Candidate{Commit: commit, Images: map[string]string{backend + ":1.0.0": digest}}, []Given{run(t, "a", nil)}, time.Now())
+	assert.Equal(t, Inconclusive, d.Verdict)
+	assert.Contains(t, d.Explain(), "it is of the given cluster staging, and which one counts was not said")
 	changed := run(t, "a", start(func(r *journal.Run) { r.Commit += "-dirty" }))
 	d = Decide(p, Candidate{Commit: commit + "-dirty", Cluster: cluster}, []Given{changed}, time.Now())
 	assert.Equal(t, Inconclusive, d.Verdict, "two working trees that were changed have one name: %s", d.Explain())

@@ -34,8 +34,14 @@ func (p *Policy) refuses(g Given, c Candidate, now time.Time) string {
 		return "it recorded no cluster"
 	}
 	for _, one := range r.Clusters {
-		if c.Cluster != "" && one.Name != c.Cluster {
-			return fmt.Sprintf("it is of cluster %s, and %s is to be released to", one.Name, c.Cluster)
+		switch {
+		case one.UID == "":
+			return fmt.Sprintf("it does not say which cluster %s is: its journal is of an earlier version of the harness, or its account may not read the namespace kube-system", one.Name)
+		case one.Made:
+		case c.Cluster == "":
+			return fmt.Sprintf("it is of the given cluster %s, and which one counts was not said: name it with --cluster, by its UID (kubectl get namespace kube-system -o jsonpath={.metadata.uid})", one.Name)
+		case one.UID != c.Cluster:
+			return fmt.Sprintf("it is of the cluster %s with the UID %s, and %s is the one that counts", one.Name, one.UID, c.Cluster)
 		}
 	}
 	for _, i := range g.Evidence.Images() {

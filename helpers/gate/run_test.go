@@ -23,7 +23,7 @@ func run(t *testing.T, id string, change func([]journal.Entry) []journal.Entry) 
 	require.NoError(t, os.WriteFile(filepath.Join(root, "images.lock"), []byte("[]"), 0o600))
 	entries := []journal.Entry{
 		{Kind: journal.RunStart, Start: &journal.Run{Profile: "staging", TimeScale: 1, CounterProofs: true, Commit: commit}},
-		{Kind: journal.Environment, Platform: &journal.Platform{Cluster: cluster, Hash: "5c1f", Images: []journal.Image{{Name: store, Digest: digest}, {Name: backend + ":1.0.0", Digest: digest}}}},
+		{Kind: journal.Environment, Platform: &journal.Platform{Cluster: "staging", ClusterUID: cluster, Hash: "5c1f", Images: []journal.Image{{Name: store, Digest: digest}, {Name: backend + ":1.0.0", Digest: digest}}}},
 	}
 	for _, clause := range []string{"MSH-001", "POL-001", "POL-002"} {
 		entries = append(entries,

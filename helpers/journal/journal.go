@@ -101,6 +101,8 @@ type Plan struct {
 // Platform is the fingerprint of the environment.
 type Platform struct {
 	Cluster    string  `json:"cluster"`
+	ClusterUID string  `json:"clusterUID,omitempty"` // of its namespace kube-system: a given cluster's name is the profile's; empty where it may not be read
+	Made       bool    `json:"made,omitempty"`       // by this project, of what it pins; else it was given
 	Hash       string  `json:"hash"`
 	Kubernetes string  `json:"kubernetes"`
 	Nodes      []Node  `json:"nodes,omitempty"`

@@ -113,7 +113,7 @@ func namesOf(components []Component) (names []string) {
 }
 
 func describe(ctx context.Context, env *environment.Environment, components []string) (journal.Platform, error) {
-	p := journal.Platform{Cluster: env.Cluster, Hash: env.Hash, Kubernetes: env.Kubernetes}
+	p := journal.Platform{Cluster: env.Cluster, ClusterUID: env.ClusterUID, Made: env.Made(), Hash: env.Hash, Kubernetes: env.Kubernetes}
 	var nodes corev1.NodeList
 	if err := env.Client().List(ctx, &nodes); err != nil {
 		return p, fmt.Errorf("nodes: %w", err)

@@ -48,16 +48,16 @@ func hoursOf(t spec.T, pipeline, name, script string) (hours int) {
 	return hours
 }
 
-// steps are the commands of a target of the Makefile, as make would run them.
-func steps(ctx context.Context, t spec.T, root, makefile, target string) []string {
+// steps are the commands of a target of the Makefile, as make would run them with variables.
+func steps(ctx context.Context, t spec.T, root, makefile, target string, variables ...string) []string {
 	t.Helper()
-	made := exec.CommandContext(ctx, "make", "-n", "-s", "-C", root, "-f", "-", target)
+	made := exec.CommandContext(ctx, "make", append([]string{"-n", "-s", "-C", root, "-f", "-", target}, variables...)...)
 	made.Stdin = strings.NewReader(makefile)
 	said, err := made.CombinedOutput()
 	require.NoError(t, err, "make %s: %s", target, said)
 	var all []string
 	for line := range strings.Lines(string(said)) {
-		all = append(all, strings.TrimSpace(line))
+		all = append(all, strings.Join(strings.Fields(line), " "))
 	}
 	require.NotEmpty(t, all, "make %s does something", target)
 	return all

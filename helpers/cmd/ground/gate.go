@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -115,7 +116,7 @@ func gateCommand() *cobra.Command {
 	}
 	policy := c.Flags().String("policy", "production", "policy of fixtures/gate")
 	commit := c.Flags().String("commit", "", "commit to be released; git's of the working directory without it")
-	cluster := c.Flags().String("cluster", "", "name of the cluster that the evidence must be of; of any without it")
+	cluster := c.Flags().String("cluster", "", "UID of the given cluster whose evidence counts, such as staging's: of its namespace kube-system; without it none of a given cluster does")
 	keyFile := c.Flags().String("key", "", "key that statements must be signed by, in PEM")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		root, err := environment.ProjectRoot()
@@ -223,7 +224,7 @@ func tellRun(e *evidence.Evidence, key *attestation.Key) {
 		fmt.Printf("faults   %d killed, kill score %.2f\n", t.Killed, *r.KillScore)
 	}
 	for _, c := range r.Clusters {
-		fmt.Printf("cluster  %s, fingerprint %s, %s, %d nodes\n", c.Name, c.Fingerprint, c.Kubernetes, c.Nodes)
+		fmt.Printf("cluster  %s, UID %s, fingerprint %s, %s, %d nodes\n", c.Name, cmp.Or(c.UID, "not known"), c.Fingerprint, c.Kubernetes, c.Nodes)
 	}
 	if r.Previous == nil {
 		fmt.Println("chain    the first one")

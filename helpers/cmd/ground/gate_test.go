@@ -33,7 +33,7 @@ func TestGate(t *testing.T) {
 		{[]string{"verify-evidence", "--key", public, "--previous", bad, good}, "verified " + good},
 		{[]string{"evidence", "good"}, "ephemeral"},
 		{[]string{"verify-evidence", filepath.Join(root, "reports", "good", "evidence.json")}, "kill score 1.00"},
-		{[]string{"gate", "--commit", "30477d6", "--cluster", "x", "--key", public, good}, "RELEASE  30477d6 by policy production: 2 of 2 clauses proved"},
+		{[]string{"gate", "--commit", "30477d6", "--cluster", "u1d", "--key", public, good}, "RELEASE  30477d6 by policy production: 2 of 2 clauses proved"},
 	} {
 		code, stdout, stderr := ground(t, t.Context(), step.args...)
 		require.Zero(t, code, "%v: %s%s", step.args, stdout, stderr)
@@ -48,9 +48,10 @@ func TestGate(t *testing.T) {
 		code int
 		says string
 	}{
-		"one clause is broken":         {[]string{"gate", "--commit", "30477d6", "--key", public, bad, good}, 1, "against  DR-001: refuted in run bad"},
+		"one clause is broken":         {[]string{"gate", "--commit", "30477d6", "--cluster", "u1d", "--key", public, bad, good}, 1, "against  DR-001: refuted in run bad"},
 		"another commit":               {[]string{"gate", "--commit", "f00", "--key", public, good}, 2, "it is of commit 30477d6, and f00 is to be released"},
-		"another cluster":              {[]string{"gate", "--commit", "30477d6", "--cluster", "y", "--key", public, good}, 2, "it is of cluster x, and y is to be released to"},
+		"another cluster":              {[]string{"gate", "--commit", "30477d6", "--cluster", "0ther", "--key", public, good}, 2, "it is of the cluster x with the UID u1d, and 0ther is the one that counts"},
+		"no cluster named":             {[]string{"gate", "--commit", "30477d6", "--key", public, good}, 2, "name it with --cluster, by its UID"},
 		"a journal that nobody signed": {[]string{"gate", "--commit", "30477d6", "good"}, 2, "it is not signed"},
 		"a key of nobody":              {[]string{"gate", "--commit", "30477d6", filepath.Join(root, "reports", "good", "evidence.json")}, 2, "it is not signed"},
 		"a changed statement":          {[]string{"gate", "--commit", "30477d6", "--key", public, changed}, exitFailed, "evidence refused: the signature does not fit"},
