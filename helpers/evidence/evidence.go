@@ -63,8 +63,9 @@ type Cluster struct {
 
 // Link is the statement of the run before, by the SHA-256 of its file.
 type Link struct {
-	Run    string `json:"run"`
-	SHA256 string `json:"sha256"`
+	Run     string    `json:"run"`
+	SHA256  string    `json:"sha256"`
+	EndedAt time.Time `json:"endedAt,omitzero"` // of that run; statements of earlier versions do not say it
 }
 
 // Gather makes the evidence of the run whose journals are in dir, with the catalogue and

@@ -41,9 +41,10 @@ type Candidate struct {
 
 // Given is evidence as it came to the gate.
 type Given struct {
-	From     string // where it was read
-	Evidence *evidence.Evidence
-	Signed   bool
+	From      string // where it was read
+	Evidence  *evidence.Evidence
+	Signed    bool
+	Statement []byte // as it was signed; another may follow it
 }
 
 // Decision is the verdict with what led to it.
@@ -61,15 +62,16 @@ type Decision struct {
 
 // Decide weighs evidence at the time now. A clause is proved when a run that counts proved
 // it and killed a fault of it, and none refuted it: of several runs the worst counts, for a
-// clause that holds now and then does not hold.
+// clause that holds now and then does not hold. So it wants all of them, by their chain.
 func Decide(p *Policy, c Candidate, given []Given, now time.Time) Decision {
 	d := Decision{Candidate: c, Policy: p, Lacking: p.unlocked(c)}
-	found := map[string][]of{}
+	found, counts := map[string][]of{}, []Given(nil)
 	for _, g := range given {
 		if why := p.refuses(g, c, now); why != "" {
 			d.Refused = append(d.Refused, g.name()+": "+why)
 			continue
 		}
+		counts = append(counts, g)
 		d.Counted = append(d.Counted, g.name())
 		if score := g.Evidence.Run.KillScore; score != nil && *score < p.KillScoreLeast {
 			d.Against = append(d.Against, fmt.Sprintf("%s: kill score %.2f, want %.2f: its proofs do not notice faults", g.name(), *score, p.KillScoreLeast))
@@ -83,6 +85,7 @@ func Decide(p *Policy, c Candidate, given []Given, now time.Time) Decision {
 			}
 		}
 	}
+	d.Lacking = append(p.gaps(counts, given, now), d.Lacking...)
 	waivers := map[string]catalogue.Waiver{}
 	for _, w := range p.Waivers {
 		if end, err := w.End(); err != nil || !now.Before(end) {

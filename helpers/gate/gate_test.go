@@ -174,7 +174,7 @@ func TestDecide(t *testing.T) {
 				}
 				given = append(given, g)
 			}
-			d := Decide(p, Candidate{Commit: commit, Cluster: cluster, Images: map[string]string{store: digest, backend + ":1.0.0": digest}}, given, time.Now())
+			d := Decide(p, candidate, given, time.Now())
 			said := d.Explain()
 			assert.Equal(t, c.want, d.Verdict, said)
 			assert.Contains(t, said, c.says)

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -13,8 +14,11 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/journal"
 )
 
-// run is evidence of a run on staging that proved all that is asked for, but for what a
-// change makes of its entries.
+// candidate is what all runs are of.
+var candidate = Candidate{Commit: commit, Cluster: cluster, Images: map[string]string{store: digest, backend + ":1.0.0": digest}}
+
+// run is evidence of a run on staging, a week after the one before it, that proved all that
+// is asked for, but for what a change makes of its entries.
 func run(t *testing.T, id string, change func([]journal.Entry) []journal.Entry) Given {
 	t.Helper()
 	root := t.TempDir()
@@ -43,7 +47,8 @@ func run(t *testing.T, id string, change func([]journal.Entry) []journal.Entry) 
 	require.NoError(t, w.Close())
 	e, err := evidence.Gather(root, filepath.Join(root, "run"))
 	require.NoError(t, err)
-	return Given{From: id + ".json", Evidence: e, Signed: true}
+	e.Run.Previous = &evidence.Link{Run: "last week", SHA256: "00", EndedAt: e.Run.EndedAt.Add(-7 * 24 * time.Hour)}
+	return Given{From: id + ".json", Evidence: e, Signed: true, Statement: []byte(id)}
 }
 
 // ends gives the end of the journal a text.
