@@ -2,6 +2,7 @@ package gate
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -104,6 +105,17 @@ func platform(change func(*journal.Platform)) func([]journal.Entry) []journal.En
 			e.Platform = &own
 		}
 	})
+}
+
+// atTheEnd has the cluster, which is another's, described once more at the end.
+func atTheEnd(change func(*journal.Platform)) func([]journal.Entry) []journal.Entry {
+	return func(all []journal.Entry) []journal.Entry {
+		again := platform(func(p *journal.Platform) {
+			change(p)
+			p.Hash = fmt.Sprint(p.Images) // as of a given cluster
+		})(slices.Clone(all[1:2]))
+		return slices.Insert(all, len(all)-1, again...)
+	}
 }
 
 // without leaves all out that a run wrote down of a clause.

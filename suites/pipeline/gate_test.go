@@ -64,7 +64,7 @@ func gates(ctx context.Context, t spec.T, root, ground, asked, cluster string, r
 	var images []journal.Image
 	for _, e := range ran {
 		if e.Platform != nil {
-			images = e.Platform.Images
+			images = append(images, e.Platform.Images...) // at its start and at its end
 		}
 	}
 	var locked []map[string]string
