@@ -56,6 +56,7 @@ type Decision struct {
 	Waived    []string // clauses that are not, and need not be, with the reason
 	Against   []string // what speaks against the release
 	Lacking   []string // what is not known
+	Excused   []string // faults that were void, and may be, with the reason
 	Counted   []string // evidence
 	Refused   []string // evidence that does not count, and why
 }
@@ -73,7 +74,9 @@ func Decide(p *Policy, c Candidate, given []Given, now time.Time) Decision {
 		}
 		counts = append(counts, g)
 		d.Counted = append(d.Counted, g.name())
-		if score := g.Evidence.Run.KillScore; score != nil && *score < p.KillScoreLeast {
+		score, excused := p.killScore(g)
+		d.Excused = append(d.Excused, excused...)
+		if score != nil && *score < p.KillScoreLeast {
 			d.Against = append(d.Against, fmt.Sprintf("%s: kill score %.2f, want %.2f: its proofs do not notice faults", g.name(), *score, p.KillScoreLeast))
 		}
 		for _, s := range g.Evidence.Report.Suites {
@@ -116,6 +119,29 @@ func Decide(p *Policy, c Candidate, given []Given, now time.Time) Decision {
 		d.Verdict = Release
 	}
 	return d
+}
+
+// killScore is the share of the faults of a run that were killed, without those that were
+// void and may be; nil where none was seeded.
+func (p *Policy) killScore(g Given) (score *float64, excused []string) {
+	for _, s := range g.Evidence.Report.Suites {
+		for _, c := range s.Clauses {
+			for _, t := range c.Trials {
+				for _, v := range p.MayBeVoid {
+					if t.Outcome == journal.VoidTrial && !t.Harmless && c.ID == v.ID && t.Name == v.Fault {
+						excused = append(excused, fmt.Sprintf("%s: %q was void in %s: %s", c.ID, t.Name, g.name(), v.Reason))
+					}
+				}
+			}
+		}
+	}
+	t := g.Evidence.Report.Totals
+	seeded := t.Killed + t.Survived + t.VoidFaults - len(excused)
+	if seeded <= 0 {
+		return nil, excused
+	}
+	share := float64(t.Killed) / float64(seeded)
+	return &share, excused
 }
 
 // of is what one run says of a clause.

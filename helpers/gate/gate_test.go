@@ -44,23 +44,6 @@ func TestLoadPolicy(t *testing.T) {
 	p, err := policy(t, sound)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"MSH-001", "POL-001", "POL-002"}, p.clauses)
-	root, err := filepath.Abs("../..")
-	require.NoError(t, err)
-	clauses, err := catalogue.Find(root)
-	require.NoError(t, err)
-	production, err := LoadPolicy(filepath.Join(root, "fixtures", "gate", "production.yaml"), clauses)
-	require.NoError(t, err)
-	data, err := os.ReadFile(filepath.Join(root, image.LockFile))
-	require.NoError(t, err)
-	locked, err := image.ReadLock(data)
-	require.NoError(t, err)
-	assert.Empty(t, production.unlocked(Candidate{Images: locked}))
-	for name := range locked {
-		if r := repository(name); strings.HasPrefix(r, "docker.io/docuthinker/") && r != "docker.io/docuthinker/probe" { // that one is the tests'
-			assert.Contains(t, production.Application, r, "what is released of the application has run")
-		}
-	}
-
 	for name, c := range map[string]struct{ old, with, says string }{
 		"unknown key":       {"signed", "signd", `unknown key "signd", did you mean "signed"?`},
 		"unknown area":      {"policy,", "polici,", `there is no area "polici", did you mean "policy"?`},
@@ -74,6 +57,9 @@ func TestLoadPolicy(t *testing.T) {
 		"waiver of none":    {"signed: true", "signed: true\nwaivers: [{id: POL-009, reason: r, expires: 2027-01-31}]", `POL-009 is not asked for, did you mean "POL-00`},
 		"waiver unreasoned": {"signed: true", "signed: true\nwaivers: [{id: POL-001, reason: ' ', expires: 2027-01-31}]", "POL-001 has no reason"},
 		"waiver for ever":   {"signed: true", "signed: true\nwaivers: [{id: POL-001, reason: r}]", "want a date such as"},
+		"void of none":      {"signed: true", "signed: true\nmayBeVoid: [{id: POL-009, fault: f, reason: r}]", "mayBeVoid: catalogue: no clause \"POL-009\""},
+		"void twice":        {"signed: true", "signed: true\nmayBeVoid: [{id: POL-001, fault: f, reason: r}, {id: POL-001, fault: f, reason: s}]", `mayBeVoid: POL-001 "f" is named twice`},
+		"void unreasoned":   {"signed: true", "signed: true\nmayBeVoid: [{id: POL-001, fault: f, reason: ' '}]", "mayBeVoid: POL-001 has no fault or no reason"},
 		"waived twice":      {"signed: true", "signed: true\nwaivers: [{id: POL-001, reason: r, expires: 2027-01-31}, {id: POL-001, reason: r, expires: 2027-01-31}]", "waived twice"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -86,9 +72,42 @@ func TestLoadPolicy(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
+// The policies that are there can be read, and images.lock has what they ask for. Of what is
+// released all has run that the application's chart runs.
+func TestPolicies(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	require.NoError(t, err)
+	clauses, err := catalogue.Find(root)
+	require.NoError(t, err)
+	data, err := os.ReadFile(filepath.Join(root, image.LockFile))
+	require.NoError(t, err)
+	locked, err := image.ReadLock(data)
+	require.NoError(t, err)
+	files, err := filepath.Glob(filepath.Join(root, "fixtures", "gate", "*.yaml"))
+	require.NoError(t, err)
+	policies := map[string]*Policy{}
+	for _, file := range files {
+		p, err := LoadPolicy(file, clauses)
+		require.NoError(t, err)
+		assert.Equal(t, strings.TrimSuffix(filepath.Base(file), ".yaml"), p.Name)
+		assert.Empty(t, p.unlocked(Candidate{Images: locked}), p.Name)
+		policies[p.Name] = p
+	}
+	require.Contains(t, policies, "policies", "docs/gate.md shows it")
+	for name := range locked {
+		if r := repository(name); strings.HasPrefix(r, "docker.io/docuthinker/") && r != "docker.io/docuthinker/probe" { // that one is the proofs'
+			assert.Contains(t, policies["production"].Application, r)
+		}
+	}
+}
+
 func TestDecide(t *testing.T) {
 	waived := "waivers: [{id: POL-002, reason: the tag moves next week, expires: 2099-01-31}]\n"
+	mayBeVoid := "mayBeVoid: [{id: POL-001, fault: gone, reason: the account may not}]\n"
 	refuted := verdictOf("POL-002", journal.Refuted, "a pod with :latest was admitted")
+	voidFault := func(all []journal.Entry) []journal.Entry {
+		return verdictOf("POL-001", journal.Void, "a counter-proof is void")(trialOf("POL-001", journal.VoidTrial)(all))
+	}
 	for name, c := range map[string]struct {
 		policy  string
 		changes []func([]journal.Entry) []journal.Entry // one run each; nil for a sound one
@@ -116,15 +135,24 @@ func TestDecide(t *testing.T) {
 			nil, Hold,
 			"POL-002: its waiver expired on 2020-01-31",
 		},
-		"not settled":         {"", []func([]journal.Entry) []journal.Entry{verdictOf("MSH-001", journal.Inconclusive, "no samples")}, nil, Inconclusive, "MSH-001: inconclusive in run a (a.json): no samples"},
-		"settled by another":  {"", []func([]journal.Entry) []journal.Entry{verdictOf("MSH-001", journal.Inconclusive, "no samples"), nil}, nil, Release, "run a (a.json), run b (b.json)"},
-		"a fault survived":    {"", []func([]journal.Entry) []journal.Entry{trialOf("POL-001", journal.Survived)}, nil, Hold, `POL-001: its trial "gone" came out as survived`},
-		"a low kill score":    {"", []func([]journal.Entry) []journal.Entry{trialOf("POL-001", journal.VoidTrial)}, nil, Hold, "kill score 0.67, want 1.00"},
-		"no fault was seeded": {"", []func([]journal.Entry) []journal.Entry{withoutTrials}, nil, Inconclusive, "its proof is not known to be able to fail"},
-		"not signed":          {"", []func([]journal.Entry) []journal.Entry{nil}, func(g *Given) { g.Signed = false }, Inconclusive, "it is not signed"},
-		"unsigned may do":     {"signed: false\n", []func([]journal.Entry) []journal.Entry{nil}, func(g *Given) { g.Signed = false }, Release, "RELEASE"},
-		"another commit":      {"", []func([]journal.Entry) []journal.Entry{start(func(r *journal.Run) { r.Commit = "f00" })}, nil, Inconclusive, "it is of commit f00, and " + commit + " is to be released"},
-		"changed files":       {"", []func([]journal.Entry) []journal.Entry{start(func(r *journal.Run) { r.Commit += "-dirty" })}, nil, Inconclusive, "-dirty, which nobody else can look at"},
+		"not settled":        {"", []func([]journal.Entry) []journal.Entry{verdictOf("MSH-001", journal.Inconclusive, "no samples")}, nil, Inconclusive, "MSH-001: inconclusive in run a (a.json): no samples"},
+		"settled by another": {"", []func([]journal.Entry) []journal.Entry{verdictOf("MSH-001", journal.Inconclusive, "no samples"), nil}, nil, Release, "run a (a.json), run b (b.json)"},
+		"a fault survived":   {"", []func([]journal.Entry) []journal.Entry{trialOf("POL-001", journal.Survived)}, nil, Hold, `POL-001: its trial "gone" came out as survived`},
+		"a low kill score":   {"", []func([]journal.Entry) []journal.Entry{trialOf("POL-001", journal.VoidTrial)}, nil, Hold, "kill score 0.67, want 1.00"},
+		"void, as it may be, and killed by another": {
+			mayBeVoid,
+			[]func([]journal.Entry) []journal.Entry{voidFault, nil},
+			nil, Release,
+			`excused  POL-001: "gone" was void in run a (a.json): the account may not`,
+		},
+		"void, as it may be, and nowhere killed": {mayBeVoid, []func([]journal.Entry) []journal.Entry{voidFault}, nil, Inconclusive, "lacking  POL-001: void in run a (a.json): a counter-proof is void"},
+		"survived where it may be void":          {mayBeVoid, []func([]journal.Entry) []journal.Entry{trialOf("POL-001", journal.Survived), nil}, nil, Hold, "kill score 0.67, want 1.00"},
+		"another one void":                       {mayBeVoid, []func([]journal.Entry) []journal.Entry{trialOf("POL-002", journal.VoidTrial), nil}, nil, Hold, "kill score 0.67, want 1.00"},
+		"no fault was seeded":                    {"", []func([]journal.Entry) []journal.Entry{withoutTrials}, nil, Inconclusive, "its proof is not known to be able to fail"},
+		"not signed":                             {"", []func([]journal.Entry) []journal.Entry{nil}, func(g *Given) { g.Signed = false }, Inconclusive, "it is not signed"},
+		"unsigned may do":                        {"signed: false\n", []func([]journal.Entry) []journal.Entry{nil}, func(g *Given) { g.Signed = false }, Release, "RELEASE"},
+		"another commit":                         {"", []func([]journal.Entry) []journal.Entry{start(func(r *journal.Run) { r.Commit = "f00" })}, nil, Inconclusive, "it is of commit f00, and " + commit + " is to be released"},
+		"changed files":                          {"", []func([]journal.Entry) []journal.Entry{start(func(r *journal.Run) { r.Commit += "-dirty" })}, nil, Inconclusive, "-dirty, which nobody else can look at"},
 		"an image twice": {"", []func([]journal.Entry) []journal.Entry{platform(func(p *journal.Platform) {
 			p.Images = append([]journal.Image{{Name: store, Digest: "sha256:00"}}, p.Images...)
 		})}, nil, Inconclusive, "the image " + store + " ran as sha256:00"},

@@ -26,7 +26,17 @@ type Policy struct {
 	KillScoreLeast float64            `json:"killScoreLeast"`    // of every run that counts, between 0 and 1
 	Signed         bool               `json:"signed"`            // evidence without a verified signature does not count
 	Waivers        []catalogue.Waiver `json:"waivers,omitempty"` // of clauses that need not be proved for a while; a refuted one holds all the same
+	MayBeVoid      []VoidFault        `json:"mayBeVoid,omitempty"`
 	clauses        []string           // Proved, clause by clause
+}
+
+// VoidFault is a fault that some environment whose evidence counts does not let anybody seed:
+// void, it does not lower the kill score. Nothing else is excused by it: a run in which it was
+// void has not proved its clause, and one that it survived holds the release.
+type VoidFault struct {
+	ID     string `json:"id"`
+	Fault  string `json:"fault"` // its name
+	Reason string `json:"reason"`
 }
 
 // LoadPolicy reads a policy strictly: an unknown key, area or clause is an error with the
@@ -85,6 +95,20 @@ func (p *Policy) validate(known catalogue.Catalogue) error {
 	}
 	if !(p.KillScoreLeast >= 0 && p.KillScoreLeast <= 1) {
 		bad("killScoreLeast is %g; want 0 to 1", p.KillScoreLeast)
+	}
+	excused := map[string]bool{}
+	for _, v := range p.MayBeVoid {
+		if one := v.ID + " " + v.Fault; excused[one] {
+			bad("mayBeVoid: %s %q is named twice", v.ID, v.Fault)
+		} else {
+			excused[one] = true
+		}
+		if _, err := known.Lookup(v.ID); err != nil {
+			bad("mayBeVoid: %w", err)
+		}
+		if strings.TrimSpace(v.Fault) == "" || strings.TrimSpace(v.Reason) == "" {
+			bad("mayBeVoid: %s has no fault or no reason: name both", v.ID)
+		}
 	}
 	seen := map[string]bool{}
 	for _, w := range p.Waivers {
