@@ -66,16 +66,19 @@ prove: ## SUITES on the cluster that GROUND_KUBECONFIG leads to, by PROFILE
 look: ## on production: what looking alone proves of it; all else is above its ceiling
 	$(GROUND) verify -p production policy dr perf -- -run '^(TestInventory|TestSchedules|TestServiceLevels)$$'
 
-nightly: ## all that the profile's ceiling allows, at full length, and the evidence of it
-	$(GROUND) verify -p $(PROFILE) --counterproof -- -timeout 10h
-	$(GROUND) evidence $(if $(SIGNING_KEY),--key $(SIGNING_KEY))
+# Evidence of the run before it in the recipe, whatever that came to, and then its exit code: a red night that left no statement
+# could be run again until it is green. It follows PREVIOUS or, without it, the newest statement of reports/.
+STATED = code=$$?; $(GROUND) evidence $(if $(SIGNING_KEY),--key $(SIGNING_KEY)) $(if $(PREVIOUS),--previous $(PREVIOUS)) && exit $$code
 
-certify: ## each quarter: disaster recovery with counter-proofs, and its certificate; on a cluster of ours, for DR-005 loses one
-	$(GROUND) verify -p kind --counterproof dr
+nightly: ## all that the profile's ceiling allows, at full length, and the evidence of it
+	$(GROUND) verify -p $(PROFILE) --counterproof -- -timeout 10h; $(STATED)
+
+certify: ## each quarter: disaster recovery with counter-proofs, evidence, and its certificate; on a cluster of ours, for DR-005 loses one
+	$(GROUND) verify -p kind --counterproof dr; $(STATED)
 	$(GROUND) certify $(if $(SIGNING_KEY),--key $(SIGNING_KEY))
 
-gate: ## may this commit be released? EVIDENCE are statements; VERIFYING_KEY who signed them
-	$(GROUND) gate $(if $(VERIFYING_KEY),--key $(VERIFYING_KEY)) $(EVIDENCE)
+gate: ## may this commit be released? EVIDENCE are statements; VERIFYING_KEY who signed them; CLUSTER the UID of staging's kube-system
+	$(GROUND) gate $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(VERIFYING_KEY),--key $(VERIFYING_KEY)) $(EVIDENCE)
 
 release: gate ## what the gate lets through
 	$(GROUND) deploy production -p $(PROFILE)

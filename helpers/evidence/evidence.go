@@ -54,15 +54,18 @@ type Run struct {
 // Cluster is one that the run stood on.
 type Cluster struct {
 	Name        string `json:"name"`
-	Fingerprint string `json:"fingerprint"` // of its configuration and images
+	UID         string `json:"uid,omitempty"`  // of its namespace kube-system; empty where the run did not know it
+	Made        bool   `json:"made,omitempty"` // by this project, of what it pins; else it was given
+	Fingerprint string `json:"fingerprint"`    // of its configuration and images
 	Kubernetes  string `json:"kubernetes"`
 	Nodes       int    `json:"nodes"`
 }
 
 // Link is the statement of the run before, by the SHA-256 of its file.
 type Link struct {
-	Run    string `json:"run"`
-	SHA256 string `json:"sha256"`
+	Run     string    `json:"run"`
+	SHA256  string    `json:"sha256"`
+	EndedAt time.Time `json:"endedAt,omitzero"` // of that run; statements of earlier versions do not say it
 }
 
 // Gather makes the evidence of the run whose journals are in dir, with the catalogue and
@@ -112,7 +115,7 @@ func read(files map[string][]byte) (*Evidence, error) {
 		return nil, fmt.Errorf("evidence: %w", err)
 	}
 	for _, environment := range e.Report.Environments {
-		e.Run.Clusters = append(e.Run.Clusters, Cluster{environment.Cluster, environment.Hash, environment.Kubernetes, len(environment.Nodes)})
+		e.Run.Clusters = append(e.Run.Clusters, Cluster{environment.Cluster, environment.ClusterUID, environment.Made, environment.Hash, environment.Kubernetes, len(environment.Nodes)})
 		for _, i := range environment.Images {
 			if !slices.Contains(e.images, i) {
 				e.images = append(e.images, i)

@@ -60,7 +60,7 @@ func (e *Evidence) Follow(before *Evidence, data []byte) error {
 	if !before.Run.EndedAt.Before(e.Run.EndedAt) {
 		return fmt.Errorf("run %s ended no earlier than %s: it cannot be the one before", before.Run.ID, e.Run.ID)
 	}
-	e.Run.Previous = &Link{before.Run.ID, sum(data)}
+	e.Run.Previous = &Link{before.Run.ID, sum(data), before.Run.EndedAt}
 	return nil
 }
 
@@ -98,16 +98,29 @@ func (e *Evidence) Sign(ctx context.Context, key *attestation.Key) (statement, b
 	return statement, bundle, err
 }
 
+// Said is what a statement that key signed says of its run. Whether its journals say so is not
+// looked at: Open does.
+func Said(ctx context.Context, statement []byte, key *attestation.Key) (Run, error) {
+	_, signed, err := opened(ctx, statement, key)
+	return signed.Run, err
+}
+
+func opened(ctx context.Context, statement []byte, key *attestation.Key) (said attestation.Statement, signed predicate, err error) {
+	if said, err = attestation.Open(ctx, statement, key, PredicateType); err != nil {
+		return said, signed, fmt.Errorf("evidence refused: %w", err)
+	}
+	if err := strictyaml.Unmarshal(said.Predicate, &signed); err != nil {
+		return said, signed, fmt.Errorf("evidence refused: the predicate: %w", err)
+	}
+	return said, signed, nil
+}
+
 // Open reads evidence that key signed. Not a byte of the statement, nor of any file in the
 // bundle, may have been changed since, and the statement must say what the journals say.
 func Open(ctx context.Context, statement, bundle []byte, key *attestation.Key) (*Evidence, error) {
-	said, err := attestation.Open(ctx, statement, key, PredicateType)
+	said, signed, err := opened(ctx, statement, key)
 	if err != nil {
-		return nil, fmt.Errorf("evidence refused: %w", err)
-	}
-	var signed predicate
-	if err := strictyaml.Unmarshal(said.Predicate, &signed); err != nil {
-		return nil, fmt.Errorf("evidence refused: the predicate: %w", err)
+		return nil, err
 	}
 	files, err := unpack(bundle)
 	if err != nil {

@@ -1,10 +1,7 @@
 package gate
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/proving-ground/proving-ground/helpers/catalogue"
@@ -38,15 +35,16 @@ func (v Verdict) ExitCode() int {
 // Candidate is what is to be released.
 type Candidate struct {
 	Commit  string
-	Cluster string            // whose evidence counts; any when empty
-	Images  map[string]string // by name the digest: the images of images.lock
+	Cluster string            // UID of the given cluster whose evidence counts; one that we make of our pins is the same as any other
+	Images  map[string]string // by name, with its tag, the digest: the images of images.lock
 }
 
 // Given is evidence as it came to the gate.
 type Given struct {
-	From     string // where it was read
-	Evidence *evidence.Evidence
-	Signed   bool
+	From      string // where it was read
+	Evidence  *evidence.Evidence
+	Signed    bool
+	Statement []byte // as it was signed; another may follow it
 }
 
 // Decision is the verdict with what led to it.
@@ -55,26 +53,30 @@ type Decision struct {
 	Candidate Candidate
 	Policy    *Policy
 	Proved    int      // clauses that are
-	Waived    []string // clauses that are not, with the reason
+	Waived    []string // clauses that are not, and need not be, with the reason
 	Against   []string // what speaks against the release
 	Lacking   []string // what is not known
+	Excused   []string // faults that were void, and may be, with the reason
 	Counted   []string // evidence
 	Refused   []string // evidence that does not count, and why
 }
 
 // Decide weighs evidence at the time now. A clause is proved when a run that counts proved
 // it and killed a fault of it, and none refuted it: of several runs the worst counts, for a
-// clause that holds now and then does not hold.
+// clause that holds now and then does not hold. So it wants all of them, by their chain.
 func Decide(p *Policy, c Candidate, given []Given, now time.Time) Decision {
-	d := Decision{Candidate: c, Policy: p}
-	found := map[string][]of{}
+	d := Decision{Candidate: c, Policy: p, Lacking: p.unlocked(c)}
+	found, counts := map[string][]of{}, []Given(nil)
 	for _, g := range given {
 		if why := p.refuses(g, c, now); why != "" {
 			d.Refused = append(d.Refused, g.name()+": "+why)
 			continue
 		}
+		counts = append(counts, g)
 		d.Counted = append(d.Counted, g.name())
-		if score := g.Evidence.Run.KillScore; score != nil && *score < p.KillScoreLeast {
+		score, excused := p.killScore(g)
+		d.Excused = append(d.Excused, excused...)
+		if score != nil && *score < p.KillScoreLeast {
 			d.Against = append(d.Against, fmt.Sprintf("%s: kill score %.2f, want %.2f: its proofs do not notice faults", g.name(), *score, p.KillScoreLeast))
 		}
 		for _, s := range g.Evidence.Report.Suites {
@@ -86,6 +88,7 @@ func Decide(p *Policy, c Candidate, given []Given, now time.Time) Decision {
 			}
 		}
 	}
+	d.Lacking = append(p.gaps(counts, given, now), d.Lacking...)
 	waivers := map[string]catalogue.Waiver{}
 	for _, w := range p.Waivers {
 		if end, err := w.End(); err != nil || !now.Before(end) {
@@ -99,10 +102,10 @@ func Decide(p *Policy, c Candidate, given []Given, now time.Time) Decision {
 		switch w, waived := waivers[id]; {
 		case against == "" && lacking == "":
 			d.Proved++
-		case waived:
-			d.Waived = append(d.Waived, fmt.Sprintf("%s until %s: %s (%s)", id, w.Expires, w.Reason, against+lacking))
-		case against != "":
+		case against != "": // waived or not: what is excused is that it could not be proved, not that it does not hold
 			d.Against = append(d.Against, id+": "+against)
+		case waived:
+			d.Waived = append(d.Waived, fmt.Sprintf("%s until %s: %s (%s)", id, w.Expires, w.Reason, lacking))
 		default:
 			d.Lacking = append(d.Lacking, id+": "+lacking)
 		}
@@ -116,6 +119,29 @@ func Decide(p *Policy, c Candidate, given []Given, now time.Time) Decision {
 		d.Verdict = Release
 	}
 	return d
+}
+
+// killScore is the share of the faults of a run that were killed, without those that were
+// void and may be; nil where none was seeded.
+func (p *Policy) killScore(g Given) (score *float64, excused []string) {
+	for _, s := range g.Evidence.Report.Suites {
+		for _, c := range s.Clauses {
+			for _, t := range c.Trials {
+				for _, v := range p.MayBeVoid {
+					if t.Outcome == journal.VoidTrial && !t.Harmless && c.ID == v.ID && t.Name == v.Fault {
+						excused = append(excused, fmt.Sprintf("%s: %q was void in %s: %s", c.ID, t.Name, g.name(), v.Reason))
+					}
+				}
+			}
+		}
+	}
+	t := g.Evidence.Report.Totals
+	seeded := t.Killed + t.Survived + t.VoidFaults - len(excused)
+	if seeded <= 0 {
+		return nil, excused
+	}
+	share := float64(t.Killed) / float64(seeded)
+	return &share, excused
 }
 
 // of is what one run says of a clause.
@@ -155,45 +181,3 @@ func weigh(all []of) (against, lacking string) {
 }
 
 func (g Given) name() string { return "run " + g.Evidence.Run.ID + " (" + g.From + ")" }
-
-// refuses says why evidence does not count; empty when it does.
-func (p *Policy) refuses(g Given, c Candidate, now time.Time) string {
-	r := g.Evidence.Run
-	switch {
-	case p.Signed && !g.Signed:
-		return "it is not signed: make it by ground evidence, and give the key"
-	case strings.HasSuffix(r.Commit, "-dirty"):
-		return fmt.Sprintf("it is of %s, which nobody else can look at: commit, then run it again", r.Commit)
-	case r.Commit != c.Commit:
-		return fmt.Sprintf("it is of commit %s, and %s is to be released", cmp.Or(r.Commit, "(not known)"), c.Commit)
-	case !slices.Contains(p.Profiles, r.Profile):
-		return fmt.Sprintf("it is of profile %s, want %s", r.Profile, strings.Join(p.Profiles, " or "))
-	case r.EndedAt.After(now):
-		return fmt.Sprintf("it ended at %s, which is in the future: is this machine's clock right?", r.EndedAt.UTC().Format(time.RFC3339))
-	case now.Sub(r.EndedAt) > p.Freshest.Duration:
-		return fmt.Sprintf("it is %s old, want at most %s", now.Sub(r.EndedAt).Round(time.Minute), p.Freshest.Duration)
-	case g.Evidence.Report.Torn > 0:
-		return fmt.Sprintf("its journals have %d torn lines, and nobody knows what they said: run it again", g.Evidence.Report.Torn)
-	case len(r.Clusters) == 0:
-		return "it recorded no cluster"
-	}
-	for _, one := range r.Clusters {
-		if c.Cluster != "" && one.Name != c.Cluster {
-			return fmt.Sprintf("it is of cluster %s, and %s is to be released to", one.Name, c.Cluster)
-		}
-	}
-	ran := g.Evidence.Images()
-	known := false
-	for _, i := range ran {
-		want, is := c.Images[i.Name]
-		if is && want != i.Digest {
-			return fmt.Sprintf("the image %s ran as %s, and %s is to be released", i.Name, cmp.Or(i.Digest, "(no digest)"), want)
-		} else if is {
-			known = true
-		}
-	}
-	if len(c.Images) > 0 && !known {
-		return fmt.Sprintf("of the %d images that it recorded none is to be released: nobody knows what ran", len(ran))
-	}
-	return ""
-}

@@ -20,7 +20,7 @@ func (d Decision) Explain() string {
 	for _, group := range []struct {
 		word string
 		of   []string
-	}{{"against", d.Against}, {"refused", d.Refused}, {"lacking", d.Lacking}, {"waived", d.Waived}} {
+	}{{"against", d.Against}, {"refused", d.Refused}, {"lacking", d.Lacking}, {"waived", d.Waived}, {"excused", d.Excused}} {
 		for _, one := range group.of {
 			more = append(more, fmt.Sprintf("%-8s %s", group.word, strings.Join(strings.Fields(one), " ")))
 		}

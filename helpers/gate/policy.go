@@ -21,11 +21,22 @@ type Policy struct {
 	Name           string             `json:"name"`
 	Proved         []string           `json:"proved"`            // areas of the catalogue, such as mesh, or single clauses
 	Profiles       []string           `json:"profiles"`          // of the environments whose evidence counts
+	Application    []string           `json:"application"`       // repositories of images.lock, such as docker.io/docuthinker/backend, of which a run that counts has had an image
 	Freshest       metav1.Duration    `json:"freshest"`          // how old evidence may be: since the end of its run
 	KillScoreLeast float64            `json:"killScoreLeast"`    // of every run that counts, between 0 and 1
 	Signed         bool               `json:"signed"`            // evidence without a verified signature does not count
-	Waivers        []catalogue.Waiver `json:"waivers,omitempty"` // of clauses that need not be proved for a while
+	Waivers        []catalogue.Waiver `json:"waivers,omitempty"` // of clauses that need not be proved for a while; a refuted one holds all the same
+	MayBeVoid      []VoidFault        `json:"mayBeVoid,omitempty"`
 	clauses        []string           // Proved, clause by clause
+}
+
+// VoidFault is a fault that some environment whose evidence counts does not let anybody seed:
+// void, it does not lower the kill score. Nothing else is excused by it: a run in which it was
+// void has not proved its clause, and one that it survived holds the release.
+type VoidFault struct {
+	ID     string `json:"id"`
+	Fault  string `json:"fault"` // its name
+	Reason string `json:"reason"`
 }
 
 // LoadPolicy reads a policy strictly: an unknown key, area or clause is an error with the
@@ -71,11 +82,33 @@ func (p *Policy) validate(known catalogue.Catalogue) error {
 	if len(p.Profiles) == 0 {
 		bad("profiles is empty: no evidence would count")
 	}
+	if len(p.Application) == 0 {
+		bad("application is empty: nobody would know whether what is to be released ran; want repositories of images.lock, such as docker.io/docuthinker/backend")
+	}
+	for _, a := range p.Application {
+		if repository(a) != a {
+			bad("application: %s is one image; want its repository, %s: tag and digest are those of images.lock", a, repository(a))
+		}
+	}
 	if p.Freshest.Duration <= 0 {
 		bad("freshest is %s; want a time such as 36h", p.Freshest.Duration)
 	}
 	if !(p.KillScoreLeast >= 0 && p.KillScoreLeast <= 1) {
 		bad("killScoreLeast is %g; want 0 to 1", p.KillScoreLeast)
+	}
+	excused := map[string]bool{}
+	for _, v := range p.MayBeVoid {
+		if one := v.ID + " " + v.Fault; excused[one] {
+			bad("mayBeVoid: %s %q is named twice", v.ID, v.Fault)
+		} else {
+			excused[one] = true
+		}
+		if _, err := known.Lookup(v.ID); err != nil {
+			bad("mayBeVoid: %w", err)
+		}
+		if strings.TrimSpace(v.Fault) == "" || strings.TrimSpace(v.Reason) == "" {
+			bad("mayBeVoid: %s has no fault or no reason: name both", v.ID)
+		}
 	}
 	seen := map[string]bool{}
 	for _, w := range p.Waivers {

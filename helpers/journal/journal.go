@@ -24,7 +24,7 @@ type Kind string
 const (
 	RunStart     Kind = "run-start"     // Start is set: how a process was started
 	Planned      Kind = "planned"       // Plan is set: a specification registered for this run
-	Environment  Kind = "environment"   // Platform is set: where the run happens, image by image
+	Environment  Kind = "environment"   // Platform is set: where the run happens, image by image; of a given cluster once more at the end
 	PhaseStart   Kind = "phase-start"   // Phase is set: lease, install, baseline, counter-proof, restore
 	PhaseEnd     Kind = "phase-end"     // Phase is set, with Seconds
 	Observation  Kind = "observation"   // Text, and Data when there is more to keep
@@ -101,6 +101,8 @@ type Plan struct {
 // Platform is the fingerprint of the environment.
 type Platform struct {
 	Cluster    string  `json:"cluster"`
+	ClusterUID string  `json:"clusterUID,omitempty"` // of its namespace kube-system: a given cluster's name is the profile's; empty where it may not be read
+	Made       bool    `json:"made,omitempty"`       // by this project, of what it pins; else it was given
 	Hash       string  `json:"hash"`
 	Kubernetes string  `json:"kubernetes"`
 	Nodes      []Node  `json:"nodes,omitempty"`

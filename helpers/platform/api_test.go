@@ -36,6 +36,7 @@ var served = map[string][]metav1.APIResource{
 	"/api/v1": {
 		{Name: "namespaces", Kind: "Namespace"},
 		{Name: "configmaps", Kind: "ConfigMap", Namespaced: true},
+		{Name: "nodes", Kind: "Node"},
 		{Name: "pods", Kind: "Pod", Namespaced: true},
 		{Name: "services", Kind: "Service", Namespaced: true},
 	},
@@ -44,6 +45,9 @@ var served = map[string][]metav1.APIResource{
 		{Name: "replicasets", Kind: "ReplicaSet", Namespaced: true},
 	},
 }
+
+// lists are those that are answered, by their kinds' plural.
+var lists = map[string]string{"configmaps": "ConfigMapList", "nodes": "NodeList", "pods": "PodList"}
 
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Query().Get("watch") != "" {
@@ -67,7 +71,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, metav1.APIResourceList{
 			TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: strings.TrimPrefix(version, "api/"), APIResources: served[path],
 		})
-	case r.Method == http.MethodGet && strings.HasSuffix(path, "/configmaps"):
+	case r.Method == http.MethodGet && lists[filepath.Base(path)] != "":
 		a.list(w, path)
 	default:
 		a.object(w, r, path)
@@ -94,7 +98,7 @@ func (a *api) list(w http.ResponseWriter, path string) {
 			items = append(items, o)
 		}
 	}
-	answer(w, map[string]any{"apiVersion": "v1", "kind": "ConfigMapList", "metadata": map[string]any{"resourceVersion": "1"}, "items": items})
+	answer(w, map[string]any{"apiVersion": "v1", "kind": lists[filepath.Base(path)], "metadata": map[string]any{"resourceVersion": "1"}, "items": items})
 }
 
 func (a *api) object(w http.ResponseWriter, r *http.Request, path string) {

@@ -30,22 +30,30 @@ type Options struct {
 // environment has, and says what it is made of. An environment returned with an
 // error is to be closed all the same.
 func Up(ctx context.Context, p *environment.Profile, o Options) (*environment.Environment, journal.Platform, error) {
-	var platform journal.Platform
+	env, describe, err := up(ctx, p, o)
+	if err != nil {
+		return env, journal.Platform{}, err
+	}
+	platform, err := describe(ctx)
+	return env, platform, err
+}
+
+func up(ctx context.Context, p *environment.Profile, o Options) (*environment.Environment, description, error) {
 	root, err := environment.ProjectRoot()
 	if err != nil {
-		return nil, platform, err
+		return nil, nil, err
 	}
 	all, err := load(root)
 	if err != nil {
-		return nil, platform, err
+		return nil, nil, err
 	}
 	base, err := all.closure(all.base()...)
 	if err != nil {
-		return nil, platform, err
+		return nil, nil, err
 	}
 	asked, err := all.closure(namesOf(o.Components)...)
 	if err != nil {
-		return nil, platform, fmt.Errorf("platform: %w", err)
+		return nil, nil, fmt.Errorf("platform: %w", err)
 	}
 	var names []string
 	for _, d := range append(slices.Clone(base), asked...) {
@@ -54,21 +62,23 @@ func Up(ctx context.Context, p *environment.Profile, o Options) (*environment.En
 	names = append(names, o.Images...)
 	env, err := environment.Up(ctx, p, environment.UpOptions{Components: names, Pull: o.Pull, Progress: o.Progress})
 	if err != nil {
-		return env, platform, err
+		return env, nil, err
 	}
 	if env.Made() {
 		if err := ensure(ctx, env, base); err != nil {
-			return env, platform, err
+			return env, nil, err
 		}
 	}
 	if o.Install {
 		if err := ensure(ctx, env, asked); err != nil {
-			return env, platform, err
+			return env, nil, err
 		}
 	}
-	platform, err = describe(ctx, env, names)
-	return env, platform, err
+	return env, func(ctx context.Context) (journal.Platform, error) { return describe(ctx, env, names) }, nil
 }
+
+// description says what an environment is made of now.
+type description = func(context.Context) (journal.Platform, error)
 
 // Beside makes a new cluster beside that of env, with the components that every
 // environment has; see environment.Beside. It is ended by Destroy.
@@ -92,16 +102,17 @@ func Beside(ctx context.Context, env *environment.Environment, name string) (*en
 }
 
 // Suite is Up as a suite's TestMain wants it: images are built at once, and each
-// component is installed by the first specification that needs it.
-func (o Options) Suite() func(context.Context, *environment.Profile, func(string)) (*environment.Environment, journal.Platform, error) {
-	return func(ctx context.Context, p *environment.Profile, progress func(string)) (*environment.Environment, journal.Platform, error) {
+// component is installed by the first specification that needs it. What the environment is
+// made of can be asked again.
+func (o Options) Suite() func(context.Context, *environment.Profile, func(string)) (*environment.Environment, description, error) {
+	return func(ctx context.Context, p *environment.Profile, progress func(string)) (*environment.Environment, description, error) {
 		o.Progress = progress
-		return Up(ctx, p, o)
+		return up(ctx, p, o)
 	}
 }
 
 // For is Suite of the components alone.
-func For(components ...Component) func(context.Context, *environment.Profile, func(string)) (*environment.Environment, journal.Platform, error) {
+func For(components ...Component) func(context.Context, *environment.Profile, func(string)) (*environment.Environment, description, error) {
 	return Options{Components: components}.Suite()
 }
 
@@ -113,7 +124,7 @@ func namesOf(components []Component) (names []string) {
 }
 
 func describe(ctx context.Context, env *environment.Environment, components []string) (journal.Platform, error) {
-	p := journal.Platform{Cluster: env.Cluster, Hash: env.Hash, Kubernetes: env.Kubernetes}
+	p := journal.Platform{Cluster: env.Cluster, ClusterUID: env.ClusterUID, Made: env.Made(), Hash: env.Hash, Kubernetes: env.Kubernetes}
 	var nodes corev1.NodeList
 	if err := env.Client().List(ctx, &nodes); err != nil {
 		return p, fmt.Errorf("nodes: %w", err)

@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/proving-ground/proving-ground/helpers/journal"
 )
@@ -19,6 +20,34 @@ func runs(name string, images ...[2]string) corev1.Pod {
 		p.Status.ContainerStatuses = append(p.Status.ContainerStatuses, corev1.ContainerStatus{Name: c.Name, Image: "what the kubelet calls it", ImageID: of[1]})
 	}
 	return p
+}
+
+// Of a given cluster it is told which it is, by more than the profile's name, and what runs
+// there now.
+func TestDescribeAGivenCluster(t *testing.T) {
+	running := func(image string) map[string]any {
+		pod := runs("a", [2]string{image, "docker.io/library/web@sha256:aa"})
+		o, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&pod)
+		require.NoError(t, err)
+		return o
+	}
+	a, env := on(t, map[string]map[string]any{
+		"/api/v1/namespaces/kube-system": {"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": "kube-system", "uid": "u1d"}},
+		"/api/v1/nodes/n":                {"metadata": map[string]any{"name": "n"}, "status": map[string]any{"nodeInfo": map[string]any{"kubeletVersion": "v1.37.2"}}},
+		"/api/v1/pods/a":                 running("web:1"),
+	})
+	before, err := describe(t.Context(), env, nil)
+	require.NoError(t, err)
+	require.Equal(t, journal.Platform{
+		Cluster: "test", ClusterUID: "u1d", Hash: before.Hash, Kubernetes: "v1.37.2",
+		Nodes:  []journal.Node{{Name: "n", Version: "v1.37.2"}},
+		Images: []journal.Image{{Name: "docker.io/library/web:1", Digest: "sha256:aa", Source: "observed"}},
+	}, before)
+	a.objects["/api/v1/pods/a"] = running("web:2")
+	after, err := describe(t.Context(), env, nil)
+	require.NoError(t, err)
+	require.Equal(t, "docker.io/library/web:2", after.Images[0].Name)
+	require.NotEqual(t, before.Hash, after.Hash)
 }
 
 func TestRunning(t *testing.T) {

@@ -80,11 +80,11 @@ func fold(r *Report, entries []journal.Entry) {
 	sort.Slice(r.Suites, func(i, j int) bool { return before(r.Suites[i].Name, r.Suites[j].Name) })
 }
 
-// place adds a suite to the environment with this fingerprint.
+// place adds a suite to the environment with this fingerprint, on this very cluster.
 func place(r *Report, p journal.Platform, suite string) {
 	for i := range r.Environments {
 		known := &r.Environments[i]
-		if known.Cluster == p.Cluster && known.Hash == p.Hash {
+		if known.Cluster == p.Cluster && known.ClusterUID == p.ClusterUID && known.Hash == p.Hash {
 			if !slices.Contains(known.Suites, suite) {
 				known.Suites = append(known.Suites, suite)
 			}

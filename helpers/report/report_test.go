@@ -220,4 +220,11 @@ func TestImagesOfAllSuites(t *testing.T) {
 	}
 	assert.Equal(t, []string{"node", "litmus", "istio", "velero"}, names)
 	assert.Equal(t, []string{"chaos", "dr"}, r.Environments[0].Suites)
+
+	for i := range dr.entries {
+		if p := dr.entries[i].Platform; p != nil {
+			p.ClusterUID = "another"
+		}
+	}
+	assert.Len(t, Build(append(chaos.entries, dr.entries...), 0, clauses(t)).Environments, 2, "a cluster's namesake is another cluster")
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
-	"github.com/proving-ground/proving-ground/helpers/journal"
 )
 
 // heeding brings an environment up on which nothing begins while the switch that stops
@@ -13,13 +12,13 @@ import (
 // longer be seen. done ends the heeding: what is over is not cut short.
 func (h *harness) heeding(up Up, cut context.CancelCauseFunc) (heeded Up, done func()) {
 	watching, done := context.WithCancel(h.ctx)
-	return func(ctx context.Context, p *environment.Profile, progress func(string)) (*environment.Environment, journal.Platform, error) {
-		env, platform, err := up(ctx, p, progress)
+	return func(ctx context.Context, p *environment.Profile, progress func(string)) (*environment.Environment, Describe, error) {
+		env, describe, err := up(ctx, p, progress)
 		if err != nil || env == nil {
-			return env, platform, err
+			return env, describe, err
 		}
 		if err := env.MayRun(ctx); err != nil {
-			return env, platform, err
+			return env, describe, err
 		}
 		go func() {
 			why, err := env.AwaitStop(watching)
@@ -31,6 +30,6 @@ func (h *harness) heeding(up Up, cut context.CancelCauseFunc) (heeded Up, done f
 				h.cutShort(cut, fmt.Errorf("the switch: %s", why))
 			}
 		}()
-		return env, platform, nil
+		return env, describe, nil
 	}, done
 }

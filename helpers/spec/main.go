@@ -31,7 +31,8 @@ const (
 	// run is cut short, for the testing package panics without cleaning up.
 	cleanUpMargin = 3 * time.Minute
 
-	reapingTimeout = 5 * time.Minute // all that dead runs left
+	reapingTimeout    = 5 * time.Minute // all that dead runs left
+	describingTimeout = time.Minute     // nodes and pods, listed once
 
 	exitFailed = 1
 	exitUsage  = 2 // nothing was touched
@@ -258,8 +259,9 @@ type site struct {
 	ready   *environment.Environment // likewise
 	opened  error
 
-	mu  sync.Mutex
-	env *environment.Environment
+	mu       sync.Mutex
+	env      *environment.Environment
+	describe Describe // nil where it was not opened
 }
 
 // once opens the environment for the first specification that asks, and gives
@@ -278,16 +280,20 @@ func (s *site) once() (ground, *environment.Environment, error) {
 func (s *site) open() (*environment.Environment, error) {
 	defer s.record.phase("", "install environment", "")()
 	left := s.reap()
+	var describe Describe
 	var platform journal.Platform
 	err := guarded(s.ctx, s.limits.grace, func(ctx context.Context) error {
-		env, p, err := s.up(ctx, s.profile, s.progress)
+		env, d, err := s.up(ctx, s.profile, s.progress)
 		s.mu.Lock()
 		s.env = env
 		s.mu.Unlock()
 		if err == nil && env == nil {
 			err = errors.New("bringing it up gave neither an environment nor an error")
 		}
-		platform = p
+		if err == nil {
+			describe = d
+			platform, err = d(ctx)
+		}
 		return err
 	})
 	if err != nil {
@@ -298,6 +304,9 @@ func (s *site) open() (*environment.Environment, error) {
 		_ = s.reap()
 	}
 	s.record.add(journal.Entry{Kind: journal.Environment, Platform: &platform})
+	s.mu.Lock()
+	s.describe = describe
+	s.mu.Unlock()
 	return s.env, nil
 }
 
@@ -322,5 +331,22 @@ func (s *site) close() error {
 	if s.env == nil {
 		return nil
 	}
-	return s.env.Close()
+	return errors.Join(s.env.Close(), s.again())
+}
+
+// again writes down what the environment is made of at the end, where others may deploy to it:
+// who decides by this run holds both against what is to be released. What we made ourselves is
+// looked at by each proof's needs. A run that was cut short settles nothing, so nobody asks.
+func (s *site) again() error {
+	if s.describe == nil || s.env.Made() || s.ctx.Err() != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), describingTimeout)
+	defer cancel()
+	platform, err := s.describe(ctx)
+	if err != nil {
+		return fmt.Errorf("what ran at the end is not known: %w", err)
+	}
+	s.record.add(journal.Entry{Kind: journal.Environment, Platform: &platform})
+	return nil
 }

@@ -26,9 +26,9 @@ const (
 // such.
 func TestMain(m *testing.M) {
 	if os.Getenv(playVariable) != "" {
-		Main(m, "policy", func(_ context.Context, p *environment.Profile, _ func(string)) (*environment.Environment, journal.Platform, error) {
+		Main(m, "policy", func(_ context.Context, p *environment.Profile, _ func(string)) (*environment.Environment, Describe, error) {
 			env, err := environment.Open(p, "test", os.Getenv(kubeconfigVariable), "hash")
-			return env, journal.Platform{Cluster: "test", Hash: "hash"}, err
+			return env, describes(journal.Platform{Cluster: "test", Hash: "hash"}), err
 		})
 	}
 	os.Exit(m.Run())

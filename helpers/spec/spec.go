@@ -153,11 +153,15 @@ type Sabotage struct {
 	swaps bool // it is Swapped: the platform itself stays as it is
 }
 
-// Up brings an environment up under a profile, or finds it, and says what it is
+// Up brings an environment up under a profile, or finds it, and gives what tells what it is
 // made of. It is called once a process, when a specification first needs it.
 // progress is told what is going on, a line each time. An environment returned
 // with an error is closed all the same.
-type Up func(ctx context.Context, p *environment.Profile, progress func(string)) (*environment.Environment, journal.Platform, error)
+type Up func(ctx context.Context, p *environment.Profile, progress func(string)) (*environment.Environment, Describe, error)
+
+// Describe says what an environment is made of now. Of a cluster that others made it is asked
+// at the suite's end as well as at its start: they may have deployed something in between.
+type Describe = func(ctx context.Context) (journal.Platform, error)
 
 // Run proves a specification. It makes the test parallel, so it is called once
 // in a test or sub-test. The test passes when the clause is proved, and with

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -51,6 +52,7 @@ type looking struct {
 	ceiling environment.Risk
 	beside  bool   // something asks by the same account and with a client of its own
 	asked   string // the clause that a release asks for
+	cluster string // UID of the cluster that a release is asked by; of this one when empty
 	built   func() (ground string, err error)
 
 	pipeline, makefile string // that have a release ask the gate
@@ -76,6 +78,8 @@ func TestReadOnly(t *testing.T) {
 			spec.Swapped("a client of its own beside", `requests of ours that could change the cluster, in its audit log`, &how, with(func(l *looking) { l.beside = true })),
 			spec.Swapped("a policy that asks for what nobody could prove", `exit code of the gate with a fault killed`, &how, with(func(l *looking) { l.asked = "POL-024" })),
 			replaced(t, &how, "a release that asks nobody", `make release asks the gate`, func(l *looking) *string { return &l.makefile }, "release: gate ", "release: "),
+			replaced(t, &how, "a release by the evidence of any cluster", `what make release tells the gate`, func(l *looking) *string { return &l.makefile }, "$(if $(CLUSTER),--cluster $(CLUSTER))", ""),
+			spec.Swapped("evidence of another cluster", `(?s)exit code of the gate with a fault killed: .*and another is the one that counts`, &how, with(func(l *looking) { l.cluster = "another" })),
 			replaced(t, &how, "a deployment that does not wait for the gate", `job deploy-production needs the gate`, pipeline, "  needs: [gate]", "  needs: [deploy-canary]"),
 			replaced(t, &how, "a gate that may fail", `job gate holds the pipeline`, pipeline, "  script: [make gate]", "  script: [make gate]\n  allow_failure: true"),
 			mayWrite(),
@@ -86,7 +90,9 @@ func TestReadOnly(t *testing.T) {
 // releases: nothing is deployed to production that the gate has not let through.
 func (l looking) releases(ctx context.Context, t spec.T, root string) {
 	t.Helper()
-	require.Equal(t, tool+"gate", steps(ctx, t, root, l.makefile, "release")[0], "make release asks the gate")
+	asks := steps(ctx, t, root, l.makefile, "release", "CLUSTER=u1d", "VERIFYING_KEY=issuer.pub", "EVIDENCE=a.json b.json")[0]
+	require.True(t, strings.HasPrefix(asks, tool+"gate "), "make release asks the gate: %s", asks)
+	require.Equal(t, tool+"gate --cluster u1d --key issuer.pub a.json b.json", asks, "what make release tells the gate")
 	var jobs map[string]any
 	spec.Check(t, yaml.Unmarshal([]byte(l.pipeline), &jobs))
 	deploys, _ := jobs["deploy-production"].(map[string]any)
@@ -139,7 +145,7 @@ func proveReadOnly(ctx context.Context, t spec.T, env *environment.Environment, 
 	ran, said := lookThrough(ctx, t, env, kubeconfig)
 	ground, err := how.built()
 	spec.Check(t, err)
-	gates(ctx, t, env.Root, ground, how.asked, ran)
+	gates(ctx, t, env.Root, ground, how.asked, cmp.Or(how.cluster, env.ClusterUID), ran)
 
 	// The log is written behind the requests: when it has this one, it has all before.
 	last := "ground-last-" + utilrand.String(8)

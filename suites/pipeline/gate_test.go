@@ -47,10 +47,11 @@ var decisions = map[string]gated{
 }
 
 // gatePolicy asks for one clause, of runs that only look.
-const gatePolicy = "name: looked\nproved: [%s]\nprofiles: [" + lookProfile + "]\nfreshest: 1h\nkillScoreLeast: 1\nsigned: false\n"
+const gatePolicy = "name: looked\nproved: [%s]\nprofiles: [" + lookProfile + "]\napplication: [docker.io/docuthinker/frontend, docker.io/docuthinker/backend]\nfreshest: 1h\nkillScoreLeast: 1\nsigned: false\n"
 
-// gates has ground gate decide by what a run wrote down, in a project of its own.
-func gates(ctx context.Context, t spec.T, root, ground, asked string, ran []journal.Entry) {
+// gates has ground gate decide by what a run wrote down on a cluster, in a project of its
+// own.
+func gates(ctx context.Context, t spec.T, root, ground, asked, cluster string, ran []journal.Entry) {
 	t.Helper()
 	commit := "" // of which a release is asked: also where files of this checkout were changed
 	for i := range ran {
@@ -63,7 +64,7 @@ func gates(ctx context.Context, t spec.T, root, ground, asked string, ran []jour
 	var images []journal.Image
 	for _, e := range ran {
 		if e.Platform != nil {
-			images = e.Platform.Images
+			images = append(images, e.Platform.Images...) // at its start and at its end
 		}
 	}
 	var locked []map[string]string
@@ -84,7 +85,7 @@ func gates(ctx context.Context, t spec.T, root, ground, asked string, ran []jour
 		project(t, root, dir, ran[0].Run, ran[0].Suite, entries)
 		put(t, filepath.Join(dir, "images.lock"), lock)
 		put(t, filepath.Join(dir, "fixtures", "gate", "looked.yaml"), fmt.Appendf(nil, gatePolicy, asked))
-		gate := exec.CommandContext(ctx, ground, "gate", "--policy", "looked", "--commit", commit)
+		gate := exec.CommandContext(ctx, ground, "gate", "--policy", "looked", "--cluster", cluster, "--commit", commit)
 		gate.Dir = dir
 		out, err := gate.CombinedOutput()
 		var failed *exec.ExitError

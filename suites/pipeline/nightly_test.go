@@ -56,6 +56,10 @@ func TestNightly(t *testing.T) {
 			replaced(t, &n, "without counter-proofs", `make nightly runs every suite with counter-proofs`, makefile, "verify -p $(PROFILE) --counterproof -- -timeout", "verify -p $(PROFILE) -- -timeout"),
 			replaced(t, &n, "one suite only", `make nightly runs every suite with counter-proofs`, makefile, "verify -p $(PROFILE) --counterproof -- -timeout", "verify -p $(PROFILE) --counterproof policy -- -timeout"),
 			replaced(t, &n, "a suite ended before its load is through", `a suite has the time`, makefile, "-timeout 10h", "-timeout 4h"),
+			replaced(t, &n, "no evidence", `make nightly leaves signed evidence`, makefile, "-timeout 10h; $(STATED)", "-timeout 10h"),
+			replaced(t, &n, "evidence of green nights alone", `make nightly leaves signed evidence`, makefile, "-timeout 10h; $(STATED)", "-timeout 10h && { $(STATED); }"),
+			replaced(t, &n, "evidence that follows nothing", `make nightly leaves signed evidence`, makefile, "$(if $(PREVIOUS),--previous $(PREVIOUS))", ""),
+			replaced(t, &n, "a red night that ends well", `make nightly ends well where its proofs did`, makefile, " && exit $$code", ""),
 			spec.Edited("times compressed", `the platform's own times`, &n, func(n *night) { n.args = append(slices.Clone(n.args), "-args", "-timescale", "60") }),
 			spec.Edited("the ceiling of who only looks", `the ceiling of staging`, &n, func(n *night) { n.profile = lookProfile }),
 			spec.Edited("a proof left out", `clauses that the ceiling allows`, &n, func(n *night) { n.args = append(slices.Clone(n.args), "-skip", "^TestRBAC$") }),
@@ -89,14 +93,21 @@ func (n night) prove(ctx context.Context, t spec.T, env *environment.Environment
 		len(came), time.Since(begin).Round(time.Second)), nil)
 }
 
-// scheduled: the pipeline's job runs by its schedule, and its make target all suites.
+// scheduled: the pipeline's job runs by its schedule, and its make target all suites, and makes
+// evidence of a green night and of a red one.
 func (n night) scheduled(ctx context.Context, t spec.T, env *environment.Environment) {
 	t.Helper()
+	var command, limit string
 	// The six scenarios of load alone take three hours and nine minutes, at full length once.
 	const least = 5
 	require.GreaterOrEqual(t, hoursOf(t, n.pipeline, "nightly", "make nightly"), least, "job nightly has the time that the scenarios of load take")
-	command, limit, _ := strings.Cut(steps(ctx, t, env.Root, n.makefile, "nightly")[0], " -- -timeout ")
-	require.Equal(t, tool+"verify -p staging --counterproof", command, "make nightly runs every suite with counter-proofs")
+	for _, fails := range []string{"evidence", "verify", ""} {
+		commands, well := called(ctx, t, env.Root, n.makefile, "nightly", fails, "SIGNING_KEY=issuer.key", "PREVIOUS=before.json")
+		command, limit, _ = strings.Cut(commands[0], " -- -timeout ")
+		require.Equal(t, "verify -p staging --counterproof", command, "make nightly runs every suite with counter-proofs")
+		require.Equal(t, []string{"evidence --key issuer.key --previous before.json"}, commands[1:], "make nightly leaves signed evidence that follows the night before, whatever its proofs came to")
+		require.Equal(t, fails == "", well, "make nightly ends well where its proofs did and there is evidence")
+	}
 	d, err := time.ParseDuration(limit)
 	spec.Check(t, err)
 	require.GreaterOrEqual(t, d.Hours(), float64(least), "a suite has the time that the scenarios of load take, and what else is in it")

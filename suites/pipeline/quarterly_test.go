@@ -53,6 +53,9 @@ func TestQuarterly(t *testing.T) {
 			replaced(t, &q, "by no schedule", `job quarterly runs by the schedule quarterly`, pipeline, `$SCHEDULE == "quarterly"`, `$SCHEDULE == "yearly"`),
 			replaced(t, &q, "without counter-proofs", `make certify proves disaster recovery`, makefile, "--counterproof dr", "dr"),
 			replaced(t, &q, "nothing certified", `make certify ends with the certificate`, makefile, "$(GROUND) certify $(if", "$(GROUND) report $(if"),
+			replaced(t, &q, "no evidence", `make certify leaves evidence of a good run`, makefile, "--counterproof dr; $(STATED)", "--counterproof dr"),
+			replaced(t, &q, "evidence of good runs alone", `make certify leaves evidence of a bad run`, makefile, "--counterproof dr; $(STATED)", "--counterproof dr && { $(STATED); }"),
+			replaced(t, &q, "a certificate of what was not proved", `make certify leaves evidence of a bad run`, makefile, " && exit $$code", ""),
 			edited("a clause that was refuted", `certify: .*DR-003: refuted`, func(q *quarter) {
 				q.entries = func(entries []journal.Entry) {
 					for _, e := range entries {
@@ -101,10 +104,14 @@ var sum256 = regexp.MustCompile(`[0-9a-f]{64}`)
 func (q quarter) prove(ctx context.Context, t spec.T, env *environment.Environment) {
 	// The suite of disaster recovery takes an hour with its faults: docs/performance.md.
 	require.GreaterOrEqual(t, hoursOf(t, q.pipeline, "quarterly", "make certify"), 2, "job quarterly has the time of the suite")
-	commands := steps(ctx, t, env.Root, q.makefile, "certify")
-	require.Equal(t, tool+"verify -p kind --counterproof dr", commands[0], "make certify proves disaster recovery with its faults")
-	certify, is := strings.CutPrefix(commands[len(commands)-1], tool+"certify")
-	require.True(t, is, "make certify ends with the certificate: %s", commands[len(commands)-1])
+	commands, well := called(ctx, t, env.Root, q.makefile, "certify", "", "SIGNING_KEY=", "PREVIOUS=")
+	require.Equal(t, "verify -p kind --counterproof dr", commands[0], "make certify proves disaster recovery with its faults")
+	certify, is := strings.CutPrefix(commands[len(commands)-1], "certify")
+	require.True(t, is && well, "make certify ends with the certificate: %s", commands[len(commands)-1])
+	require.Equal(t, []string{"evidence"}, commands[1:len(commands)-1], "make certify leaves evidence of a good run")
+	commands, well = called(ctx, t, env.Root, q.makefile, "certify", "verify", "SIGNING_KEY=", "PREVIOUS=")
+	require.Equal(t, []string{"evidence"}, commands[1:], "make certify leaves evidence of a bad run, and no certificate")
+	require.False(t, well, "make certify ends as its proofs did")
 
 	dir, err := os.MkdirTemp("", "proving-ground-quarterly-")
 	spec.Check(t, err)

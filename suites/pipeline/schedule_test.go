@@ -2,8 +2,11 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -48,16 +51,43 @@ func hoursOf(t spec.T, pipeline, name, script string) (hours int) {
 	return hours
 }
 
-// steps are the commands of a target of the Makefile, as make would run them.
-func steps(ctx context.Context, t spec.T, root, makefile, target string) []string {
+// called are the commands of ours that a target of the Makefile calls, and whether make ends
+// well, where the one named fails, if any, does and the others do not. A stand-in takes the
+// place of our tool, and nothing else may be called.
+func called(ctx context.Context, t spec.T, root, makefile, target, fails string, variables ...string) (commands []string, well bool) {
 	t.Helper()
-	made := exec.CommandContext(ctx, "make", "-n", "-s", "-C", root, "-f", "-", target)
+	dir, err := os.MkdirTemp("", "proving-ground-called-")
+	spec.Check(t, err)
+	defer os.RemoveAll(dir)
+	standIn, calls := filepath.Join(dir, "ground"), filepath.Join(dir, "calls")
+	spec.Check(t, os.WriteFile(standIn, fmt.Appendf(nil, "#!/bin/sh\necho \"$@\" >>%s\ntest \"$1\" != %q\n", calls, fails), 0o700))
+	variables = append(variables, "GROUND="+standIn)
+	for _, step := range steps(ctx, t, root, makefile, target, variables...) {
+		require.True(t, strings.HasPrefix(step, standIn+" "), "make %s calls our tool: %s", target, step)
+	}
+	made := exec.CommandContext(ctx, "make", append([]string{"-s", "-C", root, "-f", "-", target}, variables...)...)
+	made.Stdin = strings.NewReader(makefile)
+	said, err := made.CombinedOutput()
+	var failed *exec.ExitError
+	if err != nil && !errors.As(err, &failed) {
+		spec.Check(t, err)
+	}
+	text, err := os.ReadFile(calls)
+	spec.Check(t, err)
+	require.NotEmpty(t, text, "make %s: %s", target, said)
+	return strings.Split(strings.TrimSpace(string(text)), "\n"), failed == nil
+}
+
+// steps are the commands of a target of the Makefile, as make would run them with variables.
+func steps(ctx context.Context, t spec.T, root, makefile, target string, variables ...string) []string {
+	t.Helper()
+	made := exec.CommandContext(ctx, "make", append([]string{"-n", "-s", "-C", root, "-f", "-", target}, variables...)...)
 	made.Stdin = strings.NewReader(makefile)
 	said, err := made.CombinedOutput()
 	require.NoError(t, err, "make %s: %s", target, said)
 	var all []string
 	for line := range strings.Lines(string(said)) {
-		all = append(all, strings.TrimSpace(line))
+		all = append(all, strings.Join(strings.Fields(line), " "))
 	}
 	require.NotEmpty(t, all, "make %s does something", target)
 	return all

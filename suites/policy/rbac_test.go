@@ -347,10 +347,17 @@ func allowed(namespace string, a account, r right, want bool) func(context.Conte
 	}
 }
 
+// clusterFault is the name of a fault's ClusterRole, and of its binding: staging's account may
+// delete those of this name alone (fixtures/environments/rbac/staging.yaml).
+const clusterFault = "ground-policy-fault"
+
 // grant gives an account one more right, by a Role in its namespace or by a
 // ClusterRole.
 func grant(name, kills, namespace string, a account, r right) spec.Sabotage {
 	role := "policy-fault-" + utilrand.String(5)
+	if namespace == metav1.NamespaceAll {
+		role = clusterFault
+	}
 	rules := []rbacv1.PolicyRule{{APIGroups: []string{r.Group}, Resources: []string{r.Resource}, Verbs: []string{r.Verb}}}
 	if r.Name != "" {
 		rules[0].ResourceNames = []string{r.Name}

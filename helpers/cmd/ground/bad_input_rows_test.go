@@ -125,6 +125,8 @@ var badInputs = []struct {
 		{aPolicy, "MSH-001", "MSH-999", "gate --commit abc"},
 		{aPolicy, "[policy, MSH-001]", "[]", "gate --commit abc"},
 		{aPolicy, "[kind]", "[]", "gate --commit abc"},
+		{aPolicy, "application: [docker.io/docuthinker/backend]\n", "", "gate --commit abc"},
+		{aPolicy, "docuthinker/backend", "docuthinker/backend:1.0.0", "gate --commit abc"},
 		{aPolicy, "freshest: 36h\n", "", "gate --commit abc"},
 		{aPolicy, "freshest: 36h", "freshest: 36", "gate --commit abc"},
 		{aPolicy, "killScoreLeast: 1", "killScoreLeast: 100", "gate --commit abc"},

@@ -63,6 +63,7 @@ images:
 	aPolicy: `name: production
 proved: [policy, MSH-001]
 profiles: [kind]
+application: [docker.io/docuthinker/backend]
 freshest: 36h
 killScoreLeast: 1
 signed: true

@@ -35,7 +35,7 @@ func certifiable(t *testing.T) (root string) {
 		require.NoError(t, err)
 		add := func(e journal.Entry) { require.NoError(t, w.Append(e)) }
 		add(journal.Entry{Kind: journal.RunStart, Start: &journal.Run{Profile: "kind", TimeScale: 60, CounterProofs: true, Commit: "30477d6"}})
-		add(journal.Entry{Kind: journal.Environment, Platform: &journal.Platform{Cluster: "x", Hash: "5c1f", Images: []journal.Image{{Name: "docker.io/a:1", Digest: digest}}}})
+		add(journal.Entry{Kind: journal.Environment, Platform: &journal.Platform{Cluster: "x", ClusterUID: "u1d", Hash: "5c1f", Images: []journal.Image{{Name: "docker.io/a:1", Digest: digest}}}})
 		for i := range 8 {
 			id := fmt.Sprintf("DR-%03d", i+1)
 			add(journal.Entry{Kind: journal.Planned, ID: id, Plan: &journal.Plan{CounterProofs: []string{"a byte flipped"}}})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,10 +24,10 @@ import (
 func evidenceCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "evidence [run]", Short: "Bundle what speaks for a run, and sign it; of the latest run without a name", Args: cobra.MaximumNArgs(1),
-		Long: "Bundle the journals, the report, the catalogue and images.lock of a run: " + evidence.BundleFile + ", and sign a statement over it: " + evidence.StatementFile + ",\nin-toto's test-result in a DSSE envelope, chained to the statement of the run before.",
+		Long: "Bundle the journals, the report, the catalogue and images.lock of a run: " + evidence.BundleFile + ", and sign a statement over it: " + evidence.StatementFile + ",\nin-toto's test-result in a DSSE envelope, chained to the statement of the run before. A run has one statement.",
 	}
 	keyFile := c.Flags().String("key", "", "private key in PEM, of ed25519 or ECDSA P-256; without it an ephemeral one, and "+evidence.KeyFile+" is written beside")
-	previous := c.Flags().String("previous", "", "statement of the run before, signed by the same key; without it this is the first of a chain")
+	previous := c.Flags().String("previous", "", "statement of the run before, signed by the same key; without it the newest such one in reports/, and where there is none this is the first of a chain")
 	out := c.Flags().String("out", "", "directory for the files; the run's own without it")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		root, err := environment.ProjectRoot()
@@ -45,6 +46,11 @@ func evidenceCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if *previous == "" {
+			if *previous, err = newestBefore(c.Context(), root, *keyFile, e); err != nil {
+				return err
+			}
+		}
 		if *previous != "" {
 			verifier, err := verifyingKey(*keyFile, filepath.Join(filepath.Dir(*previous), evidence.KeyFile))
 			if err != nil {
@@ -58,22 +64,52 @@ func evidenceCommand() *cobra.Command {
 				return usageError{err}
 			}
 		}
+		if *out == "" {
+			*out = dir
+		}
+		file := filepath.Join(*out, evidence.StatementFile)
+		if _, err := os.Stat(file); err == nil { // of this run or, where the last one never began, of the one before
+			return usageError{fmt.Errorf("%s is there already, and another statement may follow it: name another directory with --out", file)}
+		}
 		statement, bundle, err := e.Sign(c.Context(), key)
 		if err != nil {
 			return err
-		}
-		if *out == "" {
-			*out = dir
 		}
 		if err := evidence.Write(*out, statement, bundle, key); err != nil {
 			return err
 		}
 		fmt.Println("the bundle is   ", filepath.Join(*out, evidence.BundleFile))
-		fmt.Println("its statement is", filepath.Join(*out, evidence.StatementFile))
+		fmt.Println("its statement is", file)
 		tellRun(e, key)
 		return nil
 	}
 	return c
+}
+
+// newestBefore is the newest statement in reports/ of a run that ended before this one, signed
+// by the same key, or each by an ephemeral one of its own when none is named; empty when there
+// is none.
+func newestBefore(ctx context.Context, root, keyFile string, e *evidence.Evidence) (newest string, err error) {
+	files, err := filepath.Glob(filepath.Join(environment.RunDir(root, "*"), evidence.StatementFile))
+	if err != nil {
+		return "", err
+	}
+	at := time.Time{}
+	for _, file := range files {
+		key, err := verifyingKey(keyFile, filepath.Join(filepath.Dir(file), evidence.KeyFile))
+		if err != nil {
+			continue // it wants a key that we have not
+		}
+		statement, err := os.ReadFile(file)
+		if err != nil {
+			return "", err
+		}
+		said, err := evidence.Said(ctx, statement, key)
+		if err == nil && said.EndedAt.After(at) && said.EndedAt.Before(e.Run.EndedAt) {
+			newest, at = file, said.EndedAt
+		}
+	}
+	return newest, nil
 }
 
 func verifyEvidenceCommand() *cobra.Command {
@@ -115,7 +151,7 @@ func gateCommand() *cobra.Command {
 	}
 	policy := c.Flags().String("policy", "production", "policy of fixtures/gate")
 	commit := c.Flags().String("commit", "", "commit to be released; git's of the working directory without it")
-	cluster := c.Flags().String("cluster", "", "name of the cluster that the evidence must be of; of any without it")
+	cluster := c.Flags().String("cluster", "", "UID of the given cluster whose evidence counts, such as staging's: of its namespace kube-system; without it none of a given cluster does")
 	keyFile := c.Flags().String("key", "", "key that statements must be signed by, in PEM")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		root, err := environment.ProjectRoot()
@@ -187,9 +223,9 @@ func readEvidence(ctx context.Context, root, name, keyFile string) (gate.Given, 
 		if err != nil {
 			return gate.Given{}, err
 		}
-		e, _, err := openEvidence(ctx, name, key)
+		e, statement, err := openEvidence(ctx, name, key)
 		// Anyone can make an ephemeral key: it shows no more than an unsigned journal.
-		return gate.Given{From: name, Evidence: e, Signed: key.Whose == attestation.Given}, err
+		return gate.Given{From: name, Evidence: e, Signed: key.Whose == attestation.Given, Statement: statement}, err
 	}
 	dir, err := environment.FindRun(root, name)
 	if err != nil {
@@ -223,7 +259,7 @@ func tellRun(e *evidence.Evidence, key *attestation.Key) {
 		fmt.Printf("faults   %d killed, kill score %.2f\n", t.Killed, *r.KillScore)
 	}
 	for _, c := range r.Clusters {
-		fmt.Printf("cluster  %s, fingerprint %s, %s, %d nodes\n", c.Name, c.Fingerprint, c.Kubernetes, c.Nodes)
+		fmt.Printf("cluster  %s, UID %s, fingerprint %s, %s, %d nodes\n", c.Name, cmp.Or(c.UID, "not known"), c.Fingerprint, c.Kubernetes, c.Nodes)
 	}
 	if r.Previous == nil {
 		fmt.Println("chain    the first one")
