@@ -26,6 +26,7 @@ import (
 const (
 	certManager platform.Component = "cert-manager"
 	istio       platform.Component = "istio"
+	gateway     platform.Component = "gateway" // with the certificate that one fault takes for its own
 
 	gateways     = "istio-ingress" // their namespace, in which what they serve must be
 	gatewayHost  = "istio-ingressgateway." + gateways + ".svc.cluster.local:443"
@@ -59,7 +60,7 @@ func TestCertificateRenewal(t *testing.T) {
 	edit := func(edge) {}
 	edited := func(name, kills string, how func(edge)) spec.Sabotage { return spec.Swapped(name, kills, &edit, how) }
 	spec.Run(t, spec.Specification{
-		ID: "INF-016", Risk: spec.Namespaced, Needs: []spec.Need{certManager, istio, s}, Timeout: 4 * time.Minute,
+		ID: "INF-016", Risk: spec.Namespaced, Needs: []spec.Need{certManager, istio, gateway, s}, Timeout: 4 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { s.prove(ctx, t, env, edit) },
 		CounterProofs: []spec.Sabotage{
 			edited("an issuer that is not there", `the certificate is issued: .*it is at 0`, func(e edge) {
