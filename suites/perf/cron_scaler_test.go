@@ -91,7 +91,7 @@ func proveCronScaler(ctx context.Context, t spec.T, env *environment.Environment
 	// enough off for KEDA to be seen before it, and ends three minutes later:
 	// a scaler that wants another number is waited for that long, and is to be seen in the hours.
 	begin := time.Now().In(newYork(t)).Truncate(time.Minute).Add(time.Minute)
-	if time.Until(begin) < settled+30*time.Second { // the controller's first look comes after 15 seconds
+	if time.Until(begin) < looks(env)+settled(env)+15*time.Second { // for the first look, and two in which they stay
 		begin = begin.Add(time.Minute)
 	}
 	end := begin.Add(3 * time.Minute)

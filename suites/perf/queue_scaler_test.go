@@ -53,7 +53,7 @@ const (
 
 	// jobTakes is as long as the application's fault lasts: 50 workers are to be there
 	// before many jobs are done. A controller that looked within the seconds of the
-	// burst sees less of it 15 seconds later.
+	// burst sees less of it at its next look.
 	jobTakes  = 10 * time.Second
 	burstRate = 50 // jobs a second, each of which may take ten to be taken
 
@@ -195,9 +195,9 @@ func (q *queued) prove(ctx context.Context, t spec.T, env *environment.Environme
 		trigger(byQueue, "queueURL", q.url()), trigger(byQueue, "awsEndpoint", "http://"+motoHost),
 		field("ScaledObject", int64(startsIn.Seconds()), "spec", "advanced", "horizontalPodAutoscalerConfig", "behavior", "scaleDown", "stabilizationWindowSeconds"), edit))
 	// With those that come twice there are more jobs than 50 workers are due for, or fewer by the time that is looked.
-	var wanted autoscalingv2.HorizontalPodAutoscaler
-	spec.Check(t, env.Client().Get(ctx, client.ObjectKey{Namespace: q.ns, Name: "keda-hpa-worker"}, &wanted))
-	require.Equal(t, int32(mostPods), wanted.Spec.MaxReplicas, "workers of which KEDA wants no more")
+	var hpa autoscalingv2.HorizontalPodAutoscaler
+	spec.Check(t, env.Client().Get(ctx, client.ObjectKey{Namespace: q.ns, Name: "keda-hpa-worker"}, &hpa))
+	require.Equal(t, int32(mostPods), hpa.Spec.MaxReplicas, "workers of which KEDA wants no more")
 	scalesTo(ctx, t, env, worker, 1, "the workers without jobs")
 	spec.Check(t, q.emptied(ctx, env))
 	q.ask(ctx, t, burst, "/api/documents", `{"title":"document {n}","content":"what is to be analysed"}`, http.StatusCreated)
@@ -210,11 +210,12 @@ func (q *queued) prove(ctx context.Context, t spec.T, env *environment.Environme
 	for _, jobs := range []int{twice, burst} {
 		q.ask(ctx, t, jobs, "/api/documents/{n}/analyses", "", http.StatusAccepted)
 	}
-	scaled(ctx, t, env, start, worker, mostPods, "the workers at a burst of 250 jobs")
+	wanted(ctx, t, env, start, worker, mostPods, "the workers at a burst of 250 jobs")
+	started(ctx, t, env, worker)
 	up := time.Since(start)
 	// 250 jobs bring 50 workers also when each job wants one of its own.
-	require.True(t, len(wanted.Spec.Metrics) == 1 && wanted.Spec.Metrics[0].External != nil, "what KEDA scales by is one external metric: %v", wanted.Spec.Metrics)
-	require.Equal(t, int64(burst/mostPods), wanted.Spec.Metrics[0].External.Target.AverageValue.Value(), "jobs for which KEDA wants a worker")
+	require.True(t, len(hpa.Spec.Metrics) == 1 && hpa.Spec.Metrics[0].External != nil, "what KEDA scales by is one external metric: %v", hpa.Spec.Metrics)
+	require.Equal(t, int64(burst/mostPods), hpa.Spec.Metrics[0].External.Target.AverageValue.Value(), "jobs for which KEDA wants a worker")
 	killed, err := q.killSome(ctx, env)
 	spec.Check(t, err)
 

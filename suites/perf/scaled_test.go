@@ -22,6 +22,7 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/wait"
+	"github.com/proving-ground/proving-ground/suites/perf/autoscale"
 )
 
 // autoscaling is fixtures/autoscaling as the platform's own application has it, and KEDA and
@@ -32,24 +33,27 @@ const autoscaling platform.Component = "autoscaling"
 // stabilizationWindowSeconds of fixtures/autoscaling.
 const steady = 5 * time.Minute
 
-// follow is for some rounds of the controller, which looks each 15 seconds, of pods that
-// are measured only once they have started, and for fewer replicas to have been enough for
-// long enough.
+// looks is how long the controller waits between two looks at an autoscaler.
+func looks(env *environment.Environment) time.Duration { return autoscale.Looks(env.Root, env.Profile) }
+
+// follow is for ten looks of the controller, for KEDA to be told and to tell it on a busy
+// machine, and for fewer replicas to have been enough for long enough. That pods start, and
+// that what they use is measured, is waited for apart.
 func follow(env *environment.Environment) wait.Timeout {
-	return wait.Timeout{Name: "replicasFollow", D: 150*time.Second + time.Duration(float64(steady)/env.Profile.TimeScale)}
+	return wait.Timeout{Name: "replicasFollow", D: 10*looks(env) + 30*time.Second + time.Duration(float64(steady)/env.Profile.TimeScale)}
 }
+
+// settled is how long a number of replicas must stay: the controller looks twice in it.
+func settled(env *environment.Environment) time.Duration { return 2*looks(env) + 2*time.Second }
 
 // startedTimeout is for the pods that a scaler wants: fifty on two processors at most. It
 // says nothing of the scaler.
 var startedTimeout = wait.Timeout{Name: "replicasStarted", D: 2 * time.Minute}
 
-// unscaledTimeout is for KEDA's finalizers.
-var unscaledTimeout = wait.Timeout{Name: "scalerGone", D: 30 * time.Second}
+// unscaledTimeout is for KEDA's finalizers, and for the garbage collector after them.
+var unscaledTimeout = wait.Timeout{Name: "scalerGone", D: time.Minute}
 
 var hpaKind = autoscalingv2.SchemeGroupVersion.WithKind("HorizontalPodAutoscaler")
-
-// settled is how long a number of replicas must stay: the controller looks again in it.
-const settled = 20 * time.Second
 
 // change edits an object of fixtures/autoscaling for the time of a fault; nil for none.
 type change func(o *unstructured.Unstructured)
@@ -70,7 +74,8 @@ func autoscalersOf(ctx context.Context, env *environment.Environment, workload, 
 
 // scaling puts the autoscaler of a workload into a namespace, and returns once the
 // controller has looked at it for the first time. The time for which fewer replicas must be
-// enough is compressed; what a scaler is bound to by its own address is the caller's to edit.
+// enough and the window of requests are compressed; what a scaler is bound to by its own
+// address is the caller's to edit.
 func scaling(ctx context.Context, env *environment.Environment, scope *environment.Scope, workload, namespace string, edits ...change) error {
 	fail := func(err error) error { return fmt.Errorf("autoscaler of %s: %w", workload, err) }
 	objects, err := autoscalersOf(ctx, env, workload, namespace, nil)
@@ -80,15 +85,8 @@ func scaling(ctx context.Context, env *environment.Environment, scope *environme
 	// Helm has kinds that it does not know by their names: what a ScaledObject goes by comes
 	// after it, and is to be there before.
 	for _, o := range slices.Backward(objects) {
-		for _, behavior := range [][]string{
-			{"spec", "behavior", "scaleDown", "stabilizationWindowSeconds"},
-			{"spec", "advanced", "horizontalPodAutoscalerConfig", "behavior", "scaleDown", "stabilizationWindowSeconds"},
-		} {
-			if seconds, has, _ := unstructured.NestedInt64(o.Object, behavior...); has {
-				if err := unstructured.SetNestedField(o.Object, int64(float64(seconds)/env.Profile.TimeScale), behavior...); err != nil {
-					return fail(err)
-				}
-			}
+		if err := autoscale.Compress(o, env.Profile.TimeScale); err != nil {
+			return fail(err)
 		}
 		if o.GetKind() == "ScaledObject" {
 			if err := unscaled(ctx, env, namespace); err != nil { // the proof's before, which goes when KEDA lets it
@@ -114,23 +112,36 @@ func scaling(ctx context.Context, env *environment.Environment, scope *environme
 	return nil
 }
 
-// unscaled waits until KEDA has let go of what was deleted: its objects have finalizers.
+var scaledObjectKind = schema.GroupVersionKind{Group: "keda.sh", Version: "v1alpha1", Kind: "ScaledObject"}
+
+// unscaled waits until KEDA has let go of what was deleted, for its objects have finalizers,
+// and until the autoscaler that it had made is collected: looked would take it for the next.
 func unscaled(ctx context.Context, env *environment.Environment, namespace string) error {
-	return wait.On(env.Config).Gone(ctx, unscaledTimeout, wait.Target{Kind: schema.GroupVersionKind{Group: "keda.sh", Version: "v1alpha1", Kind: "ScaledObject"}, Namespace: namespace})
+	for _, kind := range []schema.GroupVersionKind{scaledObjectKind, hpaKind} {
+		if err := wait.On(env.Config).Gone(ctx, unscaledTimeout, wait.Target{Kind: kind, Namespace: namespace}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hpaOf is the autoscaler that KEDA makes of a workload's ScaledObject.
+func hpaOf(namespace, workload string) wait.Target {
+	return wait.Target{Kind: hpaKind, Namespace: namespace, Name: "keda-hpa-" + workload}
 }
 
 // looked waits for the autoscaler that is o, or that KEDA makes of o, to have been looked
-// at by its controller: what it wants from then on is known 15 seconds later.
+// at by its controller: what it wants from then on is known at its next look.
 func looked(ctx context.Context, env *environment.Environment, o *unstructured.Unstructured) error {
-	name := o.GetName()
+	of := hpaOf(o.GetNamespace(), o.GetName())
 	switch o.GetKind() {
 	case "HorizontalPodAutoscaler":
+		of.Name = o.GetName()
 	case "ScaledObject":
-		name = "keda-hpa-" + name
 	default:
 		return nil
 	}
-	_, err := wait.On(env.Config).Until(ctx, follow(env), wait.Target{Kind: hpaKind, Namespace: o.GetNamespace(), Name: name}, wait.Condition{
+	_, err := wait.On(env.Config).Until(ctx, follow(env), of, wait.Condition{
 		What: "have been looked at", Missing: func(o *unstructured.Unstructured) string {
 			if conditions, has, _ := unstructured.NestedSlice(o.Object, "status", "conditions"); !has || len(conditions) == 0 {
 				return "it has no conditions"
@@ -283,10 +294,10 @@ func wantReplicas(low, high int64) wait.Condition {
 }
 
 // scalesTo waits until a Deployment is told to have so many replicas, which is the scaler's
-// part, and has them, which is not, and makes sure that these stay; how names the figure in
-// the assertion. Its message has the number that is wanted in its place, by which a scaler
-// that is wrong is told from one that has not moved yet. It gives how long it took until
-// they were ready.
+// part, makes sure that it stays so, and waits until it has them, which is not; how names the
+// figure in the assertion. Its message has the number that is wanted in its place, by which a
+// scaler that is wrong is told from one that has not moved yet. It gives how long it took
+// until they were wanted.
 func scalesTo(ctx context.Context, t spec.T, env *environment.Environment, of wait.Target, n int64, how string) time.Duration {
 	t.Helper()
 	return scalesFrom(ctx, t, env, time.Now(), of, n, how)
@@ -295,21 +306,31 @@ func scalesTo(ctx context.Context, t spec.T, env *environment.Environment, of wa
 // scalesFrom is scalesTo from a moment on which may be yet to come.
 func scalesFrom(ctx context.Context, t spec.T, env *environment.Environment, from time.Time, of wait.Target, n int64, how string) time.Duration {
 	t.Helper()
-	scaled(ctx, t, env, from, of, n, how)
+	wanted(ctx, t, env, from, of, n, how)
 	took := time.Since(from)
-	spec.InTime(t, wait.On(env.Config).Holds(ctx, settled, of, wantReplicas(n, n)), how)
+	stays := func(d time.Duration) {
+		t.Helper()
+		spec.InTime(t, wait.On(env.Config).Holds(ctx, d, of, wantReplicas(n, n)), how)
+	}
+	stays(settled(env)) // while they start
+	started(ctx, t, env, of)
+	stays(0) // and once they have
 	return took
 }
 
-// scaled is scalesFrom without an eye on whether they stay.
-func scaled(ctx context.Context, t spec.T, env *environment.Environment, from time.Time, of wait.Target, n int64, how string) {
+// wanted is the scaler's part of scalesFrom.
+func wanted(ctx context.Context, t spec.T, env *environment.Environment, from time.Time, of wait.Target, n int64, how string) {
 	t.Helper()
-	w := wait.On(env.Config)
 	limit := follow(env)
 	limit.D += max(0, time.Until(from))
-	_, err := w.Until(ctx, limit, of, wantReplicas(n, n))
+	_, err := wait.On(env.Config).Until(ctx, limit, of, wantReplicas(n, n))
 	spec.InTime(t, err, how)
-	_, err = w.Until(ctx, startedTimeout, of, wait.RolledOut()) // however many are wanted by then
+}
+
+// started waits until there are as many replicas as are wanted, however many that is by then.
+func started(ctx context.Context, t spec.T, env *environment.Environment, of wait.Target) {
+	t.Helper()
+	_, err := wait.On(env.Config).Until(ctx, startedTimeout, of, wait.RolledOut())
 	spec.Check(t, err)
 }
 
