@@ -13,8 +13,10 @@ import (
 	"github.com/stretchr/testify/require"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -123,6 +125,27 @@ func unscaled(ctx context.Context, env *environment.Environment, namespace strin
 		}
 	}
 	return nil
+}
+
+// calmed leaves so many replicas of a workload to what comes next, once nobody else says how
+// many there are to be.
+func calmed(ctx context.Context, env *environment.Environment, workload, namespace string, replicas int) error {
+	if err := unscaled(ctx, env, namespace); err != nil {
+		return err
+	}
+	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: workload}}
+	patch := fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, replicas)
+	return client.IgnoreNotFound(env.Client().Patch(ctx, d, client.RawPatch(types.MergePatchType, patch)))
+}
+
+// rested is calmed, and waits until these replicas are all that there are: a fault may have
+// left others.
+func rested(ctx context.Context, env *environment.Environment, workload, namespace string, replicas int) error {
+	if err := calmed(ctx, env, workload, namespace, replicas); err != nil {
+		return err
+	}
+	_, err := wait.On(env.Config).Until(ctx, startedTimeout, deploymentOf(namespace, workload), wait.RolledOut())
+	return err
 }
 
 // hpaOf is the autoscaler that KEDA makes of a workload's ScaledObject.
