@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -19,7 +19,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	apitypes "k8s.io/apimachinery/pkg/types"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -30,6 +29,7 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/probe"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/wait"
+	"github.com/proving-ground/proving-ground/suites/perf/autoscale"
 )
 
 const moto platform.Component = "moto"
@@ -45,22 +45,28 @@ const (
 	// not, KEDA learns nothing, and leaves as many workers as there were.
 	nobodys = "-nobodys"
 
-	dies = 5 // workers that end in the middle of a job, without a word
+	atWork = 10 // workers that are ready before some die: when fifty are, there may be no jobs left
+	dies   = 5  // workers that end in the middle of a job, without a word
 
 	// twice are the jobs that are asked for once more: SQS may bring any job again, and
 	// one whose worker has died comes again before it was done.
 	twice = 25
 
-	// jobTakes is as long as the application's fault lasts: 50 workers are to be there
+	// jobTakes is as long as the application's fault lasts: 50 workers are to be wanted
 	// before many jobs are done. A controller that looked within the seconds of the
-	// burst sees less of it at its next look.
+	// burst sees less of it at its next look. jobMost is what a worker gives one at most.
 	jobTakes  = 10 * time.Second
+	jobMost   = 15 * time.Second
 	burstRate = 50 // jobs a second, each of which may take ten to be taken
 
-	// startsIn is in the place of the five minutes for which fewer workers must be wanted:
-	// they cannot be compressed below what two processors take to start fifty pods.
+	// startsIn is what two processors take to start fifty pods, and do the jobs: until all
+	// are done, the five minutes for which fewer workers must be wanted cannot be compressed
+	// below it. From then on they are, as everywhere.
 	startsIn = 2 * time.Minute
 )
+
+// busyTimeout is for atWork to start.
+var busyTimeout = wait.Timeout{Name: "workersBusy", D: 90 * time.Second}
 
 // doneTimeout is for all of a burst: by 50 workers, what dead ones leave behind after
 // half a minute included.
@@ -177,9 +183,12 @@ func (q *queued) asked(ctx context.Context, env *environment.Environment, ask fu
 
 func (q *queued) prove(ctx context.Context, t spec.T, env *environment.Environment, edit change) {
 	worker := deploymentOf(q.ns, "worker")
-	// What another burst has left would be taken for this one's. A worker that has a job
-	// by now is through with it when it has been the only one for long enough.
+	// What another burst has left would be taken for this one's, and so would what a worker
+	// makes of a job that it has by then.
 	spec.Check(t, wait.Answers(ctx, purgeTimeout, "the queue to be purged", func(ctx context.Context) (missing string, err error) {
+		if now, err := q.seen(ctx, env); err != nil || now.Left() == 0 { // as where the proof before came to no burst
+			return "", err
+		}
 		err = q.asked(ctx, env, func(c *sqs.Client) error {
 			_, err := c.PurgeQueue(ctx, &sqs.PurgeQueueInput{QueueUrl: aws.String(q.url())})
 			return err
@@ -190,62 +199,71 @@ func (q *queued) prove(ctx context.Context, t spec.T, env *environment.Environme
 		}
 		return "", err
 	}))
-	spec.Check(t, t.Scope().Defer("the workers of "+q.ns, func(ctx context.Context) error { return q.calm(ctx, env) }))
+	purged := time.Now()
+	// A fault that changes their template would wait for fifty of them to be replaced.
+	spec.Check(t, t.Scope().Defer("the workers of "+q.ns, func(ctx context.Context) error { return calmed(ctx, env, "worker", q.ns, 1) }))
+	compressed := time.Duration(float64(steady) / env.Profile.TimeScale)
 	spec.Check(t, scaling(ctx, env, t.Scope(), "worker", q.ns,
-		trigger(byQueue, "queueURL", q.url()), trigger(byQueue, "awsEndpoint", "http://"+motoHost),
-		field("ScaledObject", int64(startsIn.Seconds()), "spec", "advanced", "horizontalPodAutoscalerConfig", "behavior", "scaleDown", "stabilizationWindowSeconds"), edit))
+		trigger(byQueue, "queueURL", q.url()), trigger(byQueue, "awsEndpoint", "http://"+motoHost), fewerAfter(max(startsIn, compressed)), edit))
 	// With those that come twice there are more jobs than 50 workers are due for, or fewer by the time that is looked.
 	var hpa autoscalingv2.HorizontalPodAutoscaler
-	spec.Check(t, env.Client().Get(ctx, client.ObjectKey{Namespace: q.ns, Name: "keda-hpa-worker"}, &hpa))
+	spec.Check(t, env.Client().Get(ctx, client.ObjectKey{Namespace: q.ns, Name: hpaOf(q.ns, "worker").Name}, &hpa))
 	require.Equal(t, int32(mostPods), hpa.Spec.MaxReplicas, "workers of which KEDA wants no more")
 	scalesTo(ctx, t, env, worker, 1, "the workers without jobs")
+	q.idle(ctx, t, env, purged, "the workers without jobs")
 	spec.Check(t, q.emptied(ctx, env))
 	q.ask(ctx, t, burst, "/api/documents", `{"title":"document {n}","content":"what is to be analysed"}`, http.StatusCreated)
 	before, err := q.counted(ctx, env)
 	spec.Check(t, err)
 
 	start := time.Now()
-	seen := q.watched(ctx, env, start)
-	defer seen.plot() // however the proof ends
+	seen := autoscale.Watch(ctx, func(ctx context.Context) (autoscale.Seen, error) { return q.seen(ctx, env) })
+	const burstOf = "A burst of jobs"
+	defer seen.Plot(burstOf) // however the proof ends
 	for _, jobs := range []int{twice, burst} {
 		q.ask(ctx, t, jobs, "/api/documents/{n}/analyses", "", http.StatusAccepted)
 	}
 	wanted(ctx, t, env, start, worker, mostPods, "the workers at a burst of 250 jobs")
-	started(ctx, t, env, worker)
-	up := time.Since(start)
 	// 250 jobs bring 50 workers also when each job wants one of its own.
 	require.True(t, len(hpa.Spec.Metrics) == 1 && hpa.Spec.Metrics[0].External != nil, "what KEDA scales by is one external metric: %v", hpa.Spec.Metrics)
 	require.Equal(t, int64(burst/mostPods), hpa.Spec.Metrics[0].External.Target.AverageValue.Value(), "jobs for which KEDA wants a worker")
+	// Of workers that acknowledge before they work the queue does not tell who has a job. But while so many wait, each
+	// who is ready has one.
+	err = seen.Until(ctx, busyTimeout, fmt.Sprintf("%d workers, and jobs that wait for more", atWork), func(s autoscale.Seen) bool {
+		return s.Workers >= atWork && s.Waiting >= mostPods
+	})
+	if errors.Is(err, autoscale.ErrOver) {
+		t.Inconclusive("nobody had a job to lose", "%d workers were to die in the middle of one: %v", dies, err)
+	}
+	spec.Check(t, err)
 	killed, err := q.killSome(ctx, env)
 	spec.Check(t, err)
+	started(ctx, t, env, worker)
+	up := time.Since(start)
 
-	spec.Check(t, seen.empty(ctx))
-	took := time.Since(start)
+	spec.Check(t, seen.Until(ctx, doneTimeout, "an empty queue", func(s autoscale.Seen) bool { return s.Left() == 0 }))
+	took, empty := time.Since(start), time.Now()
+	spec.Check(t, rescaled(ctx, t.Scope(), "worker", q.ns, fewerAfter(compressed)))
 	down := scalesTo(ctx, t, env, worker, 1, "the workers when the jobs are done")
 	// A job that came twice, or was called done too soon, may be under way while the queue is
-	// empty. A worker that is told to end finishes what it has, and the one that is left has
-	// been alone for longer than a job may take.
-	_, err = wait.On(env.Config).Until(ctx, endedTimeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: q.ns, Selector: labels.SelectorFromSet(labels.Set{"app": "worker"})}, wait.PodReady())
-	spec.Check(t, err)
+	// empty.
+	q.idle(ctx, t, env, empty, "the worker that is left when the jobs are done")
 	now, err := q.counted(ctx, env)
 	spec.Check(t, err)
 	require.Equal(t, burst, now.documents-before.documents, "documents that were analysed, of %d; %d workers had died", burst, killed)
 	require.Equal(t, now.documents, now.analyses, "analyses, one of each document; %d jobs came twice", twice)
 	t.Observe(fmt.Sprintf("%d jobs: 50 workers after %s, all done after %s, though %d workers were killed; one worker again %s later; every document has one analysis, though %d jobs came twice (a job takes %s; workers ask for 2m of a core and 12 MiB)",
-		burst, up.Round(time.Second), took.Round(time.Second), killed, down.Round(time.Second), twice, jobTakes), journal.Plots{Plots: []journal.Plot{seen.plot()}, Data: map[string]int{"analyses": now.analyses, "documents": now.documents}})
+		burst, up.Round(time.Second), took.Round(time.Second), killed, down.Round(time.Second), twice, jobTakes), journal.Plots{Plots: []journal.Plot{seen.Plot(burstOf)}, Data: map[string]int{"analyses": now.analyses, "documents": now.documents}})
 }
 
-// calm leaves one worker to what comes next, once nobody else says how many there are to be.
-// A fault that changes their template would wait for fifty of them to be replaced.
-func (q *queued) calm(ctx context.Context, env *environment.Environment) error {
-	if err := unscaled(ctx, env, q.ns); err != nil {
-		return err
-	}
-	if err := wait.On(env.Config).Gone(ctx, unscaledTimeout, wait.Target{Kind: hpaKind, Namespace: q.ns}); err != nil {
-		return err
-	}
-	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: q.ns, Name: "worker"}}
-	return client.IgnoreNotFound(env.Client().Patch(ctx, d, client.RawPatch(apitypes.MergePatchType, []byte(`{"spec":{"replicas":1}}`))))
+// idle waits until no worker has a job any more, of a queue in which there are none since a
+// moment: those that were told to end finish what they have, and so does the one that stays.
+func (q *queued) idle(ctx context.Context, t spec.T, env *environment.Environment, since time.Time, how string) {
+	t.Helper()
+	w := wait.On(env.Config)
+	spec.InTime(t, w.Holds(ctx, time.Until(since.Add(jobMost)), deploymentOf(q.ns, "worker"), wantReplicas(1, 1)), how)
+	_, err := w.Until(ctx, endedTimeout, wait.Target{Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: q.ns, Selector: labels.SelectorFromSet(labels.Set{"app": "worker"})}, wait.PodReady())
+	spec.Check(t, err)
 }
 
 // ask has users make a request for each of so many jobs, and all of them be taken.
@@ -268,87 +286,28 @@ func (q *queued) ask(ctx context.Context, t spec.T, jobs int, path, body string,
 	}
 }
 
-// sight is the queue and its workers over time.
-type sight struct {
-	stop          func()
-	ended         chan struct{}
-	jobs, workers journal.Curve
-	left          chan int // that wait or are under way, for who listens
-	err           error    // why nothing more comes
+// fewerAfter has fewer workers do once they have been enough for so long.
+func fewerAfter(d time.Duration) change {
+	return field("ScaledObject", int64(d.Seconds()), "spec", "advanced", "horizontalPodAutoscalerConfig", "behavior", "scaleDown", "stabilizationWindowSeconds")
 }
 
-// watched looks every other second, which is what a plot can show: SQS has no watch.
-func (q *queued) watched(ctx context.Context, env *environment.Environment, start time.Time) *sight {
-	ctx, stop := context.WithCancel(ctx)
-	s := &sight{
-		stop: stop, ended: make(chan struct{}), left: make(chan int),
-		jobs:    journal.Curve{Name: "jobs", Unit: "jobs that wait or are under way", Steps: true},
-		workers: journal.Curve{Name: "workers", Unit: "workers", Steps: true},
-	}
-	go func() {
-		defer close(s.ended)
-		tick := time.NewTicker(2 * time.Second)
-		defer tick.Stop()
-		for {
-			var d appsv1.Deployment
-			left, err := q.left(ctx, env)
-			if err == nil {
-				err = env.Client().Get(ctx, client.ObjectKey{Namespace: q.ns, Name: "worker"}, &d)
-			}
-			if err != nil {
-				s.err = err
-				return
-			}
-			at := time.Since(start).Seconds()
-			s.jobs.Points = append(s.jobs.Points, [2]float64{at, float64(left)})
-			s.workers.Points = append(s.workers.Points, [2]float64{at, float64(d.Status.ReadyReplicas)})
-			for listener, waiting := s.left, true; waiting; {
-				select {
-				case listener <- left:
-					listener = nil // once
-				case <-tick.C:
-					waiting = false
-				case <-ctx.Done():
-					s.err = context.Cause(ctx)
-					return
-				}
-			}
-		}
-	}()
-	return s
-}
-
-// empty waits until nothing waits or is under way.
-func (s *sight) empty(ctx context.Context) error {
-	ctx, over := context.WithTimeout(ctx, doneTimeout.D)
-	defer over()
-	last := -1
-	for last != 0 {
-		select {
-		case last = <-s.left:
-		case <-s.ended:
-			return s.err
-		case <-ctx.Done():
-			return fmt.Errorf("%s: awaiting an empty queue for %s: %d jobs wait or are under way: %w", doneTimeout.Name, doneTimeout.D, last, context.Cause(ctx))
-		}
-	}
-	return nil
-}
-
-// plot ends the watching.
-func (s *sight) plot() journal.Plot {
-	s.stop()
-	<-s.ended
-	return journal.Plot{Title: "A burst of jobs", Curves: []journal.Curve{s.jobs, s.workers}}
-}
-
-// killSome ends some workers at once, without the time to say or finish anything.
+// killSome ends the workers that have been ready for longest, at once and without the time
+// to say or finish anything.
 func (q *queued) killSome(ctx context.Context, env *environment.Environment) (int, error) {
 	var pods corev1.PodList
 	if err := env.Client().List(ctx, &pods, client.InNamespace(q.ns), client.MatchingLabels{"app": "worker"}); err != nil {
 		return 0, err
 	}
-	rand.Shuffle(len(pods.Items), func(i, j int) { pods.Items[i], pods.Items[j] = pods.Items[j], pods.Items[i] })
+	now := time.Now()
+	since := func(p corev1.Pod) time.Time {
+		for _, c := range p.Status.Conditions {
+			if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue && p.DeletionTimestamp == nil {
+				return c.LastTransitionTime.Time
+			}
+		}
+		return now // not yet
+	}
+	slices.SortFunc(pods.Items, func(a, b corev1.Pod) int { return since(a).Compare(since(b)) })
 	killed := 0
 	for i := range pods.Items[:min(dies, len(pods.Items))] {
 		if err := env.Client().Delete(ctx, &pods.Items[i], &client.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
@@ -359,21 +318,28 @@ func (q *queued) killSome(ctx context.Context, env *environment.Environment) (in
 	return killed, nil
 }
 
-// left are the jobs that wait or are under way, as SQS has them.
-func (q *queued) left(ctx context.Context, env *environment.Environment) (left int, err error) {
+// seen is what SQS has of the jobs, and the cluster of those who do them.
+func (q *queued) seen(ctx context.Context, env *environment.Environment) (now autoscale.Seen, err error) {
+	var d appsv1.Deployment
+	if err := env.Client().Get(ctx, client.ObjectKey{Namespace: q.ns, Name: "worker"}, &d); err != nil {
+		return now, err
+	}
+	now.Workers = int(d.Status.ReadyReplicas)
 	err = q.asked(ctx, env, func(c *sqs.Client) error {
 		got, err := c.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{QueueUrl: aws.String(q.url()), AttributeNames: []types.QueueAttributeName{types.QueueAttributeNameAll}})
 		if err != nil {
 			return err
 		}
-		for _, name := range []string{"ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible", "ApproximateNumberOfMessagesDelayed"} {
+		for name, to := range map[string]*int{
+			"ApproximateNumberOfMessages": &now.Waiting, "ApproximateNumberOfMessagesDelayed": &now.Waiting, "ApproximateNumberOfMessagesNotVisible": &now.UnderWay,
+		} {
 			n := 0
 			if _, err := fmt.Sscan(got.Attributes[name], &n); err != nil {
 				return fmt.Errorf("queue %s: %s: %w", q.name, name, err)
 			}
-			left += n
+			*to += n
 		}
 		return nil
 	})
-	return left, err
+	return now, err
 }

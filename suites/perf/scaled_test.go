@@ -148,6 +148,23 @@ func rested(ctx context.Context, env *environment.Environment, workload, namespa
 	return err
 }
 
+// rescaled edits the scaler of a workload as it stands. KEDA passes that on to the autoscaler
+// that it has made, which goes on: nothing has to go, and be looked at for the first time again.
+func rescaled(ctx context.Context, scope *environment.Scope, workload, namespace string, edits ...change) error {
+	o := &unstructured.Unstructured{}
+	o.SetGroupVersionKind(scaledObjectKind)
+	o.SetNamespace(namespace)
+	o.SetName(workload)
+	return scope.Update(ctx, o, func() error {
+		for _, edit := range edits {
+			if edit != nil {
+				edit(o)
+			}
+		}
+		return nil
+	})
+}
+
 // hpaOf is the autoscaler that KEDA makes of a workload's ScaledObject.
 func hpaOf(namespace, workload string) wait.Target {
 	return wait.Target{Kind: hpaKind, Namespace: namespace, Name: "keda-hpa-" + workload}

@@ -1,6 +1,6 @@
 // Package autoscale knows the times of autoscaling: how often the controller of
-// HorizontalPodAutoscalers looks at one, and which of fixtures/autoscaling's times a proof
-// need not wait for.
+// HorizontalPodAutoscalers looks at one, which of fixtures/autoscaling's times a proof
+// need not wait for, and what is seen of a queue and its workers while they follow.
 package autoscale
 
 import (
