@@ -17,6 +17,8 @@ import (
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/journal"
+	"github.com/proving-ground/proving-ground/helpers/loadtest"
+	"github.com/proving-ground/proving-ground/helpers/wait"
 )
 
 const (
@@ -24,6 +26,9 @@ const (
 	exhausted  = 0.9             // of a resource: what waits for it then is slow
 	machine    = "the machine's processors"
 )
+
+// kubeletTimeout is for a kubelet to tell what it measured, by way of the API server.
+var kubeletTimeout = wait.Timeout{Name: "kubeletTells", D: 5 * time.Second}
 
 // usage is what the platform takes under load: of each container its processors and
 // memory, and of what they run on.
@@ -66,18 +71,7 @@ func (s *stage) watchUsage(ctx context.Context, env *environment.Environment) (*
 	ctx, u.stop = context.WithCancel(ctx)
 	go func() {
 		defer close(u.ended)
-		tick := time.NewTicker(usageEvery)
-		defer tick.Stop()
-		for {
-			if u.err = u.measure(ctx); u.err != nil {
-				return
-			}
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-				return
-			}
-		}
+		u.err = loadtest.Looks(ctx, usageEvery, u.measure)
 	}()
 	return u, nil
 }
@@ -112,15 +106,14 @@ func (u *usage) find(ctx context.Context, env *environment.Environment, namespac
 }
 
 func (u *usage) measure(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, kubeletTimeout.D, fmt.Errorf("not told in %s (%s)", kubeletTimeout.D, kubeletTimeout.Name))
+	defer cancel()
 	all := 0.
 	byApp := map[string]float64{}
 	for _, node := range u.nodes {
 		data, err := u.clients.CoreV1().RESTClient().Get().Resource("nodes").Name(node).SubResource("proxy").Suffix("stats", "summary").Param("only_cpu_and_memory", "true").DoRaw(ctx)
 		if err != nil {
-			if ctx.Err() != nil {
-				return nil // it was ended
-			}
-			return fmt.Errorf("what node %s measures: %w", node, err)
+			return fmt.Errorf("what node %s measures: %w", node, cmp.Or(context.Cause(ctx), err))
 		}
 		var summary stats.Summary
 		if err := json.Unmarshal(data, &summary); err != nil {
