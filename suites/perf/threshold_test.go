@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/loadtest"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 )
 
@@ -18,15 +19,15 @@ import (
 const misspelt = "http_req_duration{name:raed}"
 
 // weigh says what comes of judgements; faults put another in its place for their time.
-type weigh func(all []judgement) string
+type weigh func(all []loadtest.Judgement) string
 
 // bySamples is how all scenarios are judged: what has no samples is no pass.
-func bySamples(all []judgement) string {
+func bySamples(all []loadtest.Judgement) string {
 	reason, _ := firstUnsettled(all)
 	switch {
 	case reason != "":
 		return "inconclusive"
-	case slices.ContainsFunc(all, func(j judgement) bool { return !j.kept }):
+	case slices.ContainsFunc(all, func(j loadtest.Judgement) bool { return !j.Kept }):
 		return "refuted"
 	}
 	return "proved"
@@ -47,28 +48,28 @@ func TestThresholdWithoutSamples(t *testing.T) {
 				env: map[string]string{"TIME_SCALE": strconv.Itoa(100), "USERS_MOST": "2"}, // three seconds
 			})
 			spec.Check(t, err)
-			all, err := judgeAnew(out)
+			all, err := out.samples.Judge(out.judged)
 			spec.Check(t, err)
-			at := slices.IndexFunc(all, func(j judgement) bool { return j.metric == misspelt })
+			at := slices.IndexFunc(all, func(j loadtest.Judgement) bool { return j.Metric == misspelt })
 			require.GreaterOrEqual(t, at, 0, "k6 was told of a threshold of %s", misspelt)
-			if !all[at].said {
-				t.Inconclusive("k6 judges otherwise", "k6 calls %s not kept: its own judgement is no false pass any more", all[at].name())
+			if !all[at].Said {
+				t.Inconclusive("k6 judges otherwise", "k6 calls %s not kept: its own judgement is no false pass any more", all[at].Name())
 			}
-			require.True(t, all[at].none, "no sample of %s", all[at].name())
-			measured := slices.ContainsFunc(all, func(j judgement) bool { return !j.none })
+			require.True(t, all[at].None, "no sample of %s", all[at].Name())
+			measured := slices.ContainsFunc(all, func(j loadtest.Judgement) bool { return !j.None })
 			require.True(t, measured, "thresholds with samples in the same run")
-			require.Equal(t, "inconclusive", verdict(all), "the verdict on %s, which has no samples and which k6 calls kept", all[at].name())
-			t.Observe(fmt.Sprintf("%s: k6 ends with %d and calls it kept, of no sample; %d other thresholds have samples; the verdict is inconclusive", all[at].name(), out.exit, len(all)-1), nil)
+			require.Equal(t, "inconclusive", verdict(all), "the verdict on %s, which has no samples and which k6 calls kept", all[at].Name())
+			t.Observe(fmt.Sprintf("%s: k6 ends with %d and calls it kept, of no sample; %d other thresholds have samples; the verdict is inconclusive", all[at].Name(), out.exit, len(all)-1), nil)
 		},
 		CounterProofs: []spec.Sabotage{
-			spec.Swapped("k6's own judgement taken", `the verdict on`, &verdict, weigh(func(all []judgement) string {
-				if slices.ContainsFunc(all, func(j judgement) bool { return !j.said }) {
+			spec.Swapped("k6's own judgement taken", `the verdict on`, &verdict, weigh(func(all []loadtest.Judgement) string {
+				if slices.ContainsFunc(all, func(j loadtest.Judgement) bool { return !j.Said }) {
 					return "refuted"
 				}
 				return "proved"
 			})),
-			spec.Swapped("nothing measured taken for nought", `the verdict on`, &verdict, weigh(func(all []judgement) string {
-				if slices.ContainsFunc(all, func(j judgement) bool { return !j.none && !j.kept }) {
+			spec.Swapped("nothing measured taken for nought", `the verdict on`, &verdict, weigh(func(all []loadtest.Judgement) string {
+				if slices.ContainsFunc(all, func(j loadtest.Judgement) bool { return !j.None && !j.Kept }) {
 					return "refuted"
 				}
 				return "proved"
