@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -82,4 +83,48 @@ func (s *Samples) BrokeAt(j Judgement) (rate float64, err error) {
 		}
 	}
 	return rate, nil
+}
+
+// quickest is the share of answers, in per cent, that a machine without time leaves as soon as
+// they are: with more to do than it can, some wait longer than others, and what is late by
+// itself is late each time.
+const quickest = 10
+
+// ByWaiting says whether judgements, some of which are not kept, are what a machine makes of them that
+// has no time for what it is asked: a latency is not kept though the quickest tenth of its
+// answers keep it, and whatever else is not kept may follow from it. Where the load
+// grows (ramps), what went before any latency did does not.
+func (s *Samples) ByWaiting(all []Judgement, ramps bool) (bool, error) {
+	late, first := false, math.Inf(1) // the rate at which the first of the latencies went
+	for _, j := range all {
+		if j.Kept || s.Kind(j.Metric) != "trend" {
+			continue
+		}
+		late = true
+		threshold, err := ParseThreshold(j.Text)
+		if err != nil {
+			return false, err
+		}
+		of, err := s.Of(j.Metric)
+		if err != nil {
+			return false, err
+		}
+		if len(of) == 0 || !threshold.keeps(Percentile(Values(of), quickest)) {
+			return false, nil
+		}
+		at, err := s.BrokeAt(j)
+		if err != nil {
+			return false, err
+		}
+		first = min(first, at)
+	}
+	for _, j := range all {
+		if !ramps || j.Kept || s.Kind(j.Metric) == "trend" {
+			continue
+		}
+		if at, err := s.BrokeAt(j); err != nil || at < first {
+			return false, err
+		}
+	}
+	return late, nil
 }

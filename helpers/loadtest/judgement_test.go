@@ -76,3 +76,32 @@ func TestBrokeAt(t *testing.T) {
 	require.NoError(t, err)
 	assert.Zero(t, at, "it never was kept")
 }
+
+func TestByWaiting(t *testing.T) {
+	const n = 2000
+	for _, c := range []struct {
+		name      string
+		of        func(i int) (float64, bool)
+		flat, ups bool // where the load is the same throughout, and where it grows
+	}{
+		{"all is well", func(int) (float64, bool) { return 50, false }, false, false},
+		{"a sleep before each answer", func(i int) (float64, bool) { return 600 + float64(i%400), false }, false, false},
+		{"a sleep, and a machine at its end", func(i int) (float64, bool) { return 600 + float64(i%20)*200, i%5 == 0 }, false, false},
+		{"a tenth late", func(i int) (float64, bool) { return map[bool]float64{true: 1500, false: 50}[i%10 == 0], false }, true, true},
+		{"late, and given up", func(i int) (float64, bool) { return map[bool]float64{true: 10000, false: 50}[i%10 == 0], i%10 == 0 }, true, true},
+		{"errors that come at once", func(i int) (float64, bool) { return 50, i%50 == 0 }, false, false},
+		{"errors at once, and late at the end", func(i int) (float64, bool) { return map[bool]float64{true: 50, false: 2000}[i < n/2], i%20 == 0 }, true, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := answers(10*time.Millisecond, n, c.of)
+			all := judged(t, s)
+			for ramps, want := range map[bool]bool{false: c.flat, true: c.ups} {
+				got, err := s.ByWaiting(all, ramps)
+				require.NoError(t, err)
+				assert.Equal(t, want, got, "ramps: %t", ramps)
+			}
+		})
+	}
+	_, err := (&Samples{Kinds: map[string]string{"a": "trend"}}).ByWaiting([]Judgement{{Metric: "a", Text: "fast"}}, false)
+	require.Error(t, err)
+}

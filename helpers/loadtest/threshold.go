@@ -55,21 +55,23 @@ func (t Threshold) Judge(kind string, values []float64, took time.Duration) (val
 	if value, err = t.value(kind, values, took); err != nil {
 		return 0, false, err
 	}
+	return value, t.keeps(value), nil
+}
+
+func (t Threshold) keeps(value float64) bool {
 	switch t.operator {
 	case "<":
-		kept = value < t.limit
+		return value < t.limit
 	case "<=":
-		kept = value <= t.limit
+		return value <= t.limit
 	case ">":
-		kept = value > t.limit
+		return value > t.limit
 	case ">=":
-		kept = value >= t.limit
+		return value >= t.limit
 	case "!=":
-		kept = value != t.limit
-	default:
-		kept = value == t.limit
+		return value != t.limit
 	}
-	return value, kept, nil
+	return value == t.limit
 }
 
 func (t Threshold) value(kind string, values []float64, took time.Duration) (float64, error) {

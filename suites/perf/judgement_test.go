@@ -11,9 +11,12 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/spec"
 )
 
+// noTime is why nothing can be said of a platform whose machine had no time for it.
+const noTime = "the machine is at its end"
+
 // judge holds the samples of a run against what is promised, and k6's own judgement
 // against ours.
-func judge(t spec.T, sc scenario, out *ran, scarcest string) (figures []string) {
+func judge(t spec.T, sc scenario, out *ran, took taken) (figures []string) {
 	all, err := out.samples.Judge(out.judged)
 	spec.Check(t, err)
 	if reason, why := firstUnsettled(all); reason != "" {
@@ -27,22 +30,33 @@ func judge(t spec.T, sc scenario, out *ran, scarcest string) (figures []string) 
 	reached := out.samples.MostRate("http_reqs")
 	var broken []string // all of them are told: one cause breaks several
 	for _, v := range all {
+		what := fmt.Sprintf("%s: it is %.4g", v.Name(), v.Value)
 		switch {
 		case v.Kept:
 		case sc.rate > 0: // this one is to break it
 			at, err := out.samples.BrokeAt(v)
 			spec.Check(t, err)
-			require.GreaterOrEqual(t, at, sc.rate, "requests a second at which the platform broke (%s: it is %.4g, at %.0f requests a second); %s", v.Name(), v.Value, reached, scarcest)
+			if at < sc.rate {
+				broken = append(broken, fmt.Sprintf("%s, and the requests a second at which the platform broke are %.0f, want %.0f", what, at, sc.rate))
+			}
 			figures = append(figures, fmt.Sprintf("it broke at %.0f requests a second", at))
 		default:
-			broken = append(broken, fmt.Sprintf("%s: it is %.4g", v.Name(), v.Value))
+			broken = append(broken, what)
 		}
 		figures = append(figures, fmt.Sprintf("%s: %.4g", v.Name(), v.Value))
 	}
 	if sc.rate > 0 && !slices.ContainsFunc(all, func(v loadtest.Judgement) bool { return !v.Kept }) {
 		figures = append(figures, fmt.Sprintf("nothing broke up to %.0f requests a second", reached))
 	}
-	require.Empty(t, broken, "thresholds that are not kept: %s; with up to %.0f requests a second; %s", strings.Join(broken, ", "), reached, scarcest)
+	what := fmt.Sprintf("%s; with up to %.0f requests a second; %s", strings.Join(broken, ", "), reached, took.scarcest)
+	if len(broken) > 0 && took.noTime {
+		waiting, err := out.samples.ByWaiting(all, sc.rate > 0)
+		spec.Check(t, err)
+		if waiting {
+			t.Inconclusive(noTime, "not kept, though the quickest tenth of all answers came in time: %s", what)
+		}
+	}
+	require.Empty(t, broken, "thresholds that are not kept: %s", what)
 	return figures
 }
 

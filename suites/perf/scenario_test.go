@@ -149,20 +149,20 @@ func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, 
 	if scale > 1 { // a minute's first second would be the whole of it
 		spec.Check(t, s.warmUp(ctx, env, t.Scope()))
 	}
-	taken, err := s.watchUsage(ctx, env)
+	watched, err := s.watchUsage(ctx, env)
 	spec.Check(t, err)
-	defer taken.stop()
+	defer watched.stop()
 	out, err := s.run(ctx, env, t.Scope(), k6{
 		script: sc.script, limit: lasts + time.Minute, edit: l.edit,
 		env: variables,
 	})
 	spec.Check(t, err)
-	scarcest, processors, err := taken.end()
+	from, to := out.samples.Span()
+	took, err := watched.end(from, to)
 	spec.Check(t, err)
 	planned := sc.rate
 	sc.rate = cmp.Or(min(sc.rate, env.Profile.Load.RateLeast), sc.rate)
-	figures := judge(t, sc, out, scarcest)
-	from, to := out.samples.Span()
+	figures := judge(t, sc, out, took)
 	if planned == 0 && to.Sub(from) < lasts*8/10 { // one that breaks the platform ends there
 		t.Inconclusive("less load than planned", "its samples are of %s, and it lasts %s", to.Sub(from).Round(100*time.Millisecond), lasts)
 	}
@@ -188,8 +188,8 @@ func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, 
 	}
 	s.wasMeasured(sc)
 	t.Observe(fmt.Sprintf("%s, %s in %s (%s): %d requests, up to %.0f a second; %s; k6 judges the same; %s%s",
-		sc.script, sc.lasts, to.Sub(from).Round(100*time.Millisecond), faster(scale), len(requests), out.samples.MostRate("http_reqs"), strings.Join(figures, ", "), scarcest, ceiling),
-		journal.Plots{Plots: []journal.Plot{out.samples.Plot(sc.script + ": users of the ingress gateway"), processors}, Data: figures})
+		sc.script, sc.lasts, to.Sub(from).Round(100*time.Millisecond), faster(scale), len(requests), out.samples.MostRate("http_reqs"), strings.Join(figures, ", "), took.scarcest, ceiling),
+		journal.Plots{Plots: []journal.Plot{out.samples.Plot(sc.script + ": users of the ingress gateway"), took.plot}, Data: figures})
 }
 
 // begun are the numbers of users from the first of them on: k6 makes them before.

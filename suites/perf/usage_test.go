@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"runtime"
@@ -36,6 +37,7 @@ type usage struct {
 	clients *kubernetes.Clientset
 	nodes   []string
 	cores   float64           // of all nodes
+	here    *loadtest.Machine // that all nodes are on; nil where the cluster is not on this one
 	limits  map[string]limits // of a container, by namespace/pod/container
 	start   time.Time
 	stop    func()
@@ -54,6 +56,13 @@ type limits struct {
 
 // share is how much of a resource was taken at most, of its limit.
 type share struct{ used, limit float64 }
+
+// taken is what was taken while a load lasted.
+type taken struct {
+	scarcest string // the resource that was nearest to its end, in words
+	noTime   bool   // that is the processors' time of the machine that has all of the environment, and was exhausted
+	plot     journal.Plot
+}
 
 // watchUsage measures until it is ended: what the kubelets measure has no watch.
 func (s *stage) watchUsage(ctx context.Context, env *environment.Environment) (*usage, error) {
@@ -89,6 +98,10 @@ func (u *usage) find(ctx context.Context, env *environment.Environment, namespac
 	}
 	if env.Profile.Provider == environment.ProviderKind {
 		u.cores = float64(runtime.NumCPU()) // each node has all of them
+		var err error
+		if u.here, err = loadtest.ThisMachine(); err != nil {
+			return err
+		}
 	}
 	for _, namespace := range namespaces {
 		var pods corev1.PodList
@@ -110,6 +123,12 @@ func (u *usage) measure(ctx context.Context) error {
 	defer cancel()
 	all := 0.
 	byApp := map[string]float64{}
+	if u.here != nil {
+		if err := u.here.Look(time.Now()); err != nil {
+			return err
+		}
+		byApp["all of the machine"] = u.here.Latest() * u.cores
+	}
 	for _, node := range u.nodes {
 		data, err := u.clients.CoreV1().RESTClient().Get().Resource("nodes").Name(node).SubResource("proxy").Suffix("stats", "summary").Param("only_cpu_and_memory", "true").DoRaw(ctx)
 		if err != nil {
@@ -134,7 +153,9 @@ func (u *usage) measure(ctx context.Context) error {
 			}
 		}
 	}
-	u.peak(machine, all, u.cores)
+	if u.here == nil {
+		u.peak(machine, all, u.cores)
+	}
 	byApp["all of the cluster"] = all
 	for app, cores := range byApp {
 		if u.curves[app] == nil {
@@ -166,24 +187,31 @@ func (s share) of() float64 {
 	return s.used / s.limit
 }
 
-// end ends the measuring, and tells of the resource that was the nearest to its end.
-func (u *usage) end() (scarcest string, plot journal.Plot, err error) {
+// end ends the measuring, and tells of the resource that was the nearest to its end. Of this
+// machine that is the time of the load alone: what starts the pods before it is no part of it.
+func (u *usage) end(from, to time.Time) (t taken, err error) {
 	u.stop()
 	<-u.ended
 	if u.err != nil {
-		return "", plot, u.err
+		return t, u.err
 	}
-	plot.Title = "Processors that are taken"
+	t.plot.Title = "Processors that are taken"
 	for _, name := range slices.Sorted(maps.Keys(u.curves)) {
-		plot.Curves = append(plot.Curves, *u.curves[name])
+		t.plot.Curves = append(t.plot.Curves, *u.curves[name])
+	}
+	if u.here != nil {
+		u.peak(machine, u.here.Most(from, to)*u.cores, u.cores)
 	}
 	names := slices.SortedFunc(maps.Keys(u.peaks), func(a, b string) int { return cmp.Compare(u.peaks[b].of(), u.peaks[a].of()) })
 	if len(names) == 0 {
-		return "", plot, fmt.Errorf("no kubelet has measured anything")
+		return t, errors.New("no kubelet has measured anything")
 	}
 	first := u.peaks[names[0]]
 	if first.of() < exhausted {
-		return fmt.Sprintf("no resource was exhausted; the nearest was %s: %.0f %%", names[0], 100*first.of()), plot, nil
+		t.scarcest = fmt.Sprintf("no resource was exhausted; the nearest was %s: %.0f %%", names[0], 100*first.of())
+		return t, nil
 	}
-	return fmt.Sprintf("%s was exhausted: %.0f %% were taken at the peak", names[0], 100*first.of()), plot, nil
+	t.noTime = u.here != nil && names[0] == machine
+	t.scarcest = fmt.Sprintf("%s was exhausted: %.0f %% were taken at the peak", names[0], 100*first.of())
+	return t, nil
 }
