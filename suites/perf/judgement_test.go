@@ -16,13 +16,13 @@ const noTime = "the machine is at its end"
 
 // judge holds the samples of a run against what is promised, and k6's own judgement
 // against ours.
-func judge(t spec.T, sc scenario, out *ran, took taken) (figures []string) {
+func judge(t spec.T, sc loadtest.Scenario, out *ran, took taken) (figures []string) {
 	all, err := out.samples.Judge(out.judged)
 	spec.Check(t, err)
 	if reason, why := firstUnsettled(all); reason != "" {
 		t.Inconclusive(reason, "%s", why)
 	}
-	for metric, texts := range sc.keeps {
+	for metric, texts := range sc.Keeps {
 		for _, text := range texts {
 			require.Contains(t, out.judged[metric], text, "thresholds that k6 was told of for %s", metric)
 		}
@@ -33,11 +33,11 @@ func judge(t spec.T, sc scenario, out *ran, took taken) (figures []string) {
 		what := fmt.Sprintf("%s: it is %.4g", v.Name(), v.Value)
 		switch {
 		case v.Kept:
-		case sc.rate > 0: // this one is to break it
+		case sc.Rate > 0: // this one is to break it
 			at, err := out.samples.BrokeAt(v)
 			spec.Check(t, err)
-			if at < sc.rate {
-				broken = append(broken, fmt.Sprintf("%s, and the requests a second at which the platform broke are %.0f, want %.0f", what, at, sc.rate))
+			if at < sc.Rate {
+				broken = append(broken, fmt.Sprintf("%s, and the requests a second at which the platform broke are %.0f, want %.0f", what, at, sc.Rate))
 			}
 			figures = append(figures, fmt.Sprintf("it broke at %.0f requests a second", at))
 		default:
@@ -45,12 +45,12 @@ func judge(t spec.T, sc scenario, out *ran, took taken) (figures []string) {
 		}
 		figures = append(figures, fmt.Sprintf("%s: %.4g", v.Name(), v.Value))
 	}
-	if sc.rate > 0 && !slices.ContainsFunc(all, func(v loadtest.Judgement) bool { return !v.Kept }) {
+	if sc.Rate > 0 && !slices.ContainsFunc(all, func(v loadtest.Judgement) bool { return !v.Kept }) {
 		figures = append(figures, fmt.Sprintf("nothing broke up to %.0f requests a second", reached))
 	}
 	what := fmt.Sprintf("%s; with up to %.0f requests a second; %s", strings.Join(broken, ", "), reached, took.scarcest)
 	if len(broken) > 0 && took.noTime {
-		waiting, err := out.samples.ByWaiting(all, sc.rate > 0)
+		waiting, err := out.samples.ByWaiting(all, sc.Rate > 0)
 		spec.Check(t, err)
 		if waiting {
 			t.Inconclusive(noTime, "not kept, though the quickest tenth of all answers came in time: %s", what)

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -33,9 +34,6 @@ const (
 	fileName = "samples.json.gz"
 	keeper   = "keeper" // the container that gives the files once k6 has ended
 	keepPort = "8080"
-	// requestsMost bounds a run: the longest scenario in its full length sends a
-	// fraction of it.
-	requestsMost = 2_000_000
 )
 
 // k6 is one run of a script in a pod, as Job's are: it never begins anew, and has a
@@ -43,6 +41,7 @@ const (
 type k6 struct {
 	script string
 	limit  time.Duration
+	most   int // requests, with more of which it ends by errBounded
 	env    map[string]string
 	edit   func(script string) string // nil for none
 	plain  bool                       // no samples are written: k6 as its users have it
@@ -58,12 +57,16 @@ type ran struct {
 	judged map[string]map[string]bool
 }
 
-// Exit codes of k6's that say that it ran to its end: all thresholds were kept, or
-// some were not (errext/exitcodes).
+// Exit codes of k6's (errext/exitcodes): it ran to its end, and all thresholds were kept, or
+// some were not; or its script gave up, which those of ours do for one reason.
 const (
 	k6Kept    = 0
 	k6Crossed = 99
+	k6Aborted = 108
 )
+
+// errBounded is of a run that came to the most requests that it may send.
+var errBounded = errors.New("k6 was to send more requests than it may")
 
 // run has k6 run a script against the stage's application.
 func (s *stage) run(ctx context.Context, env *environment.Environment, scope *environment.Scope, k k6) (*ran, error) {
@@ -88,8 +91,12 @@ func (s *stage) run(ctx context.Context, env *environment.Environment, scope *en
 	if out.log, err = s.logOf(ctx, env, pod.Name); err != nil {
 		return nil, err
 	}
-	if out.exit != k6Kept && out.exit != k6Crossed {
-		return nil, fmt.Errorf("k6 ended with %d, which is neither %d nor %d: %s", out.exit, k6Kept, k6Crossed, out.log[max(0, len(out.log)-2000):])
+	switch end := out.log[max(0, len(out.log)-2000):]; out.exit {
+	case k6Kept, k6Crossed:
+	case k6Aborted:
+		return nil, fmt.Errorf("%w, %d: %s", errBounded, k.most, end)
+	default:
+		return nil, fmt.Errorf("k6 ended with %d, which is neither %d nor %d: %s", out.exit, k6Kept, k6Crossed, end)
 	}
 	return out, s.collect(ctx, env, pod.Name, k, out)
 }
@@ -120,7 +127,7 @@ func (s *stage) k6Pod(config string, k k6) *corev1.Pod {
 	variables := []corev1.EnvVar{
 		{Name: "BASE_URL", Value: "https://" + s.host()},
 		{Name: "GATEWAY", Value: s.gateway},
-		{Name: "REQUESTS_MOST", Value: strconv.Itoa(requestsMost)},
+		{Name: "REQUESTS_MOST", Value: strconv.Itoa(k.most)},
 	}
 	for name, value := range k.env {
 		variables = append(variables, corev1.EnvVar{Name: name, Value: value})

@@ -3,6 +3,7 @@ package perf
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -20,51 +21,21 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/spec"
 )
 
-// scenario is one of the platform's six, in its own times.
-type scenario struct {
-	id     string
-	script string
-	lasts  time.Duration
-	users  float64 // at its peak; 0 where requests are counted, and not users
-	mean   float64 // share of its users that are there on the average of its time
-	keeps  map[string][]string
-	rate   float64 // requests a second up to which it looks for the one that breaks the platform; 0: nothing may break it
-}
-
-// What is promised of each scenario that does not say otherwise, and under stress.
-var (
-	promised = map[string][]string{
-		"http_req_failed": {"rate<0.01"}, "checks": {"rate>0.99"}, "http_req_duration": {"p(95)<500", "p(99)<1000"},
-	}
-	underStress = map[string][]string{
-		"http_req_failed": {"rate<0.05"}, "checks": {"rate>0.95"}, "http_req_duration": {"p(95)<2000", "p(99)<5000"},
-	}
-)
-
-var scenarios = []scenario{
-	{"PRF-001", "baseline", 5 * time.Minute, 10, 1, promised, 0},
-	{"PRF-002", "load", 14 * time.Minute, 50, 0.857, promised, 0},
-	{"PRF-003", "stress", 26 * time.Minute, 300, 0.596, underStress, 0},
-	{"PRF-004", "spike", 90 * time.Second, 500, 0.833, underStress, 0},
-	{"PRF-005", "soak", 2 * time.Hour, 50, 1, promised, 0},
-	{"PRF-006", "breakpoint", 22 * time.Minute, 0, 0, promised, 500},
-}
-
 // load is how a scenario is run; faults change it for their time.
 type load struct {
-	edit   func(script string) string
-	longer float64 // times as long; 0 as 1
+	edit func(script string) string
+	most int // requests; 0 for as many as its users can make
 }
 
 // TestScenarios proves the six scenarios against the ingress gateway: what k6 judges
 // is judged anew from its samples.
 func TestScenarios(t *testing.T) {
 	s := newStage(t, "load", nil)
-	for _, sc := range scenarios {
-		t.Run(sc.script, func(t *testing.T) {
+	for _, sc := range loadtest.Scenarios {
+		t.Run(sc.Script, func(t *testing.T) {
 			var l load
 			spec.Run(t, spec.Specification{
-				ID: sc.id, Risk: spec.Namespaced, Alone: true, Needs: []spec.Need{istio, gateway, s}, Timeout: max(sc.lasts, 4*min(sc.lasts, long)) + 10*time.Minute,
+				ID: sc.ID, Risk: spec.Namespaced, Alone: true, Needs: []spec.Need{istio, gateway, s}, Timeout: sc.Lasts + 10*time.Minute,
 				Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 					proveScenario(ctx, t, env, s, sc, l)
 				},
@@ -80,7 +51,7 @@ func options(name, kills string, l *load, line string) spec.Sabotage {
 }
 
 // faults are those of a scenario's proof.
-func (s *stage) faults(sc scenario, l *load) []spec.Sabotage {
+func (s *stage) faults(sc loadtest.Scenario, l *load) []spec.Sabotage {
 	unsettled := func(f spec.Sabotage) spec.Sabotage {
 		f.Unsettles, f.Kills = "no samples", ""
 		return f
@@ -89,79 +60,74 @@ func (s *stage) faults(sc scenario, l *load) []spec.Sabotage {
 		f.Unsettles, f.Kills = "less load than planned", ""
 		return f
 	}
+	late := func() spec.Sabotage {
+		return s.knob("the backend 600 ms later", `not kept: .*http_req_duration `, "backend", "latency", "600ms")
+	}
 	all := []spec.Sabotage{
 		options("thresholds removed", `thresholds that k6 was told of`, l, `options.thresholds = {};`),
 		unsettled(options("a tag of a threshold misspelt", "", l, `options.thresholds['http_req_duration{name:raed}'] = ['p(95)<500'];`)),
 	}
-	if sc.rate > 0 {
-		all = append(all, lesser(options("an end that breaks nothing", "", l, `options.scenarios.breakpoint.stages[0].target = 5;`)))
-		all = append(all, s.errorBody())
-		all = append(all, s.knob("the backend 600 ms later", `requests a second at which the platform broke`, "backend", "latency", "600ms"))
-	}
-	switch sc.script {
+	switch sc.Script {
+	case "baseline":
+		bound := spec.Swapped("thirty requests at most", "", l, load{most: 30})
+		bound.Unsettles = "stopped by its bound"
+		return append(all,
+			unsettled(spec.Swapped("nobody asks anything", "", l, load{edit: func(script string) string {
+				return strings.Replace(script, "export default visit;", "export default function () {}", 1)
+			}})),
+			late(),
+			s.knob("two errors in a hundred", `not kept: .*http_req_failed `, "frontend", "errorRate", 0.02),
+			s.errorBody(),
+			lesser(options("a third of its length", "", l, `options.scenarios.baseline.duration = time('100s');`)),
+			bound,
+			s.knob("a backend of another version", "", "backend", "", nil),
+		)
 	case "load":
-		all = append(all,
-			lesser(options("its users for a moment only", "", l, `options.scenarios.load.stages[1].target = 1;`)),
-			s.knob("the backend 600 ms later", `not kept: .*http_req_duration `, "backend", "latency", "600ms"))
+		return append(all, lesser(options("its users for a moment only", "", l, `options.scenarios.load.stages[1].target = 1;`)), late())
 	case "spike":
-		all = append(all, s.knob("the frontend 3 s later", `not kept: .*http_req_duration `, "frontend", "latency", "3s"))
+		return append(all, s.knob("the frontend 3 s later", `not kept: .*http_req_duration `, "frontend", "latency", "3s"))
+	case "breakpoint":
+		return append(all,
+			lesser(options("an end that breaks nothing", "", l, `options.scenarios.breakpoint.stages[0].target = 5;`)),
+			lesser(options("an end of its first seconds", "", l, `options.thresholds.http_req_duration.push({ threshold: 'p(95)<0.001', abortOnFail: true, delayAbortEval: '1s' });`)),
+			s.errorBody(),
+			s.knob("the backend 600 ms later", `requests a second at which the platform broke`, "backend", "latency", "600ms"))
 	}
-	if sc.script != "baseline" {
-		return all
-	}
-	return append(all,
-		unsettled(spec.Swapped("nobody asks anything", "", l, load{edit: func(script string) string {
-			return strings.Replace(script, "export default visit;", "export default function () {}", 1)
-		}})),
-		s.knob("the backend 600 ms later", `not kept: .*http_req_duration `, "backend", "latency", "600ms"),
-		longer(s.knob("two errors in a hundred", `not kept: .*http_req_failed `, "frontend", "errorRate", 0.02), l),
-		s.errorBody(),
-		lesser(options("a third of its length", "", l, `options.scenarios.baseline.duration = time('100s');`)),
-		s.knob("a backend of another version", "", "backend", "", nil),
-	)
+	return all
 }
 
-// longer is a fault under which the scenario lasts four times as long: of few requests, two
-// in a hundred may be none.
-func longer(f spec.Sabotage, l *load) spec.Sabotage {
-	apply := f.Apply
-	f.Apply = func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
-		meant := *l
-		l.longer = 4
-		if err := scope.Defer("the scenario's length", func(context.Context) error { *l = meant; return nil }); err != nil {
-			return err
-		}
-		return apply(ctx, env, scope)
-	}
-	return f
-}
-
-func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, s *stage, sc scenario, l load) {
-	scale := s.pace(env.Profile, sc) / cmp.Or(l.longer, 1)
-	lasts := time.Duration(float64(sc.lasts) / scale)
-	variables := map[string]string{"TIME_SCALE": strconv.FormatFloat(scale, 'f', -1, 64)}
+func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, s *stage, sc loadtest.Scenario, l load) {
+	pace := s.pace(env.Profile, sc)
+	lasts := time.Duration(float64(sc.Lasts) / pace)
+	variables := map[string]string{"TIME_SCALE": strconv.FormatFloat(pace, 'f', -1, 64)}
 	ceiling := ""
 	spec.Check(t, known(env.Profile))
-	if most := env.Profile.Load.UsersMost[sc.script]; most > 0 && float64(most) < sc.users {
-		variables["USERS_MOST"], ceiling = strconv.Itoa(most), fmt.Sprintf("; %d users in the place of %.0f, for the profile %s allows no more", most, sc.users, env.Profile.Name)
-		sc.users = float64(most)
+	if most := env.Profile.Load.UsersMost[sc.Script]; most > 0 && float64(most) < sc.Users {
+		variables["USERS_MOST"], ceiling = strconv.Itoa(most), fmt.Sprintf("; %d users in the place of %.0f, for the profile %s allows no more", most, sc.Users, env.Profile.Name)
+		sc.Users = float64(most)
 	}
-	if scale > 1 { // a minute's first second would be the whole of it
+	if pace > 1 { // a minute's first second would be the whole of it
 		spec.Check(t, s.warmUp(ctx, env, t.Scope()))
 	}
 	watched, err := s.watchUsage(ctx, env)
 	spec.Check(t, err)
 	defer watched.stop()
 	out, err := s.run(ctx, env, t.Scope(), k6{
-		script: sc.script, limit: lasts + time.Minute, edit: l.edit,
+		script: sc.Script, limit: lasts + time.Minute, most: cmp.Or(l.most, sc.MostRequests(lasts)), edit: l.edit,
 		env: variables,
 	})
+	if errors.Is(err, errBounded) {
+		t.Inconclusive("stopped by its bound", "%v", err)
+	}
 	spec.Check(t, err)
 	from, to := out.samples.Span()
 	took, err := watched.end(from, to)
 	spec.Check(t, err)
-	planned := sc.rate
-	sc.rate = cmp.Or(min(sc.rate, env.Profile.Load.RateLeast), sc.rate)
+	planned := sc.Rate
+	if planned > 0 && out.exit == k6Crossed && to.Sub(from) < loadtest.AbortLeast*8/10 {
+		t.Inconclusive("less load than planned", "it ended after %s: of so little a stall is the end", to.Sub(from).Round(100*time.Millisecond))
+	}
+	sc.Rate = cmp.Or(min(sc.Rate, env.Profile.Load.RateLeast), sc.Rate)
 	figures := judge(t, sc, out, took)
 	if planned == 0 && to.Sub(from) < lasts*8/10 { // one that breaks the platform ends there
 		t.Inconclusive("less load than planned", "its samples are of %s, and it lasts %s", to.Sub(from).Round(100*time.Millisecond), lasts)
@@ -172,24 +138,34 @@ func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, 
 	if whole := planned / 2 * lasts.Seconds(); out.exit == k6Kept && float64(len(requests)) < 0.8*whole {
 		t.Inconclusive("less load than planned", "nothing broke by %d requests, up to %.0f a second: all of the scenario are %.0f", len(requests), out.samples.MostRate("http_reqs"), whole)
 	}
-	users, err := out.samples.Of("vus")
-	spec.Check(t, err)
-	if sc.users > 0 {
-		if len(users) == 0 {
-			t.Inconclusive("no samples", "k6 told of no users")
-		}
-		if most := slices.Max(loadtest.Values(users)); most < sc.users*0.95 {
-			t.Inconclusive("less load than planned", "at most %.0f users were there, %.0f were to be", most, sc.users)
-		}
-		// With a ceiling the ramps are steeper, and so there are more on the average. k6 tells of users once a second.
-		if mean := loadtest.Mean(begun(loadtest.Values(users))); len(users) >= 10 && mean < 0.85*sc.mean*sc.users {
-			t.Inconclusive("less load than planned", "%.1f users were there on the average, %.1f were to be", mean, sc.mean*sc.users)
-		}
+	if sc.Users > 0 {
+		usersAsPlanned(t, sc, out)
 	}
 	s.wasMeasured(sc)
+	plot := out.samples.Plot(sc.Script + ": users of the ingress gateway")
+	plot.Stages = sc.Marks(pace)
 	t.Observe(fmt.Sprintf("%s, %s in %s (%s): %d requests, up to %.0f a second; %s; k6 judges the same; %s%s",
-		sc.script, sc.lasts, to.Sub(from).Round(100*time.Millisecond), faster(scale), len(requests), out.samples.MostRate("http_reqs"), strings.Join(figures, ", "), took.scarcest, ceiling),
-		journal.Plots{Plots: []journal.Plot{out.samples.Plot(sc.script + ": users of the ingress gateway"), took.plot}, Data: figures})
+		sc.Script, sc.Lasts, to.Sub(from).Round(100*time.Millisecond), faster(pace, env.Profile), len(requests), out.samples.MostRate("http_reqs"), strings.Join(figures, ", "), took.scarcest, ceiling),
+		journal.Plots{Plots: []journal.Plot{plot, took.plot}, Data: figures})
+}
+
+// usersLooks is how often k6 must have told of its users, which it does once a second.
+const usersLooks = 10
+
+// usersAsPlanned: a load of fewer users, or of all of them for a moment, proves less.
+func usersAsPlanned(t spec.T, sc loadtest.Scenario, out *ran) {
+	users, err := out.samples.Of("vus")
+	spec.Check(t, err)
+	if len(users) < usersLooks {
+		t.Inconclusive("no samples", "k6 told %d times of its users, want %d", len(users), usersLooks)
+	}
+	if most := slices.Max(loadtest.Values(users)); most < sc.Users*0.95 {
+		t.Inconclusive("less load than planned", "at most %.0f users were there, %.0f were to be", most, sc.Users)
+	}
+	// With a ceiling the ramps are steeper, and so there are more on the average.
+	if mean := loadtest.Mean(begun(loadtest.Values(users))); mean < 0.85*sc.Mean*sc.Users {
+		t.Inconclusive("less load than planned", "%.1f users were there on the average, %.1f were to be", mean, sc.Mean*sc.Users)
+	}
 }
 
 // begun are the numbers of users from the first of them on: k6 makes them before.
@@ -206,28 +182,31 @@ const (
 )
 
 // pace is the factor by which a scenario's times are shorter.
-func (s *stage) pace(p *environment.Profile, sc scenario) float64 {
+func (s *stage) pace(p *environment.Profile, sc loadtest.Scenario) float64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.measured[sc.id] && sc.lasts > long {
-		return max(p.TimeScale, brief)
+	if s.measured[sc.ID] && sc.Lasts > long {
+		return sc.Pace(max(p.TimeScale, brief))
 	}
-	return p.TimeScale
+	return sc.Pace(p.TimeScale)
 }
 
 // wasMeasured: what comes of the scenario from now on is of faults, or after them.
-func (s *stage) wasMeasured(sc scenario) {
+func (s *stage) wasMeasured(sc loadtest.Scenario) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.measured[sc.id] = true
+	s.measured[sc.ID] = true
 }
 
-// faster is a time scale in words.
-func faster(scale float64) string {
-	if scale == 1 {
+// faster is the factor of a scenario in words, and the profile's where that is another.
+func faster(pace float64, p *environment.Profile) string {
+	switch pace {
+	case 1:
 		return "the platform's own times"
+	case p.TimeScale:
+		return fmt.Sprintf("%g times faster than the platform's own times", pace)
 	}
-	return fmt.Sprintf("%g times faster than the platform's own times", scale)
+	return fmt.Sprintf("%g times faster than the platform's own times; the factor of profile %s is %g", pace, p.Name, p.TimeScale)
 }
 
 // warmUp asks for some pages that nobody counts: what stood still answers its first
@@ -250,8 +229,8 @@ func (s *stage) warmUp(ctx context.Context, env *environment.Environment, scope 
 // known refuses a ceiling of what is no scenario: it would be none.
 func known(p *environment.Profile) error {
 	var names []string
-	for _, sc := range scenarios {
-		names = append(names, sc.script)
+	for _, sc := range loadtest.Scenarios {
+		names = append(names, sc.Script)
 	}
 	for name := range p.Load.UsersMost {
 		if !slices.Contains(names, name) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"testing"
 	"time"
 
@@ -44,8 +43,8 @@ func TestThresholdWithoutSamples(t *testing.T) {
 		ID: "PRF-007", Risk: spec.Namespaced, Needs: []spec.Need{istio, gateway, s}, Timeout: 4 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 			out, err := s.run(ctx, env, t.Scope(), k6{
-				script: "baseline", limit: time.Minute, edit: l.edit,
-				env: map[string]string{"TIME_SCALE": strconv.Itoa(100), "USERS_MOST": "2"}, // three seconds
+				script: "baseline", limit: time.Minute, most: loadtest.Scenario{Users: 2}.MostRequests(3 * time.Second), edit: l.edit,
+				env: map[string]string{"TIME_SCALE": "100", "USERS_MOST": "2"}, // three seconds
 			})
 			spec.Check(t, err)
 			all, err := out.samples.Judge(out.judged)
