@@ -144,7 +144,7 @@ func (s *stage) k6Pod(config string, k k6) *corev1.Pod {
 	}
 	mount := corev1.VolumeMount{Name: "results", MountPath: results}
 	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: s.outside, GenerateName: "k6-" + k.script + "-", Labels: map[string]string{"app": "k6"}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.outside, GenerateName: "k6-" + k.script + "-", Labels: k6Label},
 		Spec: corev1.PodSpec{
 			RestartPolicy: corev1.RestartPolicyNever, AutomountServiceAccountToken: ptr.To(false), EnableServiceLinks: ptr.To(false),
 			ActiveDeadlineSeconds: ptr.To(int64((k.limit + 5*time.Minute).Seconds())), TerminationGracePeriodSeconds: ptr.To[int64](0),

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -31,8 +32,6 @@ const (
 	repeatRate = 20.  // requests a second, of each kind: far below what makes queues
 	slowDown   = 0.2  // that must be found
 	quietest   = 0.15 // noise above which it could not be
-	atOncePort = 8443
-	atOnce     = "at-once.example"
 )
 
 // figure is what is compared with the accepted run: the median latency of one kind of
@@ -60,17 +59,16 @@ func acceptedFile(env *environment.Environment) string {
 	return filepath.Join(env.Root, "fixtures", "loadtests", "accepted", classOf(env)+".json")
 }
 
-// TestRegression proves that the platform is not slower than the last accepted run of the
+// regression proves that the platform is not slower than the last accepted run of the
 // same class of environments, and that it would be found if it were.
-func TestRegression(t *testing.T) {
-	s := newStage(t, "regression", nil)
+func regression(t *testing.T, u *underLoad) {
 	spec.Run(t, spec.Specification{
-		ID: "PRF-014", Risk: spec.Namespaced, Alone: true, Needs: []spec.Need{istio, gateway, s}, Timeout: 5 * time.Minute,
-		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveRegression(ctx, t, env, s) },
+		ID: "PRF-014", Risk: spec.Namespaced, Alone: true, Needs: []spec.Need{istio, gateway, u}, Timeout: 5 * time.Minute,
+		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveRegression(ctx, t, env, u) },
 		CounterProofs: []spec.Sabotage{
-			s.slower("backend", `reading a document against the accepted run`, func(a accepted) figure { return a.Reading }),
-			s.slower("frontend", `the frontend's own page against the accepted run`, func(a accepted) figure { return a.Page }),
-			s.knob("a backend of another version", "", "backend", "", nil),
+			u.slower("backend", `reading a document against the accepted run`, func(a accepted) figure { return a.Reading }),
+			u.slower("frontend", `the frontend's own page against the accepted run`, func(a accepted) figure { return a.Page }),
+			u.knob("a backend of another version", "", "backend", "", nil),
 		},
 	})
 }
@@ -84,8 +82,8 @@ func (s *stage) slower(service, kills string, of func(accepted) figure) spec.Sab
 	})
 }
 
-func proveRegression(ctx context.Context, t spec.T, env *environment.Environment, s *stage) {
-	now, err := s.latencies(ctx, t, env)
+func proveRegression(ctx context.Context, t spec.T, env *environment.Environment, u *underLoad) {
+	now, err := u.latencies(ctx, t, env)
 	spec.Check(t, err)
 	if *accept {
 		*accept = false // what comes after it may be a fault
@@ -93,7 +91,7 @@ func proveRegression(ctx context.Context, t spec.T, env *environment.Environment
 	}
 	was, err := readAccepted(env)
 	if errors.Is(err, fs.ErrNotExist) {
-		t.Inconclusive("no accepted run", "there is none of the class %s: `go test ./suites/perf -run TestRegression -accept` makes this one so", classOf(env))
+		t.Inconclusive("no accepted run", "there is none of the class %s: `go test ./suites/perf -run TestUnderLoad/regression -accept` makes this one so", classOf(env))
 	}
 	spec.Check(t, err)
 	compare(t, was, was.Reading, now.Reading, "reading a document", "the frontend's own page")
@@ -118,27 +116,27 @@ func compare(t spec.T, accepted accepted, was, now figure, what, to string) {
 }
 
 // latencies are measured by repeats, each of all kinds of requests at once.
-func (s *stage) latencies(ctx context.Context, t spec.T, env *environment.Environment) (a accepted, err error) {
-	pods, err := probe.Start(ctx, env, t.Scope(),
-		probe.Spec{Namespace: s.outside, Name: "users"}, probe.Spec{
-			Namespace: s.outside, Name: "at-once",
-			Upstream: &probe.Upstream{HTTPS: atOncePort, Names: []string{atOnce}},
-		})
+func (u *underLoad) latencies(ctx context.Context, t spec.T, env *environment.Environment) (a accepted, err error) {
+	// So that there is one to read, whether or not a scenario wrote thousands before.
+	_, err = u.users.Call(ctx, probe.Request{
+		Method: http.MethodPost, URL: "https://" + u.host() + "/api/documents", Connect: u.gateway, Insecure: true,
+		Headers: map[string]string{"Content-Type": "application/json"}, Body: `{"title":"one to be read","content":"a line of it"}`,
+	}, probe.Status(http.StatusCreated))
 	if err != nil {
-		return a, err
+		t.Broken(err) // a write that fails is no latency
 	}
 	kinds := []probe.Plan{
-		{Request: probe.Request{URL: "https://" + s.host() + "/api/documents?limit=1", Connect: s.gateway, Insecure: true}, KeepAlive: true},
-		{Request: probe.Request{URL: "https://" + s.host() + "/", Connect: s.gateway, Insecure: true}, KeepAlive: true},
+		{Request: probe.Request{URL: "https://" + u.host() + "/api/documents?limit=1", Connect: u.gateway, Insecure: true}, KeepAlive: true},
+		{Request: probe.Request{URL: "https://" + u.host() + "/", Connect: u.gateway, Insecure: true}, KeepAlive: true},
 		// With a handshake each: half a millisecond without one would be mostly chance.
-		{Request: probe.Request{URL: "https://" + atOnce + "/", Connect: net.JoinHostPort(pods[1].IP, strconv.Itoa(atOncePort)), Insecure: true}},
+		{Request: probe.Request{URL: "https://" + atOnce + "/", Connect: net.JoinHostPort(u.answer.IP, strconv.Itoa(atOncePort)), Insecure: true}},
 	}
 	var reading, page []float64
 	for n := range repeats + 1 {
 		records := make([]*probe.Record, len(kinds))
 		for i, kind := range kinds {
 			kind.Rate, kind.For = repeatRate, repeatFor
-			if records[i], err = pods[0].Traffic(ctx, kind); err != nil {
+			if records[i], err = u.users.Traffic(ctx, kind); err != nil {
 				return a, err
 			}
 		}
@@ -164,7 +162,7 @@ func (s *stage) latencies(ctx context.Context, t spec.T, env *environment.Enviro
 func millisOf(t spec.T, r *probe.Record) (millis []float64) {
 	t.Helper()
 	for _, one := range r.Outcomes().Sent {
-		if one.Status != 200 {
+		if one.Status != http.StatusOK {
 			t.Inconclusive("the traffic is not known", "request %d was answered %d %s %s", one.N, one.Status, one.Result, one.Detail)
 		}
 		millis = append(millis, one.Millis)

@@ -17,7 +17,6 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/journal"
 	"github.com/proving-ground/proving-ground/helpers/loadtest"
-	"github.com/proving-ground/proving-ground/helpers/probe"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 )
 
@@ -27,22 +26,26 @@ type load struct {
 	most int // requests; 0 for as many as its users can make
 }
 
-// TestScenarios proves the six scenarios against the ingress gateway: what k6 judges
-// is judged anew from its samples.
-func TestScenarios(t *testing.T) {
-	s := newStage(t, "load", nil)
+// TestUnderLoad proves the six scenarios against the ingress gateway: what k6 judges is
+// judged anew from its samples. So are k6's own judgement and the comparison with an earlier
+// run, on the same application.
+func TestUnderLoad(t *testing.T) {
+	t.Parallel() // else the others would not begin to build before the last of these has ended
+	u := newUnderLoad(t)
 	for _, sc := range loadtest.Scenarios {
 		t.Run(sc.Script, func(t *testing.T) {
 			var l load
 			spec.Run(t, spec.Specification{
-				ID: sc.ID, Risk: spec.Namespaced, Alone: true, Needs: []spec.Need{istio, gateway, s}, Timeout: sc.Lasts + 10*time.Minute,
+				ID: sc.ID, Risk: spec.Namespaced, Alone: true, Needs: []spec.Need{istio, gateway, u}, Timeout: sc.Lasts + 10*time.Minute,
 				Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
-					proveScenario(ctx, t, env, s, sc, l)
+					proveScenario(ctx, t, env, u, sc, l)
 				},
-				CounterProofs: s.faults(sc, &l),
+				CounterProofs: u.faults(sc, &l),
 			})
 		})
 	}
+	t.Run("threshold", func(t *testing.T) { thresholdWithoutSamples(t, u) })
+	t.Run("regression", func(t *testing.T) { regression(t, u) })
 }
 
 // options is a line more for a script, which changes what its first lines export.
@@ -51,7 +54,7 @@ func options(name, kills string, l *load, line string) spec.Sabotage {
 }
 
 // faults are those of a scenario's proof.
-func (s *stage) faults(sc loadtest.Scenario, l *load) []spec.Sabotage {
+func (u *underLoad) faults(sc loadtest.Scenario, l *load) []spec.Sabotage {
 	unsettled := func(f spec.Sabotage) spec.Sabotage {
 		f.Unsettles, f.Kills = "no samples", ""
 		return f
@@ -61,7 +64,7 @@ func (s *stage) faults(sc loadtest.Scenario, l *load) []spec.Sabotage {
 		return f
 	}
 	late := func() spec.Sabotage {
-		return s.knob("the backend 600 ms later", `not kept: .*http_req_duration `, "backend", "latency", "600ms")
+		return u.knob("the backend 600 ms later", `not kept: .*http_req_duration `, "backend", "latency", "600ms")
 	}
 	all := []spec.Sabotage{
 		options("thresholds removed", `thresholds that k6 was told of`, l, `options.thresholds = {};`),
@@ -76,28 +79,29 @@ func (s *stage) faults(sc loadtest.Scenario, l *load) []spec.Sabotage {
 				return strings.Replace(script, "export default visit;", "export default function () {}", 1)
 			}})),
 			late(),
-			s.knob("two errors in a hundred", `not kept: .*http_req_failed `, "frontend", "errorRate", 0.02),
-			s.errorBody(),
+			u.knob("two errors in a hundred", `not kept: .*http_req_failed `, "frontend", "errorRate", 0.02),
+			u.errorBody(),
 			lesser(options("a third of its length", "", l, `options.scenarios.baseline.duration = time('100s');`)),
 			bound,
-			s.knob("a backend of another version", "", "backend", "", nil),
+			u.unconfined(),
+			u.knob("a backend of another version", "", "backend", "", nil),
 		)
 	case "load":
 		return append(all, lesser(options("its users for a moment only", "", l, `options.scenarios.load.stages[1].target = 1;`)), late())
 	case "spike":
-		return append(all, s.knob("the frontend 3 s later", `not kept: .*http_req_duration `, "frontend", "latency", "3s"))
+		return append(all, u.knob("the frontend 3 s later", `not kept: .*http_req_duration `, "frontend", "latency", "3s"))
 	case "breakpoint":
 		return append(all,
 			lesser(options("an end that breaks nothing", "", l, `options.scenarios.breakpoint.stages[0].target = 5;`)),
 			lesser(options("an end of its first seconds", "", l, `options.thresholds.http_req_duration.push({ threshold: 'p(95)<0.001', abortOnFail: true, delayAbortEval: '1s' });`)),
-			s.errorBody(),
-			s.knob("the backend 600 ms later", `requests a second at which the platform broke`, "backend", "latency", "600ms"))
+			u.errorBody(),
+			u.knob("the backend 600 ms later", `requests a second at which the platform broke`, "backend", "latency", "600ms"))
 	}
 	return all
 }
 
-func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, s *stage, sc loadtest.Scenario, l load) {
-	pace := s.pace(env.Profile, sc)
+func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, u *underLoad, sc loadtest.Scenario, l load) {
+	pace := u.pace(env.Profile, sc)
 	lasts := time.Duration(float64(sc.Lasts) / pace)
 	variables := map[string]string{"TIME_SCALE": strconv.FormatFloat(pace, 'f', -1, 64)}
 	ceiling := ""
@@ -106,13 +110,14 @@ func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, 
 		variables["USERS_MOST"], ceiling = strconv.Itoa(most), fmt.Sprintf("; %d users in the place of %.0f, for the profile %s allows no more", most, sc.Users, env.Profile.Name)
 		sc.Users = float64(most)
 	}
+	u.confined(ctx, t)
 	if pace > 1 { // a minute's first second would be the whole of it
-		spec.Check(t, s.warmUp(ctx, env, t.Scope()))
+		spec.Check(t, u.ask(ctx, 20, 3*time.Second))
 	}
-	watched, err := s.watchUsage(ctx, env)
+	watched, err := u.watchUsage(ctx, env)
 	spec.Check(t, err)
 	defer watched.stop()
-	out, err := s.run(ctx, env, t.Scope(), k6{
+	out, err := u.run(ctx, env, t.Scope(), k6{
 		script: sc.Script, limit: lasts + time.Minute, most: cmp.Or(l.most, sc.MostRequests(lasts)), edit: l.edit,
 		env: variables,
 	})
@@ -141,7 +146,7 @@ func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, 
 	if sc.Users > 0 {
 		usersAsPlanned(t, sc, out)
 	}
-	s.wasMeasured(sc)
+	u.wasMeasured(sc)
 	plot := out.samples.Plot(sc.Script + ": users of the ingress gateway")
 	plot.Stages = sc.Marks(pace)
 	t.Observe(fmt.Sprintf("%s, %s in %s (%s): %d requests, up to %.0f a second; %s; k6 judges the same; %s%s",
@@ -207,23 +212,6 @@ func faster(pace float64, p *environment.Profile) string {
 		return fmt.Sprintf("%g times faster than the platform's own times", pace)
 	}
 	return fmt.Sprintf("%g times faster than the platform's own times; the factor of profile %s is %g", pace, p.Name, p.TimeScale)
-}
-
-// warmUp asks for some pages that nobody counts: what stood still answers its first
-// requests late, which full times hide and short ones do not.
-func (s *stage) warmUp(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
-	pods, err := probe.Start(ctx, env, scope, probe.Spec{Namespace: s.outside, Name: "warm-up"})
-	if err != nil {
-		return err
-	}
-	asked, err := pods[0].Traffic(ctx, probe.Plan{
-		Request: probe.Request{URL: "https://" + s.host() + "/api/documents?limit=1", Connect: s.gateway, Insecure: true},
-		Rate:    20, For: 3 * time.Second,
-	})
-	if err != nil {
-		return err
-	}
-	return asked.Wait(ctx)
 }
 
 // known refuses a ceiling of what is no scenario: it would be none.

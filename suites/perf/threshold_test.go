@@ -32,17 +32,16 @@ func bySamples(all []loadtest.Judgement) string {
 	return "proved"
 }
 
-// TestThresholdWithoutSamples proves that a threshold of which k6 has measured nothing is
+// thresholdWithoutSamples proves that a threshold of which k6 has measured nothing is
 // no pass, though k6 itself calls it kept.
-func TestThresholdWithoutSamples(t *testing.T) {
-	s := newStage(t, "threshold", nil)
+func thresholdWithoutSamples(t *testing.T, u *underLoad) {
 	verdict := weigh(bySamples)
 	line := fmt.Sprintf("options.thresholds['%s'] = ['p(95)<500'];\n", misspelt)
 	l := load{edit: func(script string) string { return script + line }}
 	spec.Run(t, spec.Specification{
-		ID: "PRF-007", Risk: spec.Namespaced, Needs: []spec.Need{istio, gateway, s}, Timeout: 4 * time.Minute,
+		ID: "PRF-007", Risk: spec.Namespaced, Needs: []spec.Need{istio, gateway, u}, Timeout: 4 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
-			out, err := s.run(ctx, env, t.Scope(), k6{
+			out, err := u.run(ctx, env, t.Scope(), k6{
 				script: "baseline", limit: time.Minute, most: loadtest.Scenario{Users: 2}.MostRequests(3 * time.Second), edit: l.edit,
 				env: map[string]string{"TIME_SCALE": "100", "USERS_MOST": "2"}, // three seconds
 			})
