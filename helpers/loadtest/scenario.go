@@ -19,6 +19,7 @@ type Scenario struct {
 	Keeps  map[string][]string // thresholds by metric
 	Stages []Stage
 	Faster float64 // times the profile's factor, where that compresses; 0 as 1
+	Steady bool    // its latency may not grow from its begin to its end
 }
 
 // Stage is a time of its own within a scenario, from At to the next one.
@@ -56,7 +57,7 @@ var Scenarios = []Scenario{
 		{0, "up"}, {10 * time.Second, "all users"}, {70 * time.Second, "down"},
 	}},
 	// Half a minute on kind: two minutes of the same load had nothing more to show.
-	{ID: "PRF-005", Script: "soak", Lasts: 2 * time.Hour, Users: 50, Mean: 1, Keeps: promised, Stages: []Stage{{0, "all users"}}, Faster: 4},
+	{ID: "PRF-005", Script: "soak", Lasts: 2 * time.Hour, Users: 50, Mean: 1, Keeps: promised, Stages: []Stage{{0, "all users"}}, Faster: 4, Steady: true},
 	{ID: "PRF-006", Script: "breakpoint", Lasts: 22 * time.Minute, Rate: 500, Keeps: promised, Stages: []Stage{{0, "ever more"}}},
 }
 

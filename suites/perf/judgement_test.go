@@ -1,6 +1,7 @@
 package perf
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -68,4 +69,19 @@ func firstUnsettled(all []loadtest.Judgement) (reason, why string) {
 		}
 	}
 	return "", ""
+}
+
+// sameThroughout asserts that the latency at a run's end is what it was at its begin.
+func sameThroughout(t spec.T, out *ran, took taken) (figure string) {
+	d, err := out.samples.Drift()
+	if errors.Is(err, loadtest.ErrNoSamples) {
+		t.Inconclusive("no samples", "%v", err)
+	}
+	spec.Check(t, err)
+	figure = fmt.Sprintf("median of the first third %.1f ms, of the last one %.1f ms", d.First, d.Last)
+	if d.Grown() && took.noTime && d.ByWaiting() {
+		t.Inconclusive(noTime, "%s, of which the quickest tenth came as soon as before; %s", figure, took.scarcest)
+	}
+	require.False(t, d.Grown(), "latency grew while it lasted: %s, want %.1f ms at most; %s", figure, d.Most(), took.scarcest)
+	return figure
 }

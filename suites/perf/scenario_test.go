@@ -22,8 +22,9 @@ import (
 
 // load is how a scenario is run; faults change it for their time.
 type load struct {
-	edit func(script string) string
-	most int // requests; 0 for as many as its users can make
+	edit    func(script string) string
+	most    int                         // requests; 0 for as many as its users can make
+	halfway func(context.Context) error // called when half of the scenario's time is over
 }
 
 // TestUnderLoad proves the six scenarios against the ingress gateway: what k6 judges is
@@ -90,6 +91,8 @@ func (u *underLoad) faults(sc loadtest.Scenario, l *load) []spec.Sabotage {
 		return append(all, lesser(options("its users for a moment only", "", l, `options.scenarios.load.stages[1].target = 1;`)), late())
 	case "spike":
 		return append(all, u.knob("the frontend 3 s later", `not kept: .*http_req_duration `, "frontend", "latency", "3s"))
+	case "soak":
+		return append(all, u.laterHalf(l))
 	case "breakpoint":
 		return append(all,
 			lesser(options("an end that breaks nothing", "", l, `options.scenarios.breakpoint.stages[0].target = 5;`)),
@@ -117,6 +120,7 @@ func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, 
 	watched, err := u.watchUsage(ctx, env)
 	spec.Check(t, err)
 	defer watched.stop()
+	ended := u.halfway(ctx, lasts/2, l.halfway)
 	out, err := u.run(ctx, env, t.Scope(), k6{
 		script: sc.Script, limit: lasts + time.Minute, most: cmp.Or(l.most, sc.MostRequests(lasts)), edit: l.edit,
 		env: variables,
@@ -125,6 +129,7 @@ func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, 
 		t.Inconclusive("stopped by its bound", "%v", err)
 	}
 	spec.Check(t, err)
+	spec.Check(t, <-ended)
 	from, to := out.samples.Span()
 	took, err := watched.end(from, to)
 	spec.Check(t, err)
@@ -136,6 +141,9 @@ func proveScenario(ctx context.Context, t spec.T, env *environment.Environment, 
 	figures := judge(t, sc, out, took)
 	if planned == 0 && to.Sub(from) < lasts*8/10 { // one that breaks the platform ends there
 		t.Inconclusive("less load than planned", "its samples are of %s, and it lasts %s", to.Sub(from).Round(100*time.Millisecond), lasts)
+	}
+	if sc.Steady {
+		figures = append(figures, sameThroughout(t, out, took))
 	}
 	requests, err := out.samples.Of("http_reqs")
 	spec.Check(t, err)
@@ -228,22 +236,52 @@ func known(p *environment.Profile) error {
 	return nil
 }
 
+// route changes how the gateway's requests come to the application.
+func (s *stage) route(ctx context.Context, scope *environment.Scope, change func(http []any) []any) error {
+	o := &unstructured.Unstructured{}
+	o.SetAPIVersion("networking.istio.io/v1")
+	o.SetKind("VirtualService")
+	o.SetNamespace(s.ns)
+	o.SetName("frontend")
+	return scope.Update(ctx, o, func() error {
+		routes, _, err := unstructured.NestedSlice(o.Object, "spec", "http")
+		if err != nil {
+			return err
+		}
+		return unstructured.SetNestedSlice(o.Object, change(routes), "spec", "http")
+	})
+}
+
 // errorBody has the gateway answer 200 with an error's body, which only a look at the
 // answers tells from the application's own.
 func (s *stage) errorBody() spec.Sabotage {
 	return spec.Sabotage{
 		Name: "200 with an error's body", Kills: `checks rate`, Applied: spec.AtOnce, Restored: spec.AtOnce,
 		Apply: func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
-			o := &unstructured.Unstructured{}
-			o.SetAPIVersion("networking.istio.io/v1")
-			o.SetKind("VirtualService")
-			o.SetNamespace(s.ns)
-			o.SetName("frontend")
-			return scope.Update(ctx, o, func() error {
-				return unstructured.SetNestedSlice(o.Object, []any{map[string]any{"directResponse": map[string]any{
+			return s.route(ctx, scope, func([]any) []any {
+				return []any{map[string]any{"directResponse": map[string]any{
 					"status": int64(http.StatusOK), "body": map[string]any{"string": `{"error":"the database is away"}`},
-				}}}, "spec", "http")
+				}}}
 			})
+		},
+	}
+}
+
+// laterHalf has the gateway wait before each request of the scenario's second half: what it
+// promises is kept, and its latency grows.
+func (s *stage) laterHalf(l *load) spec.Sabotage {
+	return spec.Sabotage{
+		Name: "200 ms later from its half on", Kills: `latency grew while it lasted`, Applied: spec.AtOnce, Restored: spec.AtOnce,
+		Apply: func(_ context.Context, _ *environment.Environment, scope *environment.Scope) error {
+			l.halfway = func(ctx context.Context) error {
+				return s.route(ctx, scope, func(routes []any) []any {
+					for _, r := range routes {
+						r.(map[string]any)["fault"] = map[string]any{"delay": map[string]any{"percentage": map[string]any{"value": int64(100)}, "fixedDelay": "200ms"}}
+					}
+					return routes
+				})
+			}
+			return scope.Defer("what is done halfway", func(context.Context) error { l.halfway = nil; return nil })
 		},
 	}
 }

@@ -166,3 +166,21 @@ func (u *underLoad) ask(ctx context.Context, rate float64, d time.Duration) erro
 	}
 	return asked.Wait(ctx)
 }
+
+// halfway calls what is to be done once half of a scenario's time is over, for which a
+// user asks now and then. What comes of it is sent; nil where there is nothing to do.
+func (u *underLoad) halfway(ctx context.Context, half time.Duration, do func(context.Context) error) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		if do == nil {
+			done <- nil
+			return
+		}
+		err := u.ask(ctx, 1, half)
+		if err == nil {
+			err = do(ctx)
+		}
+		done <- err
+	}()
+	return done
+}
