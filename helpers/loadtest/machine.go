@@ -2,6 +2,9 @@ package loadtest
 
 import (
 	"fmt"
+	"regexp"
+	"runtime"
+	"strings"
 	"time"
 
 	"github.com/prometheus/procfs"
@@ -67,4 +70,29 @@ func (m *Machine) Latest() float64 {
 		return 0
 	}
 	return m.looks[len(m.looks)-1].share
+}
+
+var unnamed = regexp.MustCompile(`[^a-z0-9]+`)
+
+// Processor is the model of this machine's processors, in letters that a file's name may
+// have, such as amd-epyc; the architecture where it tells no model.
+func Processor() (string, error) {
+	fs, err := procfs.NewDefaultFS()
+	if err != nil {
+		return "", err
+	}
+	return processor(fs)
+}
+
+func processor(fs procfs.FS) (string, error) {
+	all, err := fs.CPUInfo()
+	if err != nil {
+		return "", fmt.Errorf("this machine's processors: %w", err)
+	}
+	for _, one := range all {
+		if name := strings.Trim(unnamed.ReplaceAllString(strings.ToLower(one.ModelName), "-"), "-"); name != "" {
+			return name, nil
+		}
+	}
+	return runtime.GOARCH, nil
 }

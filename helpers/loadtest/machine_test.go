@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -41,4 +42,24 @@ func TestMachine(t *testing.T) {
 	require.ErrorContains(t, m.Look(begin), "what this machine's processors do")
 	_, err = ThisMachine()
 	require.NoError(t, err)
+}
+
+func TestProcessor(t *testing.T) {
+	dir := t.TempDir()
+	fs, err := procfs.NewFS(dir)
+	require.NoError(t, err)
+	_, err = processor(fs)
+	require.ErrorContains(t, err, "this machine's processors")
+	if runtime.GOARCH != "amd64" {
+		return // procfs reads it as its own architecture writes it
+	}
+	for name, want := range map[string]string{
+		"AMD EPYC": "amd-epyc", "Intel(R) Xeon(R) CPU @ 2.70GHz": "intel-r-xeon-r-cpu-2-70ghz", "": runtime.GOARCH,
+	} {
+		text := fmt.Sprintf("processor\t: 0\nvendor_id\t: Any\nmodel name\t: %s\n\n", name)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "cpuinfo"), []byte(text), 0o600))
+		got, err := processor(fs)
+		require.NoError(t, err)
+		assert.Equal(t, want, got)
+	}
 }

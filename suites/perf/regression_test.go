@@ -50,13 +50,19 @@ type accepted struct {
 	Page    figure    `json:"page"`    // the frontend's own page, to a pod outside of the mesh that answers a new connection at once: gateway, mesh and frontend
 }
 
-// classOf names an environment's class: where latencies can be compared at all.
-func classOf(env *environment.Environment) string {
-	return fmt.Sprintf("%s-%d-cores", env.Profile.Name, runtime.NumCPU())
+// classOf names an environment's class: where latencies can be compared at all. Two cores of
+// one model are not as fast as two of another, and not in the same proportions.
+func classOf(env *environment.Environment) (string, error) {
+	class := fmt.Sprintf("%s-%d-cores", env.Profile.Name, runtime.NumCPU())
+	if env.Profile.Provider != environment.ProviderKind {
+		return class, nil // its nodes are not this machine
+	}
+	model, err := loadtest.Processor()
+	return class + "-" + model, err
 }
 
-func acceptedFile(env *environment.Environment) string {
-	return filepath.Join(env.Root, "fixtures", "loadtests", "accepted", classOf(env)+".json")
+func acceptedFile(env *environment.Environment, class string) string {
+	return filepath.Join(env.Root, "fixtures", "loadtests", "accepted", class+".json")
 }
 
 // regression proves that the platform is not slower than the last accepted run of the
@@ -83,7 +89,9 @@ func (s *stage) slower(service, kills string, of func(accepted) figure) spec.Sab
 }
 
 func proveRegression(ctx context.Context, t spec.T, env *environment.Environment, u *underLoad) {
-	now, err := u.latencies(ctx, t, env)
+	now, err := u.latencies(ctx, t)
+	spec.Check(t, err)
+	now.Class, err = classOf(env)
 	spec.Check(t, err)
 	if *accept {
 		*accept = false // what comes after it may be a fault
@@ -91,7 +99,7 @@ func proveRegression(ctx context.Context, t spec.T, env *environment.Environment
 	}
 	was, err := readAccepted(env)
 	if errors.Is(err, fs.ErrNotExist) {
-		t.Inconclusive("no accepted run", "there is none of the class %s: `go test ./suites/perf -run TestUnderLoad/regression -accept` makes this one so", classOf(env))
+		t.Inconclusive("no accepted run", "there is none of the class %s: `go test ./suites/perf -run TestUnderLoad/regression -accept` makes this one so", now.Class)
 	}
 	spec.Check(t, err)
 	compare(t, was, was.Reading, now.Reading, "reading a document", "the frontend's own page")
@@ -116,7 +124,7 @@ func compare(t spec.T, accepted accepted, was, now figure, what, to string) {
 }
 
 // latencies are measured by repeats, each of all kinds of requests at once.
-func (u *underLoad) latencies(ctx context.Context, t spec.T, env *environment.Environment) (a accepted, err error) {
+func (u *underLoad) latencies(ctx context.Context, t spec.T) (a accepted, err error) {
 	// So that there is one to read, whether or not a scenario wrote thousands before.
 	_, err = u.users.Call(ctx, probe.Request{
 		Method: http.MethodPost, URL: "https://" + u.host() + "/api/documents", Connect: u.gateway, Insecure: true,
@@ -154,7 +162,7 @@ func (u *underLoad) latencies(ctx context.Context, t spec.T, env *environment.En
 		a.Reading.Ratios = append(a.Reading.Ratios, medians[0]/medians[1])
 		a.Page.Ratios = append(a.Page.Ratios, medians[1]/medians[2])
 	}
-	a.Class, a.Time = classOf(env), time.Now().UTC().Truncate(time.Second)
+	a.Time = time.Now().UTC().Truncate(time.Second)
 	a.Reading.Median, a.Page.Median = loadtest.Percentile(reading, 50), loadtest.Percentile(page, 50)
 	return a, nil
 }
@@ -174,18 +182,23 @@ func millisOf(t spec.T, r *probe.Record) (millis []float64) {
 }
 
 func readAccepted(env *environment.Environment) (a accepted, err error) {
-	data, err := os.ReadFile(acceptedFile(env))
+	class, err := classOf(env)
+	if err != nil {
+		return a, err
+	}
+	file := acceptedFile(env, class)
+	data, err := os.ReadFile(file)
 	if err != nil {
 		return a, err
 	}
 	if err := json.Unmarshal(data, &a); err != nil {
-		return a, fmt.Errorf("%s: %w", acceptedFile(env), err)
+		return a, fmt.Errorf("%s: %w", file, err)
 	}
-	if a.Class != classOf(env) {
-		return a, fmt.Errorf("%s is of the class %q, want %q", acceptedFile(env), a.Class, classOf(env))
+	if a.Class != class {
+		return a, fmt.Errorf("%s is of the class %q, want %q", file, a.Class, class)
 	}
 	if a.Reading.Median <= 0 || a.Page.Median <= 0 {
-		return a, fmt.Errorf("%s lacks one of the figures reading and page: accept a run anew", acceptedFile(env))
+		return a, fmt.Errorf("%s lacks one of the figures reading and page: accept a run anew", file)
 	}
 	return a, nil
 }
@@ -195,8 +208,9 @@ func writeAccepted(env *environment.Environment, a accepted) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(acceptedFile(env)), 0o755); err != nil {
+	file := acceptedFile(env, a.Class)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(acceptedFile(env), append(data, '\n'), 0o644)
+	return os.WriteFile(file, append(data, '\n'), 0o644)
 }
