@@ -39,10 +39,9 @@ const (
 // alert must hold, and for Alertmanager to tell of it.
 var toldTimeout = wait.Timeout{Name: "receiversAreTold", D: 75 * time.Second}
 
-// TestBurn proves that a slow and a fast burn of the error budget are told of, to whom
+// burn proves that a slow and a fast burn of the error budget are told of, to whom
 // they should be, and that their end is told as well.
-func TestBurn(t *testing.T) {
-	l := newLevels(t, "burn", nil)
+func burn(t *testing.T, l *levels) {
 	var w watching
 	rules := func(name, kills string, change func(*slo.Rules)) spec.Sabotage {
 		return spec.Swapped(name, kills, &w, watching{rules: change})

@@ -14,10 +14,18 @@ import (
 	"github.com/proving-ground/proving-ground/suites/perf/slo"
 )
 
-// TestServiceLevels proves that the platform's rules compute what a known traffic must
-// give: users count their answers themselves.
+// TestServiceLevels proves the rules by which the platform is watched, and whom they tell, by
+// one instance of the application: both proofs are alone, and each has monitors of its own.
 func TestServiceLevels(t *testing.T) {
+	t.Parallel() // else the others would not begin to build before the last of these has ended
 	l := newLevels(t, "levels", nil)
+	t.Run("levels", func(t *testing.T) { computed(t, l) })
+	t.Run("burn", func(t *testing.T) { burn(t, l) })
+}
+
+// computed proves that the platform's rules compute what a known traffic must give: users
+// count their answers themselves.
+func computed(t *testing.T, l *levels) {
 	var w watching
 	rewritten := func(name, kills, record, old, with string) spec.Sabotage {
 		return spec.Swapped(name, kills, &w, watching{rules: func(r *slo.Rules) {

@@ -15,7 +15,6 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	spec.Parallel(8) // all: who measures load goes on alone, and the others' stages stand before
 	spec.Main(m, "perf", platform.Options{
 		Components: []platform.Component{istio, gateway, docuthinker, prometheus, alertmanager, autoscaling, moto},
 		Images:     []string{"k6", "postgresql", "flyway"},
