@@ -28,10 +28,6 @@ const (
 	egressSample = 40   // that one of two gateways gets none of them: 2 × 2^-40
 )
 
-// refusalLimit is for a call that is shut out. It is over in milliseconds; the
-// rest is for a machine that is busy.
-const refusalLimit = 3 * time.Second
-
 // TestEgressGateway proves that the mesh lets out to registered hosts only, and
 // only through the egress gateway. A pod outside of the mesh is the world; what
 // it received, and from whom, is what counts.
@@ -59,6 +55,7 @@ func TestEgressGateway(t *testing.T) {
 					return unstructured.SetNestedSlice(rules[0].(map[string]any), []any{e.destination(e.name("registered"), "", worldHTTP)}, "route")
 				})
 			}),
+			e.heldBack(),
 			spec.Harmless(e.registers("a host more that nobody calls", "", "idle")),
 			egressGateway.alone(),
 		},
@@ -190,9 +187,13 @@ func (e *egress) prove(ctx context.Context, t spec.T, env *environment.Environme
 	var open, shut []probe.Checked
 	for _, w := range ways {
 		open = append(open, probe.Expecting(to(w.host, "control", w.port), probe.Status(http.StatusOK)))
-		r := to(w.host, w.path, w.port)
-		r.Timeout = refusalLimit
-		shut = append(shut, probe.Expecting(r, w.expect))
+	}
+	for range negativeRounds {
+		for _, w := range ways {
+			r := to(w.host, w.path, w.port)
+			r.Timeout = negativeTimeout
+			shut = append(shut, probe.Expecting(r, w.expect))
+		}
 	}
 	if _, err := stranger.Calls(ctx, open); err != nil {
 		t.Inconclusive("no targets", "the world is not there for a caller outside of the mesh either: %v", err)
@@ -201,7 +202,7 @@ func (e *egress) prove(ctx context.Context, t spec.T, env *environment.Environme
 	spec.Check(t, err)
 	spec.Check(t, traffic.Wait(ctx))
 	spec.Check(t, traffic.Outcomes().Check(egressSample, probe.LostNone()))
-	answers, err := app.Calls(ctx, shut)
+	answers, err := app.CallsInSequence(ctx, shut)
 	if len(answers) == 0 {
 		spec.Check(t, err)
 	}
@@ -209,6 +210,13 @@ func (e *egress) prove(ctx context.Context, t spec.T, env *environment.Environme
 	if failed != nil {
 		t.Broken(failed)
 	}
+	var denied negatives
+	for i, a := range answers {
+		if w := ways[i%len(ways)]; w.expect.Unmet(a) == "" {
+			denied.add(a, "to "+w.path)
+		}
+	}
+	denied.quick(t)
 	through := 0
 	for _, w := range ways {
 		through += len(seen[w.path])
@@ -233,7 +241,7 @@ func (e *egress) prove(ctx context.Context, t spec.T, env *environment.Environme
 	for i, w := range ways {
 		said = append(said, fmt.Sprintf("%s: %s", w.path, answers[i]))
 	}
-	t.Observe(fmt.Sprintf("%d other ways out, each open to a caller outside of the mesh, were tried from inside: the server received %d requests", len(ways), through), said)
+	t.Observe(fmt.Sprintf("%d other ways out, each open to a caller outside of the mesh, were tried %d times from inside: the server received %d requests", len(ways), negativeRounds, through), said)
 }
 
 // received is where the world's requests of a run came from, by the path's end,
@@ -277,4 +285,35 @@ func (e *egress) registers(name, kills, host string) spec.Sabotage {
 	return e.fault(name, kills, func(ctx context.Context, s *environment.Scope) error {
 		return s.Create(ctx, e.entry("more", e.name(host), nil))
 	})
+}
+
+// heldBack has the sidecar say no to a host that it does not know when a second and a half is over.
+func (e *egress) heldBack() spec.Sabotage {
+	const routes, unknown, hosts = "8080", "block_all", "*" // Istio's names: of the port's routes, and of what none of them is for
+	f := e.fault("denials that take a second and a half", `^to unregistered: \d+ calls that were refused or denied took [1-4]\.\d+s`, func(ctx context.Context, s *environment.Scope) error {
+		return s.Create(ctx, object("networking.istio.io/v1alpha3", "EnvoyFilter", e.ns, "held-back", map[string]any{
+			"configPatches": []any{map[string]any{
+				"applyTo": "VIRTUAL_HOST",
+				"match": map[string]any{"context": "SIDECAR_OUTBOUND", "routeConfiguration": map[string]any{
+					"name": routes, "vhost": map[string]any{"name": unknown},
+				}},
+				"patch": map[string]any{"operation": "MERGE", "value": map[string]any{"typed_per_filter_config": map[string]any{
+					"envoy.filters.http.fault": map[string]any{
+						"@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
+						"delay": map[string]any{"fixed_delay": "1.5s", "percentage": map[string]any{"numerator": int64(100)}},
+					},
+				}}},
+			}},
+		}))
+	})
+	f.Applied = func(ctx context.Context, env *environment.Environment) error {
+		return wait.Answers(ctx, pushTimeout, "the caller's proxy to hold back what it knows no route of", func(ctx context.Context) (string, error) {
+			known, err := routesOf(ctx, env, e.ns, "app", routes, hosts)
+			if err == nil && !strings.Contains(known[routes], "fixed_delay") {
+				return fmt.Sprintf("it has %v", known), nil
+			}
+			return "", err
+		})
+	}
+	return f
 }
