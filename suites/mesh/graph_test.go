@@ -36,7 +36,7 @@ var graphTimeout = wait.Timeout{Name: "graphShowsTraffic", D: 30 * time.Second}
 func TestServiceGraph(t *testing.T) {
 	s := newStage(t, "graph", nil,
 		caller{Spec: probe.Spec{Name: "user"}, outside: true},
-		caller{Spec: probe.Spec{Name: "stranger"}})
+		caller{Spec: probe.Spec{Name: "stranger"}}).traced()
 	spec.Run(t, spec.Specification{
 		ID:            "MSH-016",
 		Risk:          spec.Namespaced,
