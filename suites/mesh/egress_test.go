@@ -154,10 +154,10 @@ func (e *egress) destination(host, subset string, port int) map[string]any {
 // inForce waits until the stage's proxies have all configuration, and the egress
 // gateways the registered host.
 func (e *egress) inForce(ctx context.Context, env *environment.Environment) error {
-	return e.inForceBy(ctx, env, "https.443")
+	return e.inForceBy(ctx, env, "https.443.*")
 }
 
-// inForceBy wants it among the gateways' routes of a name.
+// inForceBy wants it among the gateways' routes whose whole name an expression matches.
 func (e *egress) inForceBy(ctx context.Context, env *environment.Environment, routes string) error {
 	if err := settled(ctx, env, e.ns); err != nil {
 		return err
