@@ -108,6 +108,15 @@ func (a Answer) String() string {
 	return fmt.Sprintf("%s (%.0f ms)", s, a.Millis)
 }
 
+// Took is the time within which p per cent of the answers came, whatever they say:
+// from when the pod began with a request, its name's resolution included, to its end.
+// Of none it is the longest time there is.
+func Took(answers []Answer, p float64) time.Duration {
+	return percentile(answers, p, func(a Answer) time.Duration { return lasting(a.Millis) })
+}
+
+func lasting(millis float64) time.Duration { return time.Duration(millis * float64(time.Millisecond)) }
+
 // Checked is a request with what is expected of its answer; Expecting makes one.
 type Checked struct {
 	request Request

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -116,6 +117,15 @@ func TestCallsWhoseConnectionBreaks(t *testing.T) {
 func TestRequestString(t *testing.T) {
 	assert.Equal(t, "GET http://a", Request{URL: "http://a"}.String())
 	assert.Equal(t, "POST https://a (Host b) by c:1", Request{Method: "POST", URL: "https://a", Host: "b", Connect: "c:1"}.String())
+}
+
+func TestTook(t *testing.T) {
+	answers := []Answer{{Millis: 1500}, {Millis: 3}, {Millis: 2.5}, {Millis: 5000, Result: "timeout"}}
+	for p, want := range map[float64]time.Duration{0: 2500 * time.Microsecond, 50: 3 * time.Millisecond, 75: 1500 * time.Millisecond, 100: 5 * time.Second} {
+		assert.Equal(t, want, Took(answers, p), p)
+	}
+	assert.InDelta(t, 1500, answers[0].Millis, 0, "their order is the caller's")
+	assert.Equal(t, time.Duration(math.MaxInt64), Took(nil, 50))
 }
 
 func TestAnswerString(t *testing.T) {

@@ -1,8 +1,6 @@
 package probe
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -150,51 +148,18 @@ func certificate(what string, unmet func(Certificate) string) Expectation {
 // answer is that of /echo, of the application's backend or of an upstream.
 func Peer(identity string) Expectation {
 	return answer(fmt.Sprintf("the server to see %s as its peer", identity), func(a Answer) string {
-		got, err := peer(a)
+		hops, err := a.Hops()
 		if err != nil {
 			return err.Error()
 		}
+		if len(hops) == 0 || hops[len(hops)-1].Peer == "" {
+			return "no peer: the request came to it without mTLS"
+		}
+		got := hops[len(hops)-1].Peer // the last is of who called the server itself
 		_, path, _ := strings.Cut(strings.TrimPrefix(got, "spiffe://"), "/ns/")
 		if got != identity && strings.Replace(path, "/sa/", "/", 1) != identity {
 			return got
 		}
 		return ""
 	})
-}
-
-const peerHeader = "X-Forwarded-Client-Cert"
-
-// peer is the identity in the last element of Envoy's header: each proxy adds
-// one, the last is of who called the server itself.
-func peer(a Answer) (string, error) {
-	var seen struct {
-		Headers http.Header `json:"headers"`
-	}
-	err := json.Unmarshal([]byte(a.Body), &seen)
-	if err != nil || seen.Headers == nil {
-		return "", fmt.Errorf("no echo in the body of %s: %.200q", a, a.Body)
-	}
-	elements := split(strings.Join(seen.Headers[peerHeader], ","), ',')
-	for _, pair := range split(elements[len(elements)-1], ';') {
-		if key, value, _ := strings.Cut(pair, "="); strings.EqualFold(key, "URI") && value != "" {
-			return strings.Trim(value, `"`), nil
-		}
-	}
-	return "", errors.New("no peer: the request came to it without mTLS")
-}
-
-// split splits where no quotation marks are; it gives one field or more.
-func split(s string, at byte) (fields []string) {
-	quoted, start := false, 0
-	for i := 0; i < len(s); i++ {
-		switch {
-		case s[i] == '\\' && quoted:
-			i++ // what follows is no quotation mark
-		case s[i] == '"':
-			quoted = !quoted
-		case s[i] == at && !quoted:
-			fields, start = append(fields, s[start:i]), i+1
-		}
-	}
-	return append(fields, s[start:])
 }

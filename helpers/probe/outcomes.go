@@ -33,7 +33,7 @@ func (s Sent) OK() bool {
 
 // Ended is when it came to its end, failed or not.
 func (s Sent) Ended() time.Time {
-	return s.At.Add(time.Duration(s.Millis * float64(time.Millisecond)))
+	return s.At.Add(lasting(s.Millis))
 }
 
 func (s Sent) String() string {
@@ -103,7 +103,7 @@ func (o Outcomes) ErrorShare() float64 { return float64(len(o.Failed())) / float
 // included, came to their end, counted from when they were due: what users
 // waited. Of nothing it is the longest time there is.
 func (o Outcomes) Percentile(p float64) time.Duration {
-	return percentile(o, p, func(s Sent) time.Duration {
+	return percentile(o.Sent, p, func(s Sent) time.Duration {
 		return s.Ended().Sub(s.Due)
 	})
 }
@@ -111,22 +111,23 @@ func (o Outcomes) Percentile(p float64) time.Duration {
 // Took is as Percentile, but counted from when they were sent: what the sender's own
 // lateness added is nobody's who answers.
 func (o Outcomes) Took(p float64) time.Duration {
-	return percentile(o, p, func(s Sent) time.Duration { return s.Ended().Sub(s.At) })
+	return percentile(o.Sent, p, func(s Sent) time.Duration { return s.Ended().Sub(s.At) })
 }
 
 // Lateness is the time within which p per cent of all requests were sent after
 // they were due: how far the sender itself kept up.
 func (o Outcomes) Lateness(p float64) time.Duration {
-	return percentile(o, p, func(s Sent) time.Duration { return s.At.Sub(s.Due) })
+	return percentile(o.Sent, p, func(s Sent) time.Duration { return s.At.Sub(s.Due) })
 }
 
-func percentile(o Outcomes, p float64, of func(Sent) time.Duration) time.Duration {
-	if len(o.Sent) == 0 {
+// percentile is by nearest rank, so that it is one of the times that were seen.
+func percentile[T any](seen []T, p float64, of func(T) time.Duration) time.Duration {
+	if len(seen) == 0 {
 		return math.MaxInt64
 	}
-	all := make([]time.Duration, len(o.Sent))
-	for i, s := range o.Sent {
-		all[i] = of(s)
+	all := make([]time.Duration, len(seen))
+	for i, one := range seen {
+		all[i] = of(one)
 	}
 	slices.Sort(all)
 	nearest := int(math.Ceil(p / 100 * float64(len(all))))

@@ -90,6 +90,7 @@ func TestAuthorization(t *testing.T) {
 				allowing("8080", from(principal(trustDomain, "istio-egress", "istio-egressgateway")), "GET", "POST", "PUT")),
 			ruleFault(s, "metrics for another namespace", allowed(monitoring, "GET", "frontend:9090"), "metrics", allowing("9090", within("elsewhere"), "GET")),
 			ruleFault(s, "metrics that can be written", denied(monitoring, "POST", "backend:9090"), "metrics", allowing("9090", within(monitoring), "GET", "POST")),
+			s.slowWay(),
 			spec.Harmless(ruleFault(s, "a method said twice", "", "backend", allowing("8080", nil, "POST", "GET", "GET", "PUT"))),
 		},
 	})
@@ -133,6 +134,27 @@ func ruleFault(s *stage, name, kills, policy string, rule func(namespace string)
 	return secureFault(s, name, kills, func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
 		return s.change(ctx, scope, securityV1, authorizationPolicy, policy, []any{rule(s.ns)}, "spec", "rules")
 	})
+}
+
+// slowWay has who is in the mesh wait for a second and a half on the way to the unlisted
+// server, whatever becomes of the call there.
+func (s *stage) slowWay() spec.Sabotage {
+	f := secureFault(s, "denials that take a second and a half", `^at `+unlisted+`:8080: \d+ calls that were refused or denied took [1-9]\.\d+s`,
+		func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
+			host := fmt.Sprintf("%s.%s.svc.%s", unlisted, s.ns, trustDomain)
+			return scope.Create(ctx, object(networkingV1, "VirtualService", s.ns, "slow-way", map[string]any{
+				"hosts": []any{host},
+				"http": []any{map[string]any{
+					"fault": map[string]any{"delay": map[string]any{"fixedDelay": "1.5s", "percentage": map[string]any{"value": int64(100)}}},
+					"route": []any{map[string]any{"destination": map[string]any{"host": host, "port": map[string]any{"number": int64(8080)}}}},
+				}},
+			}))
+		})
+	here := f.Applied
+	f.Applied = func(ctx context.Context, env *environment.Environment) error {
+		return errors.Join(here(ctx, env), settled(ctx, env, monitoring)) // which calls, too
+	}
+	return f
 }
 
 // authorizationStage adds a Service of the unlisted server, a caller in the
@@ -280,6 +302,7 @@ func proveAuthorization(ctx context.Context, t spec.T, env *environment.Environm
 	}
 	tried, passed, seen := 0, 0, map[string]map[string]string{}
 	var unanswered []string
+	var shut negatives
 	asDeclared := true
 	for i, by := range callers {
 		seen[by] = map[string]string{}
@@ -293,6 +316,9 @@ func proveAuthorization(ctx context.Context, t spec.T, env *environment.Environm
 			unmet := want.Unmet(a)
 			switch {
 			case unmet == "":
+				if a.Headers.Get(byService) == "" { // it did not get there
+					shut.add(a, "by "+by, "at "+c.port)
+				}
 			case silent(a):
 				unanswered = append(unanswered, fmt.Sprintf("%s: %s", c, unmet))
 			default:
@@ -303,6 +329,7 @@ func proveAuthorization(ctx context.Context, t spec.T, env *environment.Environm
 	}
 	t.Observe(fmt.Sprintf("%d calls by %d callers, %d methods at %d ports of services: %d reached the service; connections are not kept, so that each is judged by the policies of the moment",
 		tried, len(callers), len(methods), len(ports), passed), seen)
+	shut.quick(t)
 	if asDeclared && len(unanswered) > 0 {
 		t.Inconclusive("no answer", "%d calls were neither let through nor denied: %s", len(unanswered), strings.Join(unanswered, "; "))
 	}

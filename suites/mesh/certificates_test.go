@@ -72,11 +72,7 @@ func TestCertificates(t *testing.T) {
 			one("renewal only when the certificate has expired", `frontend-late: its certificate (of 30s was not renewed within 75 %|was renewed after (9|1\d)\d %)`, "frontend", "frontend-late",
 				agentOptions("SECRET_TTL", shortLife.String(), "SECRET_GRACE_PERIOD_RATIO", "0", "SECRET_GRACE_PERIOD_RATIO_JITTER", "0")),
 			one("every other answer an error", `no request to be lost`, "frontend", "frontend-ill", func(p *corev1.Pod) {
-				for i, e := range p.Spec.Containers[0].Env {
-					if e.Name == "FAULT_ERROR_RATE" {
-						p.Spec.Containers[0].Env[i].Value = "0.5"
-					}
-				}
+				setEnv(&p.Spec.Containers[0], corev1.EnvVar{Name: "FAULT_ERROR_RATE", Value: "0.5"})
 			}),
 			spec.Harmless(one("a certificate of half a day", "", "backend", "backend-half", agentOptions("SECRET_TTL", "12h"))),
 		},

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,14 +25,10 @@ import (
 )
 
 const (
-	worldHTTP    = 8080 // also a port of services in the mesh, so that the proxies look at the host
+	worldHTTP    = 8080 // also the registered host's, so that the proxies look at the host of each request
 	worldHTTPS   = 8443 // no service's
 	egressSample = 40   // that one of two gateways gets none of them: 2 × 2^-40
 )
-
-// refusalLimit is for a call that is shut out. It is over in milliseconds; the
-// rest is for a machine that is busy.
-const refusalLimit = 3 * time.Second
 
 // TestEgressGateway proves that the mesh lets out to registered hosts only, and
 // only through the egress gateway. A pod outside of the mesh is the world; what
@@ -41,6 +39,7 @@ func TestEgressGateway(t *testing.T) {
 		caller{Spec: probe.Spec{Name: "stranger"}, outside: true},
 		caller{Spec: probe.Spec{Name: "world", Upstream: &probe.Upstream{HTTP: worldHTTP, HTTPS: worldHTTPS, Names: []string{"world.example"}}}, outside: true},
 	)}
+	e.empty = true
 	const reached = `/unregistered by \S+: expected status 502, saw answered 200`
 	spec.Run(t, spec.Specification{
 		ID:    "MSH-008",
@@ -59,6 +58,8 @@ func TestEgressGateway(t *testing.T) {
 					return unstructured.SetNestedSlice(rules[0].(map[string]any), []any{e.destination(e.name("registered"), "", worldHTTP)}, "route")
 				})
 			}),
+			e.plaintext(),
+			e.heldBack(),
 			spec.Harmless(e.registers("a host more that nobody calls", "", "idle")),
 			egressGateway.alone(),
 		},
@@ -77,7 +78,7 @@ type egress struct {
 func (e *egress) name(host string) string { return host + "." + e.outside + ".example" }
 
 func (e *egress) Ensure(ctx context.Context, env *environment.Environment) error {
-	if err := e.stage.Ensure(ctx, env); err != nil || e.registered {
+	if err := e.Stage.Ensure(ctx, env); err != nil || e.registered {
 		return err
 	}
 	for _, o := range e.objects() {
@@ -90,7 +91,7 @@ func (e *egress) Ensure(ctx context.Context, env *environment.Environment) error
 }
 
 func (e *egress) objects() []*unstructured.Unstructured {
-	host, service := e.name("registered"), egressGateway.name+"."+egressGateway.namespace+".svc.cluster.local"
+	host, service := e.name("registered"), e.service()
 	here, there := []any{"."}, []any{".", egressGateway.namespace}
 	return []*unstructured.Unstructured{
 		e.entry("world", host, map[string]any{
@@ -98,10 +99,7 @@ func (e *egress) objects() []*unstructured.Unstructured {
 		}),
 		object(networkingV1, "Gateway", e.ns, "egress", map[string]any{
 			"selector": map[string]any{"istio": egressGateway.labels["istio"]},
-			"servers": []any{map[string]any{
-				"port": map[string]any{"number": int64(443), "name": "https", "protocol": "HTTPS"}, "hosts": []any{host},
-				"tls": map[string]any{"mode": "ISTIO_MUTUAL"}, // who leaves the mesh is known to its gateway
-			}},
+			"servers":  []any{e.door()},
 		}),
 		object(networkingV1, "DestinationRule", e.ns, "egress", map[string]any{
 			"host": service, "exportTo": here,
@@ -125,6 +123,18 @@ func (e *egress) objects() []*unstructured.Unstructured {
 	}
 }
 
+func (e *egress) service() string {
+	return egressGateway.name + "." + egressGateway.namespace + ".svc.cluster.local"
+}
+
+// door is the one by which the egress gateway lets the mesh in: who leaves it is known there.
+func (e *egress) door() map[string]any {
+	return map[string]any{
+		"port": map[string]any{"number": int64(443), "name": "https", "protocol": "HTTPS"}, "hosts": []any{e.name("registered")},
+		"tls": map[string]any{"mode": "ISTIO_MUTUAL"},
+	}
+}
+
 // entry registers a host; more goes over what every entry has.
 func (e *egress) entry(name, host string, more map[string]any) *unstructured.Unstructured {
 	return object(networkingV1, "ServiceEntry", e.ns, name, platform.Merged(map[string]any{
@@ -144,6 +154,11 @@ func (e *egress) destination(host, subset string, port int) map[string]any {
 // inForce waits until the stage's proxies have all configuration, and the egress
 // gateways the registered host.
 func (e *egress) inForce(ctx context.Context, env *environment.Environment) error {
+	return e.inForceBy(ctx, env, "https.443.*")
+}
+
+// inForceBy wants it among the gateways' routes whose whole name an expression matches.
+func (e *egress) inForceBy(ctx context.Context, env *environment.Environment, routes string) error {
 	if err := settled(ctx, env, e.ns); err != nil {
 		return err
 	}
@@ -151,9 +166,9 @@ func (e *egress) inForce(ctx context.Context, env *environment.Environment) erro
 	if err != nil {
 		return err
 	}
-	return wait.Answers(ctx, pushTimeout, "the egress gateways to have "+e.name("registered"), func(ctx context.Context) (string, error) {
+	return wait.Answers(ctx, pushTimeout, fmt.Sprintf("the egress gateways to have %s among %s", e.name("registered"), routes), func(ctx context.Context) (string, error) {
 		for _, p := range pods {
-			routes, err := routesOf(ctx, env, egressGateway.namespace, p.Name, "", e.name("registered"))
+			routes, err := routesOf(ctx, env, egressGateway.namespace, p.Name, routes, e.name("registered"))
 			if err != nil || len(routes) == 0 {
 				return p.Name + " lacks it", err
 			}
@@ -190,9 +205,13 @@ func (e *egress) prove(ctx context.Context, t spec.T, env *environment.Environme
 	var open, shut []probe.Checked
 	for _, w := range ways {
 		open = append(open, probe.Expecting(to(w.host, "control", w.port), probe.Status(http.StatusOK)))
-		r := to(w.host, w.path, w.port)
-		r.Timeout = refusalLimit
-		shut = append(shut, probe.Expecting(r, w.expect))
+	}
+	for range negativeRounds {
+		for _, w := range ways {
+			r := to(w.host, w.path, w.port)
+			r.Timeout = negativeTimeout
+			shut = append(shut, probe.Expecting(r, w.expect))
+		}
 	}
 	if _, err := stranger.Calls(ctx, open); err != nil {
 		t.Inconclusive("no targets", "the world is not there for a caller outside of the mesh either: %v", err)
@@ -201,14 +220,21 @@ func (e *egress) prove(ctx context.Context, t spec.T, env *environment.Environme
 	spec.Check(t, err)
 	spec.Check(t, traffic.Wait(ctx))
 	spec.Check(t, traffic.Outcomes().Check(egressSample, probe.LostNone()))
-	answers, err := app.Calls(ctx, shut)
+	answers, err := app.CallsInSequence(ctx, shut)
 	if len(answers) == 0 {
 		spec.Check(t, err)
 	}
-	seen, numbers, failed := received(ctx, world, run)
+	seen, hops, numbers, failed := received(ctx, world, run)
 	if failed != nil {
 		t.Broken(failed)
 	}
+	var denied negatives
+	for i, a := range answers {
+		if w := ways[i%len(ways)]; w.expect.Unmet(a) == "" {
+			denied.add(a, "to "+w.path)
+		}
+	}
+	denied.quick(t)
 	through := 0
 	for _, w := range ways {
 		through += len(seen[w.path])
@@ -228,22 +254,26 @@ func (e *egress) prove(ctx context.Context, t spec.T, env *environment.Environme
 	for _, gateway := range gateways {
 		assert.NotZero(t, by[gateway], "egress gateway %s took no part: %v", gateway, by)
 	}
-	t.Observe(fmt.Sprintf("of %d requests to a registered host the server outside received %d, %d of them from other addresses than the egress gateways'", egressSample, len(seen["registered"]), around), by)
+	// What the gateway itself says of who called it, beside the address that it called from.
+	known := fmt.Sprint([]probe.Hop{{Peer: identity(e.ns, "default"), By: identity(egressGateway.namespace, egressGateway.name)}})
+	assert.Equal(t, map[string]int{known: egressSample}, hops, "the way of requests to the registered host, as the server outside was told of it")
+	t.Observe(fmt.Sprintf("of %d requests to a registered host the server outside received %d, %d of them from other addresses than the egress gateways', which told it of %s",
+		egressSample, len(seen["registered"]), around, slices.Collect(maps.Keys(hops))), by)
 	var said []string
 	for i, w := range ways {
 		said = append(said, fmt.Sprintf("%s: %s", w.path, answers[i]))
 	}
-	t.Observe(fmt.Sprintf("%d other ways out, each open to a caller outside of the mesh, were tried from inside: the server received %d requests", len(ways), through), said)
+	t.Observe(fmt.Sprintf("%d other ways out, each open to a caller outside of the mesh, were tried %d times from inside: the server received %d requests", len(ways), negativeRounds, through), said)
 }
 
-// received is where the world's requests of a run came from, by the path's end,
-// and how many numbers those of the registered host have.
-func received(ctx context.Context, world *probe.Pod, run string) (from map[string][]string, numbers int, err error) {
+// received is where the world's requests of a run came from, by the path's end, and of those
+// to the registered host their hops and how many numbers they have.
+func received(ctx context.Context, world *probe.Pod, run string) (from map[string][]string, hops map[string]int, numbers int, err error) {
 	all, err := world.Requests(ctx)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, 0, err
 	}
-	from = map[string][]string{}
+	from, hops = map[string][]string{}, map[string]int{}
 	distinct := map[string]bool{}
 	for _, r := range all {
 		path, of := strings.CutPrefix(r.Path, "/"+run+"/")
@@ -252,14 +282,15 @@ func received(ctx context.Context, world *probe.Pod, run string) (from map[strin
 		}
 		address, _, err := net.SplitHostPort(r.Remote)
 		if err != nil {
-			return nil, 0, fmt.Errorf("remote address of request %d: %w", r.N, err)
+			return nil, nil, 0, fmt.Errorf("remote address of request %d: %w", r.N, err)
 		}
 		from[path] = append(from[path], address)
 		if path == "registered" {
 			distinct[r.Headers.Get("X-Request-Number")] = true
+			hops[fmt.Sprint(probe.Hops(r.Headers))]++
 		}
 	}
-	return from, len(distinct), nil
+	return from, hops, len(distinct), nil
 }
 
 // fault is one in the stage's own namespace.
@@ -277,4 +308,57 @@ func (e *egress) registers(name, kills, host string) spec.Sabotage {
 	return e.fault(name, kills, func(ctx context.Context, s *environment.Scope) error {
 		return s.Create(ctx, e.entry("more", e.name(host), nil))
 	})
+}
+
+// plaintext has the mesh come to the egress gateway by another door, at which nobody is asked
+// who it is. The one by mTLS stays, for a gateway takes its time to open one.
+func (e *egress) plaintext() spec.Sabotage {
+	f := e.fault("plaintext as far as the egress gateway", `(?s)^the way of requests to the registered host, as the server outside was told of it: .*actual\s*: map\[string\]int\{"\[\]":\d+\}`, func(ctx context.Context, s *environment.Scope) error {
+		open := map[string]any{"port": map[string]any{"number": int64(80), "name": "http", "protocol": "HTTP"}, "hosts": []any{e.name("registered")}}
+		if err := e.change(ctx, s, networkingV1, "Gateway", "egress", []any{e.door(), open}, "spec", "servers"); err != nil {
+			return err
+		}
+		subset := map[string]any{"name": "world", "trafficPolicy": map[string]any{"tls": map[string]any{"mode": "DISABLE"}}}
+		if err := e.change(ctx, s, networkingV1, "DestinationRule", "egress", []any{subset}, "spec", "subsets"); err != nil {
+			return err
+		}
+		return e.routes(ctx, s, "world", func(rules []any) error {
+			rules[0].(map[string]any)["route"] = []any{e.destination(e.service(), "world", 80)}
+			rules[1].(map[string]any)["match"] = []any{map[string]any{"gateways": []any{e.ns + "/egress"}}} // whatever the door
+			return nil
+		})
+	})
+	f.Applied = func(ctx context.Context, env *environment.Environment) error { return e.inForceBy(ctx, env, "http.80") }
+	return f
+}
+
+// heldBack has the sidecar say no to a host that it does not know when a second and a half is over.
+func (e *egress) heldBack() spec.Sabotage {
+	const routes, unknown, hosts = "8080", "block_all", "*" // Istio's names: of the port's routes, and of what none of them is for
+	f := e.fault("denials that take a second and a half", `^to unregistered: \d+ calls that were refused or denied took [1-4]\.\d+s`, func(ctx context.Context, s *environment.Scope) error {
+		return s.Create(ctx, object("networking.istio.io/v1alpha3", "EnvoyFilter", e.ns, "held-back", map[string]any{
+			"configPatches": []any{map[string]any{
+				"applyTo": "VIRTUAL_HOST",
+				"match": map[string]any{"context": "SIDECAR_OUTBOUND", "routeConfiguration": map[string]any{
+					"name": routes, "vhost": map[string]any{"name": unknown},
+				}},
+				"patch": map[string]any{"operation": "MERGE", "value": map[string]any{"typed_per_filter_config": map[string]any{
+					"envoy.filters.http.fault": map[string]any{
+						"@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
+						"delay": map[string]any{"fixed_delay": "1.5s", "percentage": map[string]any{"numerator": int64(100)}},
+					},
+				}}},
+			}},
+		}))
+	})
+	f.Applied = func(ctx context.Context, env *environment.Environment) error {
+		return wait.Answers(ctx, pushTimeout, "the caller's proxy to hold back what it knows no route of", func(ctx context.Context) (string, error) {
+			known, err := routesOf(ctx, env, e.ns, "app", routes, hosts)
+			if err == nil && !strings.Contains(known[routes], "fixed_delay") {
+				return fmt.Sprintf("it has %v", known), nil
+			}
+			return "", err
+		})
+	}
+	return f
 }

@@ -86,9 +86,13 @@ var seenRollout = wait.Timeout{Name: "stageRolledOut", D: 60 * time.Second}
 // envFault sets variables of a component.
 func (s *stage) envFault(name, kills, component string, vars ...corev1.EnvVar) spec.Sabotage {
 	return s.deploymentFault(name, kills, component, func(d *appsv1.Deployment) {
-		c := &d.Spec.Template.Spec.Containers[0]
-		c.Env = append(slices.DeleteFunc(c.Env, func(e corev1.EnvVar) bool {
-			return slices.ContainsFunc(vars, func(v corev1.EnvVar) bool { return v.Name == e.Name })
-		}), vars...)
+		setEnv(&d.Spec.Template.Spec.Containers[0], vars...)
 	})
+}
+
+// setEnv gives a container variables, in the place of those of the same names.
+func setEnv(c *corev1.Container, vars ...corev1.EnvVar) {
+	c.Env = append(slices.DeleteFunc(c.Env, func(e corev1.EnvVar) bool {
+		return slices.ContainsFunc(vars, func(v corev1.EnvVar) bool { return v.Name == e.Name })
+	}), vars...)
 }

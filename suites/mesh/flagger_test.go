@@ -83,7 +83,7 @@ func newRollout(t *testing.T, name string) *rollout {
 // alerts by the Secret that the chart's AlertProvider names, and of each event by a webhook
 // that is the suite's own.
 func (r *rollout) Ensure(ctx context.Context, env *environment.Environment) error {
-	if err := r.stage.Ensure(ctx, env); err != nil || r.handedOver {
+	if err := r.Stage.Ensure(ctx, env); err != nil || r.handedOver {
 		return err
 	}
 	receiver := fmt.Sprintf("http://%s:8080", r.pods["receiver"].IP)

@@ -36,7 +36,7 @@ var graphTimeout = wait.Timeout{Name: "graphShowsTraffic", D: 30 * time.Second}
 func TestServiceGraph(t *testing.T) {
 	s := newStage(t, "graph", nil,
 		caller{Spec: probe.Spec{Name: "user"}, outside: true},
-		caller{Spec: probe.Spec{Name: "stranger"}})
+		caller{Spec: probe.Spec{Name: "stranger"}}).traced()
 	spec.Run(t, spec.Specification{
 		ID:            "MSH-016",
 		Risk:          spec.Namespaced,
@@ -157,7 +157,7 @@ func graphFaults(s *stage) []spec.Sabotage {
 	return []spec.Sabotage{
 		s.twoBackends(),
 		s.otherTraffic(),
-		s.passedBy(),
+		s.passedBy(`edges that traffic took and that the graph lacks`),
 	}
 }
 
@@ -197,8 +197,8 @@ func (s *stage) otherTraffic() spec.Sabotage {
 
 // passedBy has the frontend's calls leave its pod without its sidecar, and the
 // backend take them: the traffic flows, and the mesh does not see where from.
-func (s *stage) passedBy() spec.Sabotage {
-	f := s.deploymentFault("calls that pass the frontend's sidecar by", `edges that traffic took and that the graph lacks`, "frontend", func(d *appsv1.Deployment) {
+func (s *stage) passedBy(kills string) spec.Sabotage {
+	f := s.deploymentFault("calls that pass the frontend's sidecar by", kills, "frontend", func(d *appsv1.Deployment) {
 		metav1.SetMetaDataAnnotation(&d.Spec.Template.ObjectMeta, "traffic.sidecar.istio.io/excludeOutboundPorts", "8080")
 	})
 	leave := f.Apply

@@ -25,6 +25,8 @@ type request struct {
 	number string // X-Request-Number
 	trace  string // its trace's ID, in hexadecimal
 	parent string // ID of the user's span; empty when it brought none, and the mesh began the trace
+
+	hops []probe.Hop // of the way that it came to the backend, as the servers were told of it
 }
 
 // newRequest has a trace of its own, as that of a user who traces.
@@ -50,7 +52,7 @@ func several(n int, one func() request) []request {
 }
 
 // send makes the requests, all at once, and gives those that were answered, with
-// the traces that the mesh began filled in: that both services had them in one
+// their hops, and with the traces that the mesh began filled in: that both services had them in one
 // trace is asserted. Why others were not answered is not the matter here, as long
 // as they are few.
 func (s *stage) send(ctx context.Context, t spec.T, requests []request) (answered []request) {
@@ -79,6 +81,9 @@ func (s *stage) send(ctx context.Context, t spec.T, requests []request) (answere
 		}
 		if err := json.Unmarshal([]byte(a.Body), &echo); err != nil {
 			t.Broken(fmt.Errorf("request %s: no echo: %w: %.200q", r.number, err, a.Body))
+		}
+		if r.hops, err = a.Hops(); err != nil {
+			t.Broken(fmt.Errorf("request %s: %w", r.number, err))
 		}
 		front, back := traceOf(echo.Frontend.Headers), traceOf(echo.Backend.Headers)
 		if r.parent == "" {
@@ -131,6 +136,16 @@ func (s *stage) reached(ctx context.Context, env *environment.Environment) error
 // signed the gateway's certificate is MSH-007's matter.
 func (s *stage) asUser() probe.Request {
 	return probe.Request{URL: "https://" + s.host() + "/api/echo", Connect: "istio-ingressgateway.istio-ingress:443", Insecure: true}
+}
+
+// byMTLS is the way of such a request to the backend, as the frontend's sidecar and the
+// backend's tell of it.
+func (s *stage) byMTLS() []probe.Hop {
+	frontend := identity(s.ns, "frontend")
+	return []probe.Hop{
+		{Peer: identity(ingressGateway.namespace, ingressGateway.name), By: frontend},
+		{Peer: frontend, By: identity(s.ns, "backend")},
+	}
 }
 
 // traceOf is the trace's ID in the header traceparent, version-trace-span-flags.

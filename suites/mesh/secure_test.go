@@ -36,7 +36,7 @@ type prepared struct {
 }
 
 func (p prepared) Ensure(ctx context.Context, env *environment.Environment) error {
-	if err := p.stage.Ensure(ctx, env); err != nil {
+	if err := p.Stage.Ensure(ctx, env); err != nil {
 		return err
 	}
 	if err := p.prepare(ctx, env, p.Scope()); err != nil {

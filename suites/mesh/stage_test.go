@@ -30,6 +30,8 @@ type stage struct {
 	name    string
 	values  map[string]any
 	callers []caller
+	spans   bool // the application tells the collector of its own
+	empty   bool // there is no application, and the callers are alone
 
 	ns      string // the application's namespace
 	outside string // a namespace without the mesh; "" where no caller is outside
@@ -43,7 +45,7 @@ type caller struct {
 	outside bool
 }
 
-// newStage declares a stage; values go over those of stageValues. name is short:
+// newStage declares a stage; values go over the least. name is short:
 // it begins the namespaces' names.
 func newStage(t *testing.T, name string, values map[string]any, callers ...caller) *stage {
 	t.Helper()
@@ -52,8 +54,24 @@ func newStage(t *testing.T, name string, values map[string]any, callers ...calle
 	return s
 }
 
+// traced is the stage with an application that sends its spans, as the chart has it, for who
+// looks at them. The others' are not sent, for each batch is a request by the sidecars.
+func (s *stage) traced() *stage {
+	s.spans = true
+	return s
+}
+
 // host is the application's name at the gateway.
 func (s *stage) host() string { return s.ns + ".docuthinker.example" }
+
+// Ensure builds it, and waits until its proxies have all that belongs to it. Who puts more
+// into it first ensures its Stage, and waits once.
+func (s *stage) Ensure(ctx context.Context, env *environment.Environment) error {
+	if err := s.Stage.Ensure(ctx, env); err != nil {
+		return err
+	}
+	return settled(ctx, env, s.ns)
+}
 
 // build deploys the application and starts the callers.
 func (s *stage) build(ctx context.Context, env *environment.Environment, scope *environment.Scope) (err error) {
@@ -80,7 +98,9 @@ func (s *stage) build(ctx context.Context, env *environment.Environment, scope *
 	// At once: each waits for pods to start.
 	var started []*probe.Pod
 	group, building := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.deploy(building, env, nil) })
+	if !s.empty {
+		group.Go(func() error { return s.deploy(building, env, nil) })
+	}
 	group.Go(func() (err error) {
 		if err := accounts(building, env, specs); err != nil {
 			return err
@@ -89,9 +109,6 @@ func (s *stage) build(ctx context.Context, env *environment.Environment, scope *
 		return err
 	})
 	if err := group.Wait(); err != nil {
-		return err
-	}
-	if err := settled(ctx, env, s.ns); err != nil {
 		return err
 	}
 	s.pods = map[string]*probe.Pod{}
@@ -121,18 +138,18 @@ func accounts(ctx context.Context, env *environment.Environment, specs []probe.S
 // deploy puts the application into the stage's namespace, with other values over
 // the stage's.
 func (s *stage) deploy(ctx context.Context, env *environment.Environment, over map[string]any) error {
-	values := platform.Merged(platform.Merged(stageValues(s.host()), s.values), over)
+	values := platform.Merged(platform.Merged(s.least(), s.values), over)
 	return platform.Deploy(ctx, env, s.Scope(), docuthinker, s.ns, values)
 }
 
-// stageValues are small: one pod of each. The network policies stay out, for a
+// least are values of one pod of each. The network policies stay out, for a
 // call that is refused here must be refused by the mesh; POL-023 proves them.
-func stageValues(host string) map[string]any {
-	return map[string]any{
-		"networkPolicies": false,
-		"drainDelay":      "1s",
-		"mesh":            map[string]any{"enabled": true, "host": host},
+func (s *stage) least() map[string]any {
+	mesh := map[string]any{"enabled": true, "host": s.host()}
+	if !s.spans {
+		mesh["tracing"] = map[string]any{"endpoint": ""}
 	}
+	return map[string]any{"networkPolicies": false, "drainDelay": "1s", "mesh": mesh}
 }
 
 // ownDatabase are the values of one that the stage has for itself.

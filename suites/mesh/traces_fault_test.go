@@ -25,6 +25,7 @@ func traceFaults(s *stage) []spec.Sabotage {
 		s.telemetryFault("the frontend's sidecar tells nothing", ` traces: lacks frontend\.\S+ server, frontend\.\S+ client`, "frontend",
 			map[string]any{"disableSpanReporting": true}),
 		s.brokenOff(),
+		s.passedBy(`came by another way than gateway and frontend`),
 		s.envFault("the frontend's sampler is off", ` traces: lacks frontend server, frontend client`, "frontend", samplerOff),
 		s.envFault("the backend sends to a wrong address", ` traces: lacks backend server`, "backend",
 			corev1.EnvVar{Name: "OTEL_EXPORTER_OTLP_ENDPOINT", Value: "http://otel-collector.monitoring:4319"}),

@@ -29,7 +29,7 @@ const (
 // to the backend, and to its database, is one trace in Jaeger, and that a collector which is
 // killed takes none of the application's spans with it.
 func TestTraces(t *testing.T) {
-	s := newStage(t, "traces", map[string]any{"database": ownDatabase()}, caller{Spec: probe.Spec{Name: "user"}, outside: true})
+	s := newStage(t, "traces", map[string]any{"database": ownDatabase()}, caller{Spec: probe.Spec{Name: "user"}, outside: true}).traced()
 	spec.Run(t, spec.Specification{
 		ID:            "MSH-014",
 		Risk:          spec.Disruptive,
@@ -62,6 +62,11 @@ func proveWay(ctx context.Context, t spec.T, env *environment.Environment, s *st
 		echoed = append(echoed, s.send(ctx, t, []request{newRequest(), untraced()})...)
 		listed = append(listed, s.list(ctx, t, newRequest()))
 	}
+	way := s.byMTLS()
+	for _, r := range echoed {
+		require.Equal(t, way, r.hops, "request %s came by another way than gateway and frontend, as the servers were told of it", r.number)
+	}
+	t.Observe(fmt.Sprintf("%d requests of users came to the backend by the same way, as their servers were told of it by mTLS", len(echoed)), way)
 	sent, all := time.Now(), true
 	for _, kind := range []struct {
 		what     string
