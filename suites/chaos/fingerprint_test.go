@@ -23,7 +23,8 @@ for p in /proc/[0-9]*; do
 	stress-ng*|nsutil*|toxi[p]roxy*|experiments|helpers|tc|dd)
 		uid=$(grep -om 1 'pod[0-9a-f_-]\{36\}' $p/cgroup | head -n 1)
 		uid=${uid#pod}
-		echo "process ${uid//_/-} $(tr '\0' ' ' <$p/cmdline)";;
+		line=$(tr '\0' ' ' <$p/cmdline 2>/dev/null)
+		[ -z "$line" ] || echo "process ${uid//_/-} $line";; # else it has ended, and nobody has asked how
 	esac
 done
 for uid; do
