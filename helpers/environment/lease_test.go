@@ -51,7 +51,7 @@ func TestSweepNotes(t *testing.T) {
 	for name, sweep := range map[string]func(cache string){
 		"by itself": sweepNotes,
 		"with all that was left": func(cache string) {
-			got, err := Reap(t.Context(), cache, nil)
+			got, err := Reap(t.Context(), &Profile{RiskCeiling: ReadOnly}, cache, nil)
 			require.NoError(t, err)
 			require.Empty(t, got)
 		},

@@ -42,10 +42,20 @@ type connector func(ctx context.Context, e entry) (client.WithWatch, error)
 // cluster is gone or is another, its entries are dropped; for a given cluster,
 // also when it does not answer, the ledger is then kept under runs/dropped, for
 // a human. One of ours that does not answer may do so again, and with all that
-// was left: its ledger stays. log, when not nil, is told each step. Errors do not
-// stop it; all are returned, and what they concern is tried again next time.
-func Reap(ctx context.Context, cacheDir string, log func(string)) ([]Reaped, error) {
+// was left: its ledger stays. Under a profile that only looks nothing is undone,
+// wherever it was left: each ledger with open entries stays, and is an ErrReadOnly.
+// log, when not nil, is told each step. Errors do not stop it; all are returned, and
+// what they concern is tried again next time.
+func Reap(ctx context.Context, p *Profile, cacheDir string, log func(string)) ([]Reaped, error) {
+	if !p.Allows(Namespaced) {
+		return reap(ctx, cacheDir, log, onlyLook)
+	}
 	return reap(ctx, cacheDir, log, reconnect)
+}
+
+// onlyLook is in the place of reconnect, whose clients may write.
+func onlyLook(context.Context, entry) (client.WithWatch, error) {
+	return nil, fmt.Errorf("what a dead run left stays there until a run of another profile undoes it: %w", ErrReadOnly)
 }
 
 func reconnect(ctx context.Context, e entry) (client.WithWatch, error) {
@@ -118,7 +128,7 @@ func reapOne(ctx context.Context, path string, log func(string), connect connect
 	}
 	got := &Reaped{Ledger: path}
 	clusters := map[string]client.WithWatch{}
-	unreachable, gone := map[string]bool{}, map[string]bool{}
+	kept, gone := map[string]bool{}, map[string]bool{}
 	given := false
 	var errs []error
 	for _, e := range l.outstanding() {
@@ -127,7 +137,7 @@ func reapOne(ctx context.Context, path string, log func(string), connect connect
 		if gone[key] {
 			continue
 		}
-		if unreachable[key] {
+		if kept[key] {
 			got.Left++
 			continue
 		}
@@ -138,10 +148,10 @@ func reapOne(ctx context.Context, path string, log func(string), connect connect
 					errs = append(errs, err)
 					break
 				}
-				if e.Provider == ProviderKind && !errors.Is(err, errOtherCluster) && !errors.Is(err, os.ErrNotExist) {
-					unreachable[key] = true
+				if later := forLater(e, err); later != nil {
+					kept[key] = true
 					got.Left++
-					errs = append(errs, fmt.Errorf("cluster %s: %w: %w", e.Cluster, ErrUnreachable, err))
+					errs = append(errs, fmt.Errorf("cluster %s: %w", e.Cluster, later))
 					continue
 				}
 				gone[key], given = true, given || e.Provider != ProviderKind
@@ -160,6 +170,18 @@ func reapOne(ctx context.Context, path string, log func(string), connect connect
 		got.Undone++
 	}
 	return got, errors.Join(append(errs, finish(l, got, given, len(errs) > 0, log))...)
+}
+
+// forLater says why an entry whose cluster was not connected to is kept; nil when it is
+// given up.
+func forLater(e entry, err error) error {
+	switch {
+	case errors.Is(err, ErrReadOnly):
+		return err
+	case e.Provider == ProviderKind && !errors.Is(err, errOtherCluster) && !errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	return nil
 }
 
 func reapEntry(ctx context.Context, u undoer, e entry) error {

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -54,4 +57,41 @@ func TestReapOfAClusterThatCannotBeReached(t *testing.T) {
 			require.Equal(t, []string{filepath.Join(ledgerDir(cache), c.kept)}, left)
 		})
 	}
+}
+
+// Whoever only looks undoes nothing, on whatever cluster it was left: neither a request is
+// sent nor an entry given up.
+func TestReapByWhoOnlyLooks(t *testing.T) {
+	var asked atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		http.Error(w, "no", http.StatusNotFound)
+	}))
+	defer server.Close()
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	require.NoError(t, os.WriteFile(kubeconfig, []byte(`{apiVersion: v1, kind: Config, current-context: c,
+		clusters: [{name: c, cluster: {server: "`+server.URL+`"}}], contexts: [{name: c, context: {cluster: c}}]}`), 0o600))
+	cache := t.TempDir()
+	for _, provider := range []Provider{ProviderKind, ProviderGiven} {
+		l, err := createLedger(ledgerDir(cache), string(provider))
+		require.NoError(t, err)
+		for _, name := range []string{"web", "db"} {
+			_, err = l.intend(entry{Op: opCreate, GVK: &schema.GroupVersionKind{Version: "v1", Kind: "Service"}, Name: name, Mark: "m", Cluster: "c", Provider: provider, Kubeconfig: kubeconfig}, false)
+			require.NoError(t, err)
+		}
+		require.NoError(t, errors.Join(l.file.Close(), l.lock.Close()), "its process is dead")
+	}
+	got, err := Reap(t.Context(), &Profile{Name: "production", RiskCeiling: ReadOnly}, cache, nil)
+	require.ErrorIs(t, err, ErrReadOnly)
+	require.ErrorContains(t, err, "cluster c: what a dead run left stays there until a run of another profile undoes it")
+	require.Len(t, got, 2)
+	for _, r := range got {
+		require.Equal(t, Reaped{Ledger: r.Ledger, Cluster: "c", Left: 2}, r)
+		require.FileExists(t, r.Ledger)
+	}
+	require.Zero(t, asked.Load())
+
+	got, _ = Reap(t.Context(), &Profile{Name: "staging", RiskCeiling: Namespaced}, cache, nil)
+	require.Len(t, got, 2)
+	require.NotZero(t, asked.Load(), "whoever may write asks the cluster")
 }

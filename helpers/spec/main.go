@@ -310,12 +310,12 @@ func (s *site) open() (*environment.Environment, error) {
 	return s.env, nil
 }
 
-// reap never stops a run: what could not be undone now is tried again next
-// time, and stands in the journal.
+// reap never stops a run: what could not be undone now, or may not be by a profile
+// that only looks, is tried again next time, and stands in the journal.
 func (s *site) reap() error {
 	ctx, cancel := context.WithTimeout(s.ctx, reapingTimeout)
 	defer cancel()
-	_, err := environment.Reap(ctx, s.cache, s.progress)
+	_, err := environment.Reap(ctx, s.profile, s.cache, s.progress)
 	if err != nil {
 		s.record.observation("", "what dead runs left could not all be undone: "+err.Error(), nil)
 		s.progress(err.Error())

@@ -45,6 +45,13 @@ func TestPlay(t *testing.T) {
 
 var plays = map[string]func(*testing.T){
 	"sound": func(t *testing.T) { Run(t, played("POL-001", func(context.Context, T, int) {})) },
+	"looks": func(t *testing.T) {
+		Run(t, Specification{
+			ID: "POL-001", Risk: ReadOnly,
+			Prove:         func(_ context.Context, t T, _ *environment.Environment) { t.Observe("it looked", nil) },
+			CounterProofs: played("POL-001", nil).CounterProofs,
+		})
+	},
 	// Stops in the middle of its first proof until the run is cut short.
 	"waits": func(t *testing.T) {
 		Run(t, played("POL-001", func(ctx context.Context, t T, _ int) {

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -189,7 +190,17 @@ func TestKilledInTheMiddle(t *testing.T) {
 	require.Equal(t, []string{"pol-001-fault", "pol-001-proof-2"}, s.cluster.objects())
 	require.Len(t, s.ledgers(t), 2, "a ledger and its lock")
 
-	// The next start undoes it before anything else, and leaves nothing.
+	// Whoever only looks leaves it as it is, and says so.
+	p = s.start(t, "looks", "look", "-profile", "staging")
+	require.Equal(t, 0, p.wait())
+	require.Len(t, s.cluster.objects(), 2)
+	require.Len(t, s.ledgers(t), 2)
+	_, entries = s.read(t, "look")
+	require.True(t, slices.ContainsFunc(entries, func(e journal.Entry) bool {
+		return e.Kind == journal.Observation && strings.Contains(e.Text, "a dead run left stays there until a run of another profile undoes it")
+	}))
+
+	// The next start that may undoes it before anything else, and leaves nothing.
 	p = s.start(t, "sound", "r2")
 	require.Equal(t, 0, p.wait())
 	require.Contains(t, p.said.String(), "reaper: undoing on test: create ConfigMap default/pol-001-fault")

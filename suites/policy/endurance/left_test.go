@@ -126,7 +126,7 @@ func inNamespaceThatWent(name string, all map[string]string) bool {
 // left is what a run left behind that the next start did not take back.
 func (s *site) left(ctx context.Context, before map[string]string) ([]string, int, error) {
 	undone := 0
-	reaped, err := environment.Reap(ctx, s.cache, nil) // what a start does first
+	reaped, err := environment.Reap(ctx, s.env.Profile, s.cache, nil) // what a start does first
 	if err != nil {
 		return nil, 0, err
 	}
