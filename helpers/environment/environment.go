@@ -5,12 +5,16 @@
 package environment
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,12 +29,14 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/proving-ground/proving-ground/helpers/filelock"
 	"github.com/proving-ground/proving-ground/helpers/image"
 	"github.com/proving-ground/proving-ground/helpers/redact"
+	"github.com/proving-ground/proving-ground/helpers/strictyaml"
 )
 
 const (
@@ -46,6 +52,7 @@ type Environment struct {
 	Profile    *Profile
 	Cluster    string // the name that leases and ledgers use
 	Kubeconfig string // absolute path
+	Context    string // of the kubeconfig's
 	Hash       string // fingerprint of the platform, as given to Open
 	RunID      string
 	Root       string // the project's root
@@ -64,12 +71,17 @@ type Environment struct {
 	lasting     *Scope
 }
 
-// Open connects to the cluster of a kubeconfig. That file must be named: neither
-// $KUBECONFIG nor ~/.kube/config nor a pod's own account is ever used, so no run
+// Open connects to the cluster of a kubeconfig of one context. That file must be named:
+// neither $KUBECONFIG nor ~/.kube/config nor a pod's own account is ever used, so no run
 // meets a cluster that nobody meant. An API that does not answer within ten
 // seconds, or refuses the credentials, is an error. Nothing is changed; with a profile
 // whose ceiling is read-only nothing can be, by any client that is made of Config.
 func Open(profile *Profile, cluster, kubeconfig, hash string) (*Environment, error) {
+	return open(profile, cluster, kubeconfig, "", hash)
+}
+
+// open is Open by a named context; by the only one where none is named.
+func open(profile *Profile, cluster, kubeconfig, named, hash string) (*Environment, error) {
 	if profile == nil {
 		return nil, errors.New("environment: no profile; load one with LoadProfile")
 	}
@@ -93,7 +105,7 @@ func Open(profile *Profile, cluster, kubeconfig, hash string) (*Environment, err
 		Profile: profile, Cluster: cluster, Kubeconfig: kubeconfig, Hash: hash,
 		RunID: RunID(), Root: root, cache: cache, say: func(string) {},
 	}
-	if e.Config, err = loadConfig(kubeconfig); err != nil {
+	if e.Config, e.Context, err = loadConfig(kubeconfig, named); err != nil {
 		return nil, err
 	}
 	if profile.RiskCeiling == ReadOnly {
@@ -147,28 +159,46 @@ func (e *Environment) Close() error {
 	return errors.Join(e.Lasting().Close(ctx), closeLedger(e.cache, e.RunID))
 }
 
-func loadConfig(kubeconfig string) (*rest.Config, error) {
+func loadConfig(kubeconfig, named string) (*rest.Config, string, error) {
 	if kubeconfig == "" {
-		return nil, errors.New("environment: no kubeconfig named; the default one is never used, so name the file")
+		return nil, "", errors.New("environment: no kubeconfig named; the default one is never used, so name the file")
 	}
 	raw, err := clientcmd.LoadFromFile(kubeconfig)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return nil, fmt.Errorf("environment: kubeconfig %s does not exist; bring the cluster up first, or name another file: %w", kubeconfig, err)
+		return nil, "", fmt.Errorf("environment: kubeconfig %s does not exist; bring the cluster up first, or name another file: %w", kubeconfig, err)
 	case err != nil:
-		return nil, fmt.Errorf("environment: kubeconfig %s: %w", kubeconfig, err)
+		return nil, "", fmt.Errorf("environment: kubeconfig %s: %w", kubeconfig, err)
 	}
 	if err := clientcmd.ResolveLocalPaths(raw); err != nil {
-		return nil, fmt.Errorf("environment: kubeconfig %s: %w", kubeconfig, err)
+		return nil, "", fmt.Errorf("environment: kubeconfig %s: %w", kubeconfig, err)
 	}
-	config, err := clientcmd.NewDefaultClientConfig(*raw, &clientcmd.ConfigOverrides{}).ClientConfig()
+	if named, err = contextOf(raw, named); err != nil {
+		return nil, "", fmt.Errorf("environment: kubeconfig %s: %w", kubeconfig, err)
+	}
+	config, err := clientcmd.NewDefaultClientConfig(*raw, &clientcmd.ConfigOverrides{CurrentContext: named}).ClientConfig()
 	if err != nil {
-		return nil, fmt.Errorf("environment: kubeconfig %s is not usable: %w", kubeconfig, err)
+		return nil, "", fmt.Errorf("environment: kubeconfig %s is not usable: %w", kubeconfig, err)
 	}
 	redact.Remember(config.BearerToken, config.Password, string(config.KeyData))
 	config.QPS, config.Burst = clientQPS, clientBurst
 	config.UserAgent = "proving-ground"
-	return config, nil
+	return config, named, nil
+}
+
+// contextOf is the context that is meant: the named one, or the only one. The file's current
+// one is never taken among several, for it is whatever somebody worked at last.
+func contextOf(raw *clientcmdapi.Config, named string) (string, error) {
+	names := slices.Sorted(maps.Keys(raw.Contexts))
+	switch {
+	case len(names) == 0:
+		return "", errors.New("there is no context in it")
+	case slices.Contains(names, named), named == "" && len(names) == 1:
+		return cmp.Or(named, names[0]), nil
+	case named == "":
+		return "", fmt.Errorf("there are several contexts in it, and its current one is never taken for granted: set $%s to one of %s", ContextVariable, strings.Join(names, ", "))
+	}
+	return "", fmt.Errorf("there is no context %q in it%s; there are %s", named, strictyaml.DidYouMean(named, names), strings.Join(names, ", "))
 }
 
 // connect makes a client and has the API answer once.

@@ -60,6 +60,7 @@ type entry struct {
 	ClusterUID string                   `json:"clusterUID,omitempty"`
 	Provider   Provider                 `json:"provider,omitempty"`
 	Kubeconfig string                   `json:"kubeconfig,omitempty"`
+	Context    string                   `json:"context,omitempty"` // of the kubeconfig's
 
 	confirmed bool // a done line was seen
 }

@@ -59,7 +59,7 @@ func onlyLook(context.Context, entry) (client.WithWatch, error) {
 }
 
 func reconnect(ctx context.Context, e entry) (client.WithWatch, error) {
-	config, err := loadConfig(e.Kubeconfig)
+	config, _, err := loadConfig(e.Kubeconfig, e.Context)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +133,7 @@ func reapOne(ctx context.Context, path string, log func(string), connect connect
 	var errs []error
 	for _, e := range l.outstanding() {
 		got.Cluster = e.Cluster
-		key := e.Kubeconfig + "\x00" + e.ClusterUID
+		key := e.Kubeconfig + "\x00" + e.Context + "\x00" + e.ClusterUID
 		if gone[key] {
 			continue
 		}

@@ -365,7 +365,7 @@ func (s *Scope) entry(what op, obj client.Object) (entry, *ledger, error) {
 	}
 	e := entry{
 		Op: what, GVK: &gvk, Namespace: obj.GetNamespace(), Name: obj.GetName(), Scope: s.name,
-		Cluster: s.env.Cluster, ClusterUID: s.env.ClusterUID, Kubeconfig: s.env.Kubeconfig, Provider: s.env.Profile.Provider,
+		Cluster: s.env.Cluster, ClusterUID: s.env.ClusterUID, Kubeconfig: s.env.Kubeconfig, Context: s.env.Context, Provider: s.env.Profile.Provider,
 	}
 	l, err := openLedger(s.env.cache, s.env.RunID)
 	if err != nil {

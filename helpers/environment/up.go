@@ -20,6 +20,9 @@ import (
 // KubeconfigVariable names the file with which a given cluster is reached.
 const KubeconfigVariable = "GROUND_KUBECONFIG"
 
+// ContextVariable names the context of that file. A file of one context needs no name.
+const ContextVariable = "GROUND_CONTEXT"
+
 // clusterComponents are the folders of fixtures/platform whose images a bare
 // cluster runs, besides its nodes' image.
 var clusterComponents = []string{"kubernetes", "etcd", "coredns", "pause"}
@@ -32,7 +35,7 @@ type UpOptions struct {
 }
 
 // Up opens the environment of a profile. A given cluster is opened by the
-// kubeconfig in $GROUND_KUBECONFIG and not changed. Of kind, a cluster that was
+// kubeconfig in $GROUND_KUBECONFIG, by the context in $GROUND_CONTEXT, and not changed. Of kind, a cluster that was
 // made from the same configuration and images is used again; one of another
 // configuration is replaced, once nobody holds a lease on it; a kind cluster of
 // that name which this project did not make is an error. Processes take turns,
@@ -302,7 +305,7 @@ func openGiven(p *Profile) (*Environment, error) {
 	if file == "" {
 		return nil, fmt.Errorf("profile %s: its cluster is given by a kubeconfig: set $%s to the file; neither $KUBECONFIG nor ~/.kube/config is ever used", p.Name, KubeconfigVariable)
 	}
-	return Open(p, p.Name, file, "")
+	return open(p, p.Name, file, os.Getenv(ContextVariable), "")
 }
 
 // Look says what stands, and changes nothing: neither an engine is started nor

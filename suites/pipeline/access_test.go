@@ -217,7 +217,7 @@ func given(ctx context.Context, t spec.T, env *environment.Environment, kubeconf
 	run := "given-" + utilrand.String(6)
 	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-count=1", "./suites/policy"}, args...)...)
 	cmd.Dir = env.Root
-	cmd.Env = append(os.Environ(), environment.LeaseVariable+"="+env.ClusterUID, "GROUND_PROFILE="+profile, environment.KubeconfigVariable+"="+kubeconfig, "GROUND_RUN_ID="+run, "GROUND_COUNTERPROOF=false")
+	cmd.Env = append(os.Environ(), environment.LeaseVariable+"="+env.ClusterUID, "GROUND_PROFILE="+profile, environment.KubeconfigVariable+"="+kubeconfig, environment.ContextVariable+"=", "GROUND_RUN_ID="+run, "GROUND_COUNTERPROOF=false")
 	out, err := cmd.CombinedOutput()
 	dir := environment.RunDir(env.Root, run)
 	defer os.RemoveAll(dir)

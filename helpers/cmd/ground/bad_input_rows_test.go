@@ -57,6 +57,14 @@ var badInputs = []struct {
 		{command: "doctor"},
 		{command: "doctor default other"},
 	}},
+	{"Clusters that are given", []badInput{
+		{command: "GROUND_KUBECONFIG=nowhere up -p staging"},
+		{command: "GROUND_KUBECONFIG=kubeconfig up -p staging"},
+		{command: "GROUND_KUBECONFIG=kubeconfig doctor -p staging default"},
+		{command: "GROUND_KUBECONFIG=kubeconfig GROUND_CONTEXT=stagin up -p staging"},
+		{command: "GROUND_KUBECONFIG=kubeconfig GROUND_CONTEXT=staging up -p staging"},
+		{"kubeconfig", "contexts:", "context:", "GROUND_KUBECONFIG=kubeconfig up -p staging"},
+	}},
 	{"Profiles", []badInput{
 		{aProfile, "riskCeiling", "risckCeiling", "up"},
 		{aProfile, "riskCeiling: destructive", "riskCeiling: distructive", "up"},

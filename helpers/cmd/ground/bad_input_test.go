@@ -16,7 +16,8 @@ import (
 var update = flag.Bool("update", false, "write docs/bad-inputs.md anew")
 
 // badInput is a mistake of a user's: in a file of the project, where from becomes to
-// (without from the whole file is to), or in the command alone.
+// (without from the whole file is to), or in the command alone, before which variables
+// may stand.
 type badInput struct{ file, from, to, command string }
 
 const (
@@ -69,6 +70,10 @@ killScoreLeast: 1
 signed: true
 waivers: [{id: POL-025, reason: no engine, expires: 2099-01-31}]
 `,
+	"kubeconfig": `{apiVersion: v1, kind: Config, current-context: production,
+  clusters: [{name: c, cluster: {server: "https://127.0.0.1:1"}}], users: [{name: u, user: {token: t}}],
+  contexts: [{name: production, context: {cluster: c, user: u}}, {name: staging, context: {cluster: c, user: u}}]}
+`,
 	"images.lock": "[]\n",
 	"broken.json": "{",
 	"broken.pem":  "-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n",
@@ -101,8 +106,14 @@ func TestBadInputs(t *testing.T) {
 					}
 					write(t, root, c.file, text)
 				}
+				args := strings.Fields(c.command)
+				for strings.HasPrefix(args[0], "GROUND_") {
+					name, value, _ := strings.Cut(args[0], "=")
+					t.Setenv(name, value)
+					args = args[1:]
+				}
 				before := tree(t, root)
-				code, stdout, stderr := ground(t, t.Context(), strings.Fields(c.command)...)
+				code, stdout, stderr := ground(t, t.Context(), args...)
 				assert.NotZero(t, code, "%s%s", stdout, stderr)
 				assert.NotEqual(t, 2, code, "that is a report's")
 				assert.Empty(t, stdout)

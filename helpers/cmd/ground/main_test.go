@@ -43,6 +43,7 @@ func project(t *testing.T) string {
 	t.Chdir(root)
 	t.Setenv("GROUND_CACHE", filepath.Join(root, "cache"))
 	t.Setenv("GROUND_KUBECONFIG", "")
+	t.Setenv("GROUND_CONTEXT", "")
 	return root
 }
 
