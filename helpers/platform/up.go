@@ -27,7 +27,8 @@ type Options struct {
 }
 
 // Up brings the environment of a profile up, with the components that every
-// environment has, and says what it is made of. An environment returned with an
+// environment has, and says what it is made of. While the switch that stops everything is
+// thrown nothing is installed, and that is an error. An environment returned with an
 // error is to be closed all the same.
 func Up(ctx context.Context, p *environment.Profile, o Options) (*environment.Environment, journal.Platform, error) {
 	env, describe, err := up(ctx, p, o)
@@ -62,6 +63,9 @@ func up(ctx context.Context, p *environment.Profile, o Options) (*environment.En
 	names = append(names, o.Images...)
 	env, err := environment.Up(ctx, p, environment.UpOptions{Components: names, Pull: o.Pull, Progress: o.Progress})
 	if err != nil {
+		return env, nil, err
+	}
+	if err := env.MayRun(ctx); err != nil {
 		return env, nil, err
 	}
 	if env.Made() {

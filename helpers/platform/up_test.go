@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/journal"
 )
 
@@ -48,6 +49,21 @@ func TestDescribeAGivenCluster(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "docker.io/library/web:2", after.Images[0].Name)
 	require.NotEqual(t, before.Hash, after.Hash)
+}
+
+// What stops runs stops all that would change the cluster: installations and deployments
+// too, for which it is brought up.
+func TestUpHeedsTheSwitch(t *testing.T) {
+	a, env := on(t, map[string]map[string]any{"/api/v1/namespaces/kube-system/configmaps/" + environment.StopName: {
+		"apiVersion": "v1", "kind": "ConfigMap", "data": map[string]any{"reason": "users are hurt"},
+	}})
+	t.Setenv(environment.KubeconfigVariable, env.Kubeconfig)
+	t.Setenv(environment.ContextVariable, "")
+	p := &environment.Profile{Name: "staging", RiskCeiling: environment.Disruptive, Provider: environment.ProviderGiven}
+	up, _, err := Up(t.Context(), p, Options{Install: true, Progress: func(string) {}})
+	require.ErrorContains(t, err, "everything is stopped on this cluster: users are hurt; ground resume goes on")
+	require.NotNil(t, up, "it is to be closed")
+	require.Empty(t, a.requests)
 }
 
 func TestRunning(t *testing.T) {

@@ -90,9 +90,6 @@ func verify(ctx context.Context, root string, p *environment.Profile, faults boo
 	}
 	env, _, err := platform.Up(ctx, p, platform.Options{Components: components, Install: p.Provider == environment.ProviderKind, Progress: say})
 	if env != nil {
-		if err == nil {
-			err = env.MayRun(ctx) // each suite asks too; here it is said once
-		}
 		err = errors.Join(err, env.Close())
 	}
 	if err != nil {
