@@ -28,6 +28,15 @@ type Finding struct {
 	Next   string // the command that tells more, or mends it
 }
 
+// Unasked are the cases that could not be looked at as a whole, an error each, in the order
+// of the runbook.
+type Unasked []error
+
+func (u Unasked) Error() string { return errors.Join(u...).Error() }
+
+// Unwrap has errors.Is and errors.As look at each.
+func (u Unasked) Unwrap() []error { return u }
+
 // patient is a namespace with what is asked of it by several cases.
 type patient struct {
 	client    client.Client
@@ -37,8 +46,9 @@ type patient struct {
 }
 
 // Examine goes through all cases. Findings stand in the order of the runbook, and each
-// cause is there once. What could not be asked is an error beside the findings of the
-// rest; a kind that the cluster does not have is none.
+// cause is there once. What could not be asked is an Unasked beside the findings of the
+// rest; a kind that the cluster does not have is none. Any other error is of a namespace
+// that could not be looked at.
 func Examine(ctx context.Context, c client.Client, namespace string, query metrics.Query) (all []Finding, err error) {
 	var ns corev1.Namespace
 	if err := c.Get(ctx, client.ObjectKey{Name: namespace}, &ns); err != nil {
@@ -51,13 +61,14 @@ func Examine(ctx context.Context, c client.Client, namespace string, query metri
 	}
 	p.events = events.Items
 	slices.SortStableFunc(p.events, func(a, b corev1.Event) int { return when(b).Compare(when(a)) }) // the latest first
+	var unasked Unasked
 	for _, of := range []struct {
 		name    string
 		examine func(context.Context) ([]Finding, error)
 	}{{"pod", p.pods}, {"policy", p.refusals}, {"mesh", p.traffic}, {"canary", p.canaries}, {"errors", p.errors}} {
 		found, failed := of.examine(ctx)
 		if failed != nil {
-			err = errors.Join(err, fmt.Errorf("doctor: %s: %w", of.name, failed))
+			unasked = append(unasked, fmt.Errorf("doctor: %s: %w", of.name, failed))
 		}
 		for _, f := range found {
 			f.Case = of.name
@@ -66,7 +77,10 @@ func Examine(ctx context.Context, c client.Client, namespace string, query metri
 			}
 		}
 	}
-	return all, err
+	if len(unasked) > 0 {
+		return all, unasked
+	}
+	return all, nil
 }
 
 // list are the objects of a kind in the namespace; none where the cluster does not know it.

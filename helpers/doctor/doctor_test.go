@@ -8,19 +8,21 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/yaml"
 
 	"github.com/proving-ground/proving-ground/helpers/metrics"
 )
 
 // on is a cluster with these objects, one YAML document each, which knows Istio and Flagger.
-func on(t *testing.T, documents ...string) client.Client {
+func on(t *testing.T, documents ...string) client.WithWatch {
 	t.Helper()
 	mapper := meta.NewDefaultRESTMapper(nil)
 	for _, gvk := range []schema.GroupVersionKind{
@@ -158,6 +160,21 @@ func TestErrors(t *testing.T) {
 	found, err := Examine(t.Context(), on(t, service), "shop", func(context.Context, string) ([]metrics.Sample, error) { return nil, errors.New("it is down") })
 	require.ErrorContains(t, err, "doctor: errors: it is down")
 	assert.Len(t, found, 1, "the other cases are told all the same")
+
+	blind := interceptor.NewClient(on(t, service), interceptor.Funcs{List: func(ctx context.Context, next client.WithWatch, l client.ObjectList, o ...client.ListOption) error {
+		if _, is := l.(*corev1.PodList); is {
+			return errors.New("it may not be seen")
+		}
+		return next.List(ctx, l, o...)
+	}})
+	_, err = Examine(t.Context(), blind, "shop", func(context.Context, string) ([]metrics.Sample, error) { return nil, errors.New("it is down") })
+	var unasked Unasked
+	require.ErrorAs(t, err, &unasked)
+	var said []string
+	for _, one := range unasked {
+		said = append(said, one.Error())
+	}
+	assert.Equal(t, []string{"doctor: pod: it may not be seen", "doctor: mesh: it may not be seen", "doctor: errors: it is down"}, said, "each case is told apart")
 }
 
 // The next command has the revision before again where there is one, by Helm where the

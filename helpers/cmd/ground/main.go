@@ -15,13 +15,15 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/redact"
 	"github.com/proving-ground/proving-ground/helpers/strictyaml"
 )
 
 // Exit codes besides those of a report.
 const (
 	exitFailed = 1
-	exitUsage  = 64 // EX_USAGE: nothing was touched; 2 is a report's inconclusive
+	exitOpen   = 2  // as a report's inconclusive: not all is known
+	exitUsage  = 64 // EX_USAGE: nothing was touched
 	exitSignal = 130
 )
 
@@ -50,7 +52,7 @@ func run(ctx context.Context, args []string) int {
 		fmt.Fprintln(os.Stderr, "ground: cut short by a signal")
 		return exitSignal
 	}
-	fmt.Fprintln(os.Stderr, "ground:", err)
+	fmt.Fprintln(os.Stderr, "ground:", redact.Text(err.Error()))
 	if !begun && named != root {
 		fmt.Fprintln(os.Stderr, "usage:", named.UseLine())
 	}

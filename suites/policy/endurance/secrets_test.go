@@ -12,6 +12,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -104,7 +105,8 @@ func leak(ctx context.Context, t spec.T, env *environment.Environment, canary, n
 
 // TestSecretsStayInside seeds secrets wherever a run comes by them, has it fail, and
 // looks for them in all that it leaves: journals, dumps, reports and evidence, and what
-// it printed.
+// it printed; and in what ground doctor prints of a namespace whose events hold one. A
+// certificate is made of journals alone.
 func TestSecretsStayInside(t *testing.T) {
 	s := newSite(t)
 	canary, named := "canary-"+rand.String(24)+"7", "named-"+rand.String(24)+"7"
@@ -142,6 +144,7 @@ func TestSecretsStayInside(t *testing.T) {
 	}
 	artefacts := everything(t, p.dir())
 	artefacts["standard output and error"] = p.out.String()
+	artefacts["what the doctor said"] = examined(t, s, named)
 	size := 0
 	for file, text := range artefacts {
 		size += len(text)
@@ -159,6 +162,26 @@ func TestSecretsStayInside(t *testing.T) {
 	assert.NotZero(t, logs, "the pod's log was to be dumped: %v", len(artefacts))
 	assert.NotZero(t, seen, "nothing was blanked: were they said at all?")
 	t.Logf("%d secrets looked for in %d artefacts of %d bytes, %d of them logs; blanked %d times", len(secrets), len(artefacts), size, logs, seen)
+}
+
+// examined is what ground doctor prints of a namespace in which an event, of whoever's, says
+// a password.
+func examined(t *testing.T, s *site, named string) string {
+	t.Helper()
+	scope := s.env.Scope("secrets")
+	t.Cleanup(func() { require.NoError(t, scope.Close(context.Background())) })
+	ns, err := scope.Namespace(t.Context(), "leak", nil)
+	require.NoError(t, err)
+	require.NoError(t, scope.Create(t.Context(), &corev1.Event{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "leak"}, Type: corev1.EventTypeWarning, Reason: "FailedCreate", LastTimestamp: metav1.Now(),
+		InvolvedObject: corev1.ObjectReference{Kind: "StatefulSet", Namespace: ns, Name: "leak"}, Message: "exceeded quota: password=" + named,
+	}))
+	look := exec.CommandContext(t.Context(), "go", "run", "./helpers/cmd/ground", "doctor", "-p", "kind", ns)
+	look.Dir = s.root
+	out, err := look.CombinedOutput()
+	require.Error(t, err, "something is found: %s", out)
+	require.Contains(t, string(out), "its pods are refused: exceeded quota", "the doctor tells what the event said")
+	return string(out)
 }
 
 // everything is the text of every file below a directory, and of those in its archives.
