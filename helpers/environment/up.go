@@ -119,6 +119,30 @@ func (e *Environment) Images(ctx context.Context, components ...string) (map[str
 	return e.builder.Build(ctx, e.kind.imagesWith(components)...)
 }
 
+// Judged are the digests by which evidence knows images, by their full names: of a cluster
+// of ours those that were built, of a given one those of images.lock, which the gate holds
+// evidence against. What is not built yet has none.
+func (e *Environment) Judged(ctx context.Context) (map[string]string, error) {
+	if e.kind == nil {
+		data, err := os.ReadFile(filepath.Join(e.Root, image.LockFile))
+		if err != nil {
+			return nil, err
+		}
+		return image.ReadLock(data)
+	}
+	known, err := e.builder.Known(ctx)
+	if err != nil {
+		return nil, err
+	}
+	digests := map[string]string{}
+	for _, b := range known {
+		if b.Digest != "" {
+			digests[b.Name] = b.Digest
+		}
+	}
+	return digests, nil
+}
+
 // Source is a directory with the files below path of a module that a
 // component's go.mod pins.
 func (e *Environment) Source(ctx context.Context, component, module, path string) (string, error) {

@@ -92,16 +92,24 @@ func ReleaseValues(env *environment.Environment, c Component, of string) (map[st
 	return i.values([]string{filepath.Join(chart.Path, "values-"+of+".yaml")}, env.Profile.ValuesOf())
 }
 
-// Deploy makes the next revision of values, waits until its workloads have rolled out, and
-// runs the chart's tests. When any of that fails, the revision that was deployed before is
-// put back, or the release removed where there was none; the error says what failed and
-// what was done.
-func (r *Release) Deploy(ctx context.Context, values map[string]any) (revision int, err error) {
+// Deploy makes the next revision of values, waits until its workloads have rolled out, looks
+// whether their kubelets run the images that were judged, by name the digest, as
+// Environment.Judged has them, and runs the chart's tests. When any of that fails, the
+// revision that was deployed before is put back, or the release removed where there was
+// none; the error says what failed and what was done.
+func (r *Release) Deploy(ctx context.Context, values map[string]any, judged map[string]string) (revision int, err error) {
 	before, err := r.deployed()
 	if err != nil {
 		return 0, err
 	}
-	if revision, err = r.upgrade(ctx, values, before != nil); err == nil {
+	made, err := r.upgrade(ctx, values, before != nil)
+	if made != nil {
+		revision = made.Version
+	}
+	if err == nil {
+		err = r.held(ctx, made, judged)
+	}
+	if err == nil {
 		err = r.Test()
 	}
 	if err == nil {
@@ -123,20 +131,22 @@ func told(what string, err error) error {
 	return errors.New(what)
 }
 
-func (r *Release) upgrade(ctx context.Context, values map[string]any, stands bool) (revision int, err error) {
+// upgrade gives the revision with an error too, where there came to be one.
+func (r *Release) upgrade(ctx context.Context, values map[string]any, stands bool) (*releasev1.Release, error) {
 	dir, err := r.chartDir(ctx, &r.chart)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	chart, err := loadChart(dir, &r.chart, values)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	released, err := revise(ctx, r.config, &r.chart, chart, values, stands, revising{wait: kube.StatusWatcherStrategy, history: revisionsMost, again: true})
-	if v, is := released.(*releasev1.Release); is && v != nil {
-		revision = v.Version
+	made, is := released.(*releasev1.Release)
+	if err == nil && (!is || made == nil) {
+		err = fmt.Errorf("Helm made a %T of it", released)
 	}
-	return revision, err
+	return made, err
 }
 
 // Test runs the chart's tests against the deployed revision. A chart without one is an

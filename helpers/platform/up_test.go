@@ -66,6 +66,20 @@ func TestUpHeedsTheSwitch(t *testing.T) {
 	require.Empty(t, a.requests)
 }
 
+func TestImagesOf(t *testing.T) {
+	objects, err := parse([]byte(`
+{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: c, image: "web:1"}]}}
+---
+{apiVersion: apps/v1, kind: Deployment, metadata: {name: b}, spec: {template: {spec: {initContainers: [{name: i, image: init}], containers: [{name: c, image: "example.org/x:2"}, {name: d}]}}}}
+---
+{apiVersion: batch/v1, kind: CronJob, metadata: {name: c}, spec: {jobTemplate: {spec: {template: {spec: {containers: [{name: c, image: "job:1"}]}}}}}}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: d}, data: {image: "no:1"}}
+`))
+	require.NoError(t, err)
+	require.Equal(t, []string{"docker.io/library/web:1", "docker.io/library/init:latest", "example.org/x:2", "docker.io/library/job:1"}, imagesOf(objects))
+}
+
 func TestRunning(t *testing.T) {
 	gone, done := runs("gone", [2]string{"web:1", "web@sha256:bb"}), runs("done", [2]string{"job:1", "job@sha256:bb"})
 	gone.DeletionTimestamp = &metav1.Time{}
@@ -80,6 +94,24 @@ func TestRunning(t *testing.T) {
 	require.Equal(t, []journal.Image{
 		observed("docker.io/library/web:1", "sha256:aa"), observed("docker.io/library/web:1", "sha256:bb"), observed("example.org/side:latest", ""),
 	}, running(pods), "each once; what is not pulled yet, has ended or is going is left out")
+
+	require.NoError(t, unjudged(map[string]string{"docker.io/library/web:1": "sha256:aa"}, []string{"docker.io/library/web:1"}, pods[:3]))
+	for name, c := range map[string]struct {
+		judged, want string
+		of           []string
+		pods         []corev1.Pod
+	}{
+		"another one runs": {"sha256:aa", "docker.io/library/web:1 runs as sha256:bb in pod ns/b, and sha256:aa was judged", []string{"docker.io/library/web:1"}, pods},
+		"nobody judged it": {"", "docker.io/library/web:1 runs as sha256:aa in pod ns/a, and none of that name was judged", []string{"docker.io/library/web:1"}, pods[:3]},
+		"by hand":          {"sha256:aa", "example.org/side:latest runs as sha256:cc in pod ns/b, and none of that name was judged", []string{"example.org/side:latest"}, pods},
+		"none runs":        {"sha256:aa", "no pod runs any of its images", []string{"docker.io/library/web:1"}, pods[1:3]},
+		"none of its own":  {"sha256:aa", "no pod runs any of its images", []string{"docker.io/library/other:1"}, pods},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := unjudged(map[string]string{"docker.io/library/web:1": c.judged}, c.of, c.pods)
+			require.ErrorContains(t, err, c.want)
+		})
+	}
 
 	require.Empty(t, strayed(map[string]string{"docker.io/library/web:1": "sha256:aa", "absent:1": "sha256:dd"}, pods[:3]))
 	require.Equal(t, "docker.io/library/web:1 runs as sha256:bb in pod ns/b, and sha256:aa was built", strayed(map[string]string{"docker.io/library/web:1": "sha256:aa"}, pods))

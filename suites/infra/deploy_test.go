@@ -1,9 +1,11 @@
 package infra
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -39,6 +41,7 @@ type operated struct {
 	values   func(of string) string // whose values are taken for an environment
 	render   func(o *unstructured.Unstructured)
 	broken   map[string]any // values of the deployment that must not stand
+	judged   string         // digest by which the frontend's image is said to have been judged, and was not; its own when empty
 	rollback int
 	undo     bool
 	seconds  int // of a batch of spans, which nobody minds
@@ -49,7 +52,7 @@ type operated struct {
 func TestDeploy(t *testing.T) {
 	as := operated{
 		values: func(of string) string { return of }, render: func(*unstructured.Unstructured) {},
-		broken: frontend("1.2.0", map[string]any{"errorRate": 0.5}), rollback: 1, undo: true, seconds: 500,
+		broken: frontend("1.2.0", map[string]any{"errorRate": 0.5}), judged: "sha256:" + strings.Repeat("0", 64), rollback: 1, undo: true, seconds: 500,
 	}
 	with := func(name, kills string, change func(o *operated)) spec.Sabotage {
 		return spec.Edited(name, kills, &as, change)
@@ -71,6 +74,7 @@ func TestDeploy(t *testing.T) {
 			}),
 			with("a privileged container", `(?s)the policies let in Deployment .*is privileged: set securityContext\.privileged to false`, func(o *operated) { o.render = privileged }),
 			with("a bad deployment that is none", `a deployment that fails its smoke test: An error is expected`, func(o *operated) { o.broken = frontend("1.2.0", nil) }),
+			with("an image that was judged", `a deployment of an image that was not judged: An error is expected`, func(o *operated) { o.judged = "" }),
 			with("rollback to the wrong revision", `(?s)version after the rollback: .*actual +: "1\.1\.0"`, func(o *operated) { o.rollback = 2 }),
 			with("no undo", `(?s)version after the undo: .*actual +: "6\.6\.6"`, func(o *operated) { o.undo = false }),
 			spec.Harmless(with("spans wait for less long", "", func(o *operated) { o.seconds = 400 })),
@@ -120,8 +124,10 @@ func proveDeploy(ctx context.Context, t spec.T, env *environment.Environment, as
 	base, err := platform.ReleaseValues(env, docuthinker, "dev")
 	spec.Check(t, err)
 	base = platform.Merged(base, map[string]any{"mesh": map[string]any{"tracing": map[string]any{"batchDelayMilliseconds": as.seconds}}})
+	judged, err := env.Judged(ctx)
+	spec.Check(t, err)
 	deploys := func(version string) {
-		_, err := r.Deploy(ctx, platform.Merged(base, frontend(version, nil)))
+		_, err := r.Deploy(ctx, platform.Merged(base, frontend(version, nil)), judged)
 		spec.Check(t, err)
 		require.Equal(t, version, serving(ctx, t, env, ns), "version after it was deployed")
 	}
@@ -129,11 +135,15 @@ func proveDeploy(ctx context.Context, t spec.T, env *environment.Environment, as
 	deploys("1.0.0")
 	first := time.Since(begin)
 	deploys("1.1.0")
-	_, err = r.Deploy(ctx, platform.Merged(base, as.broken))
+	_, err = r.Deploy(ctx, platform.Merged(base, as.broken), judged)
 	require.Error(t, err, "a deployment that fails its smoke test")
 	require.ErrorContains(t, err, "its tests: ", "a deployment that fails its smoke test")
 	require.ErrorContains(t, err, "revision 2 was put back", "a deployment that fails its smoke test")
 	require.Equal(t, "1.1.0", serving(ctx, t, env, ns), "version after the bad deployment")
+	_, err = r.Deploy(ctx, platform.Merged(base, frontend("1.1.0", nil)), otherwise(t, judged, as.judged))
+	require.Error(t, err, "a deployment of an image that was not judged")
+	require.ErrorContains(t, err, as.judged+" was judged", "a deployment of an image that was not judged")
+	require.ErrorContains(t, err, "revision 4 was put back", "a deployment of an image that was not judged")
 
 	begin = time.Now()
 	_, err = r.Rollback(as.rollback)
@@ -142,13 +152,27 @@ func proveDeploy(ctx context.Context, t spec.T, env *environment.Environment, as
 	require.Equal(t, "1.0.0", serving(ctx, t, env, ns), "version after the rollback")
 	spec.Check(t, r.Test())
 	_, err = r.Rollback(99)
-	require.ErrorContains(t, err, "there is none: Helm keeps 1, 2, 3, 4, 5", "a rollback to a revision that there never was")
+	require.ErrorContains(t, err, "there is none: Helm keeps 1, 2, 3, 4, 5, 6, 7", "a rollback to a revision that there never was")
 
 	proveUndo(ctx, t, env, ns, as.undo)
 	all, err := r.Revisions()
 	spec.Check(t, err)
-	t.Observe(fmt.Sprintf("the values of three environments differ as declared, and the policies let them in; in %d revisions: deployed in %s, a bad deployment was taken back by itself, rolled back in %s; a rollout was undone",
+	t.Observe(fmt.Sprintf("the values of three environments differ as declared, and the policies let them in; in %d revisions: deployed in %s, a bad deployment was taken back by itself, and one of an image that nobody judged, rolled back in %s; a rollout was undone",
 		len(all), first.Round(time.Second), back.Round(time.Second)), all)
+}
+
+// otherwise is what was judged with another digest for the frontend's image, when one is given.
+func otherwise(t spec.T, judged map[string]string, digest string) map[string]string {
+	t.Helper()
+	other, found := maps.Clone(judged), false
+	for name := range other {
+		if strings.HasPrefix(name, "docker.io/docuthinker/frontend:") {
+			found = true
+			other[name] = cmp.Or(digest, other[name])
+		}
+	}
+	require.True(t, found, "image of the frontend among those that were judged")
+	return other
 }
 
 // proveValues holds what an environment's values render against what it is declared to be,

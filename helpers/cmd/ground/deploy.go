@@ -26,8 +26,9 @@ var namespaces = map[string]string{"dev": "docuthinker-dev", "staging": "docuthi
 func deployCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "deploy ENVIRONMENT", Short: "Deploy DocuThinker with the values of dev, staging or production, and test it", Args: cobra.ExactArgs(1),
-		Long: "Make the next revision of DocuThinker's Helm release of an environment's values, wait until it has rolled out, and run\n" +
-			"the chart's smoke test. What fails is taken back: the revision before is put back, and the command says so and exits with 1.",
+		Long: "Make the next revision of DocuThinker's Helm release of an environment's values, wait until it has rolled out, look\n" +
+			"whether the images that run are those of images.lock (on a cluster of ours: that were built), and run the chart's smoke\n" +
+			"test. What fails is taken back: the revision before is put back, and the command says so and exits with 1.",
 	}
 	open := releaseFlags(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -36,7 +37,11 @@ func deployCommand() *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			revision, err := r.Deploy(ctx, values)
+			judged, err := env.Judged(ctx)
+			if err != nil {
+				return err
+			}
+			revision, err := r.Deploy(ctx, values, judged)
 			if err != nil {
 				return err
 			}
