@@ -147,6 +147,7 @@ const (
 	NotBuiltYet      = "not built yet"
 	NoFalcoEngine    = "no Falco engine"
 	AboveCeiling     = "above the risk ceiling"
+	Waived           = "waived until " // and the date, and the profile's reason
 	CounterProofsOff = "counter-proofs are off"
 )
 

@@ -15,17 +15,20 @@ const (
 )
 
 // accepted are the beginnings of reasons for which an inconclusive clause does
-// not change the exit code by itself: both state a limit of the project or of
-// the machine that is known before the run and that no run can overcome, so
-// that a run that proves all that it can is not told apart from one that
-// failed to try. They are shown as prominently as any other clause that is not
-// proved. Every other reason, also an unknown one, makes the run inconclusive.
-var accepted = []string{journal.NotBuiltYet, journal.NoFalcoEngine}
+// not change the exit code by itself: a limit of the project or of the machine, or
+// a waiver of the profile, with its reason and its end. They are known before the
+// run and no run can overcome them, so that a run that proves all that it can is
+// not told apart from one that failed to try. They are shown as prominently as any
+// other clause that is not proved, and the gate has waivers of its own. Every other
+// reason, also an unknown one, makes the run inconclusive. A profile whose waiver is
+// over is refused before anything begins.
+var accepted = []string{journal.NotBuiltYet, journal.NoFalcoEngine, journal.Waived}
 
 // remedies maps the beginning of a reason to what to do about it.
 var remedies = []struct{ reason, remedy string }{
 	{journal.NotBuiltYet, "Build the specification; until then the clause is a promise without evidence."},
 	{journal.NoFalcoEngine, "Run on a machine whose kernel lets Falco load its eBPF probe."},
+	{journal.Waived, "Mend what the profile's waiver excuses before it ends: from then on no run with it begins."},
 	{journal.AboveCeiling, "Run with a profile whose risk ceiling allows it, on an environment that may be disturbed."},
 	{journal.CounterProofsOff, "Run with counter-proofs on: its evidence is what they killed."},
 	{reasonNoVerdict, "Look at its last phase for what it was doing, then run this suite again."},
@@ -105,6 +108,9 @@ func judge(r *Report) {
 		r.Headline = proved
 		if t.Accepted > 0 {
 			r.Headline += fmt.Sprintf("; %d inconclusive for a reason known beforehand", t.Accepted)
+			if t.Waived > 0 {
+				r.Headline += fmt.Sprintf(", %d of them waived", t.Waived)
+			}
 		}
 		if t.Unchallenged > 0 {
 			r.Headline += fmt.Sprintf("; %d of them not challenged by a counter-proof in this run", t.Unchallenged)
@@ -162,6 +168,9 @@ func count(t *Totals, c *Clause) {
 	}
 	if c.Accepted {
 		t.Accepted++
+		if strings.HasPrefix(c.Reason, journal.Waived) {
+			t.Waived++
+		}
 	}
 	if c.Unchallenged {
 		t.Unchallenged++
@@ -193,6 +202,7 @@ func add(t *Totals, s Totals) {
 	t.Inconclusive += s.Inconclusive
 	t.Void += s.Void
 	t.Accepted += s.Accepted
+	t.Waived += s.Waived
 	t.Unchallenged += s.Unchallenged
 	t.Killed += s.Killed
 	t.Survived += s.Survived

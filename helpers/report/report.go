@@ -43,8 +43,9 @@ type Totals struct {
 	Refuted      int `json:"refuted"`
 	Inconclusive int `json:"inconclusive"`
 	Void         int `json:"void"`
-	Accepted     int `json:"accepted"`     // of the inconclusive ones: for a reason that does not change the exit code
-	Unchallenged int `json:"unchallenged"` // of the proved ones: no seeded fault was killed in this run
+	Accepted     int `json:"accepted"`         // of the inconclusive ones: for a reason that does not change the exit code
+	Waived       int `json:"waived,omitempty"` // of the accepted ones: by the profile
+	Unchallenged int `json:"unchallenged"`     // of the proved ones: no seeded fault was killed in this run
 	Killed       int `json:"killed"`
 	Survived     int `json:"survived"`
 	VoidFaults   int `json:"voidFaults"`

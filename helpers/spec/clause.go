@@ -105,7 +105,7 @@ func (c *clause) looks() bool { return c.spec.Look != nil && !c.profile.Allows(c
 func (c *clause) excused() *journal.Result {
 	var r journal.Result
 	if w, ok := c.profile.Waiver(c.spec.ID); ok {
-		r = inconclusive(reasonWaived+w.Expires+": "+w.Reason, "")
+		r = inconclusive(journal.Waived+w.Expires+": "+w.Reason, "")
 	} else if !c.profile.Allows(c.spec.Risk) && c.spec.Look == nil {
 		r = inconclusive(journal.AboveCeiling, fmt.Sprintf("it is %s, and the profile %s allows %s at most",
 			c.spec.Risk, c.profile.Name, c.profile.RiskCeiling))
