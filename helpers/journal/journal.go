@@ -146,6 +146,7 @@ type Trial struct {
 const (
 	NotBuiltYet      = "not built yet"
 	NoFalcoEngine    = "no Falco engine"
+	GivenCluster     = "the cluster is given" // and the clause is of one that the run makes
 	AboveCeiling     = "above the risk ceiling"
 	Waived           = "waived until " // and the date, and the profile's reason
 	CounterProofsOff = "counter-proofs are off"

@@ -15,19 +15,20 @@ const (
 )
 
 // accepted are the beginnings of reasons for which an inconclusive clause does
-// not change the exit code by itself: a limit of the project or of the machine, or
-// a waiver of the profile, with its reason and its end. They are known before the
+// not change the exit code by itself: a limit of the project, of the machine or of a
+// cluster that others made, or a waiver of the profile, with its reason and its end. They are known before the
 // run and no run can overcome them, so that a run that proves all that it can is
 // not told apart from one that failed to try. They are shown as prominently as any
 // other clause that is not proved, and the gate has waivers of its own. Every other
 // reason, also an unknown one, makes the run inconclusive. A profile whose waiver is
 // over is refused before anything begins.
-var accepted = []string{journal.NotBuiltYet, journal.NoFalcoEngine, journal.Waived}
+var accepted = []string{journal.NotBuiltYet, journal.NoFalcoEngine, journal.GivenCluster, journal.Waived}
 
 // remedies maps the beginning of a reason to what to do about it.
 var remedies = []struct{ reason, remedy string }{
 	{journal.NotBuiltYet, "Build the specification; until then the clause is a promise without evidence."},
 	{journal.NoFalcoEngine, "Run on a machine whose kernel lets Falco load its eBPF probe."},
+	{journal.GivenCluster, "Run this suite with a profile that makes its cluster, such as kind."},
 	{journal.Waived, "Mend what the profile's waiver excuses before it ends: from then on no run with it begins."},
 	{journal.AboveCeiling, "Run with a profile whose risk ceiling allows it, on an environment that may be disturbed."},
 	{journal.CounterProofsOff, "Run with counter-proofs on: its evidence is what they killed."},

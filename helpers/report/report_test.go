@@ -69,6 +69,10 @@ func TestExitCode(t *testing.T) {
 				plan("POL-026", "x").verdict("POL-026", journal.Inconclusive, "waived until 2099-01-31: the door is being painted", "", 0).end("").entries,
 			0, 0, "1 of 3 clauses proved; 2 inconclusive for a reason known beforehand, 1 of them waived.",
 		},
+		"given besides": {
+			proved(true).plan("POL-025", "x").verdict("POL-025", journal.Inconclusive, "the cluster is given", "it makes one beside", 0).end("").entries,
+			0, 0, "1 of 2 clauses proved; 1 inconclusive for a reason known beforehand.",
+		},
 		"waived alone": {newTape("policy").start(true).plan("POL-025", "x").verdict("POL-025", journal.Inconclusive, "waived until 2099-01-31: painting", "", 0).end("").entries, 0, 2, "no clause was proved"},
 		"not accepted": {
 			proved(true).plan("POL-025", "x").verdict("POL-025", journal.Inconclusive, "was not built yet", "", 0).end("").entries, 0, 2, "1 inconclusive",

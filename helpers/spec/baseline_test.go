@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -201,21 +202,28 @@ func TestExcused(t *testing.T) {
 	for name, c := range map[string]struct {
 		ceiling environment.Risk
 		waivers []catalogue.Waiver
+		ours    environment.Provider // of the cluster, of a clause that is of one of ours
 		want    journal.Result
 	}{
-		"above the ceiling": {ReadOnly, nil, journal.Result{
+		"above the ceiling": {ReadOnly, nil, "", journal.Result{
 			Outcome: journal.Inconclusive, Reason: "above the risk ceiling", Detail: "it is namespaced, and the profile test allows read-only at most",
 		}},
-		"waived": {Destructive, []catalogue.Waiver{waiver}, journal.Result{
+		"waived": {Destructive, []catalogue.Waiver{waiver}, "", journal.Result{
 			Outcome: journal.Inconclusive, Reason: "waived until 2099-01-31: the door is being painted",
 		}},
-		"another is waived": {Destructive, []catalogue.Waiver{{ID: "POL-002"}}, journal.Result{Outcome: journal.Proved}},
-		"at the ceiling":    {Namespaced, nil, journal.Result{Outcome: journal.Proved}},
+		"given": {Destructive, nil, environment.ProviderGiven, journal.Result{
+			Outcome: journal.Inconclusive, Reason: "the cluster is given", Detail: "the clause is of one that the run makes, and that of profile test is others'",
+		}},
+		"ours":              {Destructive, nil, environment.ProviderKind, journal.Result{Outcome: journal.Proved}},
+		"another is waived": {Destructive, []catalogue.Waiver{{ID: "POL-002"}}, "", journal.Result{Outcome: journal.Proved}},
+		"at the ceiling":    {Namespaced, nil, "", journal.Result{Outcome: journal.Proved}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newBench(t)
-			s.h.profile.RiskCeiling, s.h.profile.Waivers = c.ceiling, c.waivers
-			got := s.run(t, s.of(s.look, s.opens("fault")))
+			s.h.profile.RiskCeiling, s.h.profile.Waivers, s.h.profile.Provider = c.ceiling, c.waivers, cmp.Or(c.ours, environment.ProviderGiven)
+			of := s.of(s.look, s.opens("fault"))
+			of.Ours = c.ours != ""
+			got := s.run(t, of)
 			got.Seconds = 0
 			require.Equal(t, c.want, got)
 			if c.want.Outcome != journal.Proved {

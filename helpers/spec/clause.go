@@ -109,6 +109,8 @@ func (c *clause) excused() *journal.Result {
 	} else if !c.profile.Allows(c.spec.Risk) && c.spec.Look == nil {
 		r = inconclusive(journal.AboveCeiling, fmt.Sprintf("it is %s, and the profile %s allows %s at most",
 			c.spec.Risk, c.profile.Name, c.profile.RiskCeiling))
+	} else if c.spec.Ours && c.profile.Provider == environment.ProviderGiven {
+		r = inconclusive(journal.GivenCluster, fmt.Sprintf("the clause is of one that the run makes, and that of profile %s is others'", c.profile.Name))
 	} else if len(c.spec.After) > 0 && !c.counterProofs {
 		r = inconclusive(journal.CounterProofsOff, "it goes by the killed counter-proofs of "+strings.Join(c.spec.After, ", "))
 	} else {

@@ -107,6 +107,7 @@ func TestKnownReasons(t *testing.T) {
 	for reason, want := range map[string]bool{
 		"not built yet":                       true,
 		"no Falco engine":                     true,
+		"the cluster is given":                true,
 		"above the risk ceiling":              true,
 		"waived until 2099-01-31: a reason":   true,
 		"":                                    false,

@@ -81,6 +81,10 @@ type Specification struct {
 	// faults are at least Disruptive and keep every other process out.
 	Keys []string
 
+	// Ours says that the clause is of a cluster which the run makes, and which it states or may
+	// lose as a whole: on a given one it is not tried.
+	Ours bool
+
 	// Alone says that the proof measures: its figures are those of a machine with nothing else
 	// to do, so nobody else goes on beside it. That disturbs nobody and raises no risk.
 	Alone bool
@@ -167,7 +171,7 @@ type Describe = func(ctx context.Context) (journal.Platform, error)
 // in a test or sub-test. The test passes when the clause is proved, and with
 // counter-proofs on only when every fault made the proof fail and every
 // harmless change did not. It is skipped when the clause is inconclusive for a
-// reason known before the run: risk ceiling, waiver, a limit of the machine.
+// reason known before the run: risk ceiling, waiver, a given cluster, a limit of the machine.
 // Anything else fails it. One that waits for its turn (After, First, Last) goes on in a
 // sub-test "after", and it is that one which is skipped then.
 func Run(t *testing.T, s Specification) {

@@ -29,7 +29,7 @@ func TestClusterLost(t *testing.T) {
 		return there
 	}
 	spec.Run(t, spec.Specification{
-		ID: "DR-005", Risk: spec.Namespaced, Needs: []spec.Need{velero}, Timeout: 20 * time.Minute,
+		ID: "DR-005", Risk: spec.Namespaced, Ours: true, Needs: []spec.Need{velero}, Timeout: 20 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 			proveClusterLost(ctx, t, env, change)
 		},

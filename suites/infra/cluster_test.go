@@ -53,7 +53,7 @@ func TestCluster(t *testing.T) {
 		return spec.Swapped(name, kills, &edit, func(config string) string { return strings.Replace(config, old, text, 1) })
 	}
 	spec.Run(t, spec.Specification{
-		ID: "INF-011", Risk: spec.Namespaced, Needs: []spec.Need{kubeRouter, localPathProvisioner}, Timeout: 4 * time.Minute,
+		ID: "INF-011", Risk: spec.Namespaced, Ours: true, Needs: []spec.Need{kubeRouter, localPathProvisioner}, Timeout: 4 * time.Minute,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 			proveCluster(ctx, t, env, edit, kept)
 		},
@@ -73,9 +73,6 @@ func TestCluster(t *testing.T) {
 }
 
 func proveCluster(ctx context.Context, t spec.T, env *environment.Environment, edit func(string) string, kept corev1.VolumeSource) {
-	if env.Profile.Provider != environment.ProviderKind {
-		t.Inconclusive("no configuration", "the cluster of profile %s was not made by kind: what it should be is not stated here", env.Profile.Name)
-	}
 	want, err := statedNodes(filepath.Join(env.Root, env.Profile.KindConfig), edit)
 	spec.Check(t, err)
 	nodes := checkNodes(ctx, t, env, want)
