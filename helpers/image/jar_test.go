@@ -5,9 +5,12 @@ import (
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -57,6 +60,40 @@ func TestJarPins(t *testing.T) {
 			_, err := jarPins(text)
 			require.ErrorContains(t, err, want)
 		})
+	}
+}
+
+// The bot that renews pins finds each jar, with its version.
+func TestRenovateFindsJars(t *testing.T) {
+	text, err := os.ReadFile("../../renovate.json")
+	require.NoError(t, err)
+	type manager struct {
+		ManagerFilePatterns, MatchStrings []string
+		DatasourceTemplate                string
+	}
+	var bot struct{ CustomManagers []manager }
+	require.NoError(t, json.Unmarshal(text, &bot))
+	at := slices.IndexFunc(bot.CustomManagers, func(m manager) bool { return m.DatasourceTemplate == "maven" })
+	require.GreaterOrEqual(t, at, 0)
+	of := bot.CustomManagers[at]
+	files, err := filepath.Glob("../../fixtures/platform/*/" + jarsFile)
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, file := range files {
+		require.Regexp(t, strings.Trim(of.ManagerFilePatterns[0], "/"), file)
+		pins, err := os.ReadFile(file)
+		require.NoError(t, err)
+		known, err := jarPins(string(pins))
+		require.NoError(t, err)
+		found := map[string]string{}
+		for _, m := range regexp.MustCompile(of.MatchStrings[0]).FindAllStringSubmatch(string(pins), -1) {
+			found[m[1]] = m[2]
+		}
+		want := map[string]string{}
+		for name, j := range known {
+			want[name] = j.version
+		}
+		require.Equal(t, want, found)
 	}
 }
 
