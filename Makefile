@@ -2,7 +2,7 @@
 
 GROUND = go run ./helpers/cmd/ground
 
-.PHONY: verify test unit lint bench down build checker check-files sonar scan vulnerabilities package deploy prove look nightly certify gate release
+.PHONY: verify test unit lint fuzz bench down build checker check-files sonar scan vulnerabilities package deploy prove look nightly certify gate release
 
 verify: ## bring the environment up, prove SUITES with their counter-proofs, report; SUITES=all for every suite
 	$(GROUND) verify $(filter-out all,$(or $(SUITES),policy))
@@ -21,6 +21,18 @@ unit: ## what needs no cluster; the race detector wants a C compiler
 lint: ## formatting and the rules of .golangci.yml; builds the linter at the first run
 	go tool -modfile=tools.mod gofumpt -l -d $$(git ls-files '*.go')
 	go tool -modfile=tools.mod golangci-lint run ./...
+
+# Of each fuzz test; what one finds stays in its testdata, to be mended and kept. Without a
+# bound what is new to it is made smaller for a minute, and nothing else is tried.
+FUZZTIME ?= 10s
+
+fuzz: ## every fuzz test there is, one after the other, for FUZZTIME each
+	@set -e; for file in $$(git ls-files 'helpers/*_test.go' 'suites/*_test.go'); do \
+		for test in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$file); do \
+			echo "$$file $$test"; \
+			go test -run '^$$' -fuzz "^$$test\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./$$(dirname $$file); \
+		done; \
+	done
 
 bench: ## what docs/performance.md has with a baseline beside it: waits, and k6; wants the environment up
 	go test -tags cluster -run '^$$' -bench . -benchtime 1x ./helpers/... ./suites/perf

@@ -30,12 +30,17 @@ func Verify(ctx context.Context, data []byte, key *attestation.Key, now time.Tim
 	if err != nil {
 		return nil, refuse(err.Error())
 	}
-	c := &Certificate{Subjects: said.Subjects}
-	if err := strictyaml.Unmarshal(said.Predicate, &c.Predicate); err != nil {
+	return read(said.Subjects, said.Predicate, key.Whose, now)
+}
+
+// read is Verify of what was signed, by whosever key.
+func read(subjects []attestation.Subject, predicate []byte, by attestation.Whose, now time.Time) (*Certificate, error) {
+	c := &Certificate{Subjects: subjects}
+	if err := strictyaml.Unmarshal(predicate, &c.Predicate); err != nil {
 		return nil, refusef("the predicate: %v", err)
 	}
 	reasons := append(c.faults(), c.outdated(now)...)
-	if key.Whose == attestation.Ephemeral && c.Predicate.Key == attestation.Given {
+	if by == attestation.Ephemeral && c.Predicate.Key == attestation.Given {
 		reasons = append(reasons, "it was signed with a key that was given: verify it with that one, not with one that lies beside it")
 	}
 	if err := refuse(reasons...); err != nil {

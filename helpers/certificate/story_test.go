@@ -122,7 +122,7 @@ func evidence(id string, edit func(*journal.Recovery)) change {
 }
 
 // written is a story through the journal's own writer and reader.
-func written(t *testing.T, dir string, entries []journal.Entry) (read []journal.Entry, torn int) {
+func written(t testing.TB, dir string, entries []journal.Entry) (read []journal.Entry, torn int) {
 	t.Helper()
 	w, err := journal.Create(dir, "20261124-120000-4711", "dr", nil)
 	require.NoError(t, err)
@@ -135,7 +135,7 @@ func written(t *testing.T, dir string, entries []journal.Entry) (read []journal.
 	return read, torn
 }
 
-func clauses(t *testing.T) []catalogue.Clause {
+func clauses(t testing.TB) []catalogue.Clause {
 	t.Helper()
 	known, err := catalogue.Find(".")
 	require.NoError(t, err)
@@ -143,7 +143,7 @@ func clauses(t *testing.T) []catalogue.Clause {
 }
 
 // gathered is the certificate of the story, a minute after the run.
-func gathered(t *testing.T) (*Certificate, time.Time) {
+func gathered(t testing.TB) (*Certificate, time.Time) {
 	t.Helper()
 	entries, torn := written(t, t.TempDir(), story())
 	now := time.Now().UTC().Add(time.Minute).Truncate(time.Second)

@@ -228,11 +228,16 @@ func loadLedger(path string, lock *os.File) (*ledger, error) {
 func (l *ledger) take(e entry) error {
 	switch e.Op {
 	case opCreate, opUpdate, opDelete:
-		if e.GVK == nil || e.Name == "" {
+		switch {
+		case e.GVK == nil || e.GVK.Kind == "" || e.Name == "":
 			return fmt.Errorf("%s without gvk or name", e.Op)
+		case e.Op != opCreate && len(e.Snapshot) == 0:
+			return fmt.Errorf("%s without the object as it was", e)
+		case e.Seq <= l.seq: // it would take another's place, and that would never be undone
+			return fmt.Errorf("%s has the number %d, behind %d", e, e.Seq, l.seq)
 		}
 		l.open[e.Seq] = e
-		l.seq = max(l.seq, e.Seq)
+		l.seq = e.Seq
 	case opDone:
 		if was, ok := l.open[e.Seq]; ok {
 			was.confirmed = true

@@ -36,7 +36,7 @@ func TestReapOfAClusterThatCannotBeReached(t *testing.T) {
 			cache := t.TempDir()
 			l, err := createLedger(ledgerDir(cache), "r-1")
 			require.NoError(t, err)
-			_, err = l.intend(entry{Op: opDelete, GVK: &schema.GroupVersionKind{Version: "v1", Kind: "Service"}, Name: "web", Namespace: "prod", Cluster: "c", Provider: c.provider}, true)
+			_, err = l.intend(entry{Op: opDelete, GVK: &schema.GroupVersionKind{Version: "v1", Kind: "Service"}, Name: "web", Namespace: "prod", Snapshot: snapshot{"kind": "Service"}, Cluster: "c", Provider: c.provider}, true)
 			require.NoError(t, err)
 			require.NoError(t, errors.Join(l.file.Close(), l.lock.Close()), "its process is dead")
 			got, err := reap(t.Context(), cache, nil, func(context.Context, entry) (client.WithWatch, error) { return nil, c.err })

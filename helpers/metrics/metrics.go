@@ -98,7 +98,9 @@ func (q Query) Value(ctx context.Context, query string) (value float64, has bool
 
 func read(query string, raw []byte) (all []Sample, err error) {
 	var answer struct {
-		Data struct {
+		Status string `json:"status"`
+		Error  string `json:"error"`
+		Data   struct {
 			Result []struct {
 				Metric map[string]string `json:"metric"`
 				Value  [2]any            `json:"value"`
@@ -107,6 +109,9 @@ func read(query string, raw []byte) (all []Sample, err error) {
 	}
 	if err := json.Unmarshal(raw, &answer); err != nil {
 		return nil, fmt.Errorf("prometheus, %s: %w", query, err)
+	}
+	if answer.Status != "success" { // whoever answers otherwise has not said that there is nothing
+		return nil, fmt.Errorf("prometheus, %s: its answer has status %q and error %q, want success", query, answer.Status, answer.Error)
 	}
 	for _, r := range answer.Data.Result {
 		text, _ := r.Value[1].(string)

@@ -11,10 +11,11 @@ import (
 
 func TestGiven(t *testing.T) {
 	answers := map[string]string{
-		"one":  `{"data":{"result":[{"metric":{"app":"frontend"},"value":[1,"0.25"]}]}}`,
-		"two":  `{"data":{"result":[{"metric":{"app":"a"},"value":[1,"1"]},{"metric":{"app":"b"},"value":[1,"2"]}]}}`,
-		"none": `{"data":{"result":[]}}`, "nan": `{"data":{"result":[{"metric":{},"value":[1,"NaN"]}]}}`,
-		"odd": `{"data":{"result":[{"metric":{},"value":[1,2]}]}}`, "torn": `{"data":`,
+		"one":  `{"status":"success","data":{"result":[{"metric":{"app":"frontend"},"value":[1,"0.25"]}]}}`,
+		"two":  `{"status":"success","data":{"result":[{"metric":{"app":"a"},"value":[1,"1"]},{"metric":{"app":"b"},"value":[1,"2"]}]}}`,
+		"none": `{"status":"success","data":{"result":[]}}`, "nan": `{"status":"success","data":{"result":[{"metric":{},"value":[1,"NaN"]}]}}`,
+		"odd": `{"status":"success","data":{"result":[{"metric":{},"value":[1,2]}]}}`, "torn": `{"data":`,
+		"refused": `{"status":"error","error":"too many samples"}`, "other": `{}`,
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer, is := answers[r.URL.Query().Get("query")]
@@ -41,6 +42,8 @@ func TestGiven(t *testing.T) {
 		"two":      {0, false, "prometheus, two: 2 series, want 1"},
 		"odd":      {0, false, "prometheus, odd: strconv.ParseFloat"},
 		"torn":     {0, false, "prometheus, torn: unexpected end of JSON input"},
+		"refused":  {0, false, `prometheus, refused: its answer has status "error" and error "too many samples", want success`},
+		"other":    {0, false, `prometheus, other: its answer has status ""`},
 		"mistyped": {0, false, "prometheus, mistyped: 400 Bad Request: no such query"},
 	} {
 		value, has, err := query.Value(t.Context(), asked)

@@ -105,6 +105,9 @@ func (r *Record) read(lines io.Reader) error {
 					return fmt.Errorf("%d were sent, request %d has no outcome", line.Total, n+1)
 				}
 			}
+			if len(numbers) != line.Total {
+				return fmt.Errorf("%d were sent, and %d have an outcome", line.Total, len(numbers))
+			}
 			return nil
 		default:
 			return fmt.Errorf("event %q is none that a probe tells", line.Event)

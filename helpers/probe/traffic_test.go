@@ -105,6 +105,7 @@ func TestTrafficThatEndsIsWholeOrAnError(t *testing.T) {
 	}{
 		"by its plan":           {fmt.Sprintf(line, 1) + fmt.Sprintf(line, 2), `{"event":"ended","total":2}`, ""},
 		"none sent":             {"", `{"event":"ended","total":0}`, ""},
+		"an outcome too many":   {fmt.Sprintf(line, 1) + fmt.Sprintf(line, 2), `{"event":"ended","total":1}`, "1 were sent, and 2 have an outcome"},
 		"an outcome is missing": {fmt.Sprintf(line, 1) + fmt.Sprintf(line, 3), `{"event":"ended","total":3}`, "3 were sent, request 2 has no outcome"},
 		"the last is missing":   {fmt.Sprintf(line, 1), `{"event":"ended","total":2}`, "request 2 has no outcome"},
 		"two of one":            {fmt.Sprintf(line, 1) + fmt.Sprintf(line, 1), `{"event":"ended","total":1}`, "request 1 has two outcomes"},

@@ -67,7 +67,7 @@ func TestDoctor(t *testing.T) {
 		code           int
 		stdout, stderr []string
 	}{
-		"nothing": {nil, `{"data": {"result": []}}`, 0, []string{"nothing that the runbook knows is wrong in shop"}, nil},
+		"nothing": {nil, `{"status": "success", "data": {"result": []}}`, 0, []string{"nothing that the runbook knows is wrong in shop"}, nil},
 		"errors that were not asked for": {
 			nil, "", 2,
 			[]string{"nothing is found in shop, but not all was looked at"},
@@ -81,11 +81,11 @@ func TestDoctor(t *testing.T) {
 		},
 		"pods alone that may not be seen": {
 			map[string]string{pods: ""},
-			`{"data": {"result": []}}`, 2,
+			`{"status": "success", "data": {"result": []}}`, 2,
 			[]string{"but not all was looked at"},
 			[]string{"doctor: pod: it is forbidden"},
 		},
-		"a pod":                  {map[string]string{pods: pending}, `{"data": {"result": []}}`, 1, []string{"pod     Pod shop/web", "no node takes it: no node, password=[redacted]"}, nil},
+		"a pod":                  {map[string]string{pods: pending}, `{"status": "success", "data": {"result": []}}`, 1, []string{"pod     Pod shop/web", "no node takes it: no node, password=[redacted]"}, nil},
 		"a pod, without errors":  {map[string]string{pods: pending}, "", 1, []string{"Pod shop/web"}, []string{"doctor: errors: "}},
 		"no such namespace":      {map[string]string{"/api/v1/namespaces/shop": ""}, "", 1, nil, []string{"ground: doctor: it is forbidden"}},
 		"events that are hidden": {map[string]string{below("/api/v1", "events"): ""}, "", 1, nil, []string{"ground: doctor: it is forbidden"}},
