@@ -35,7 +35,7 @@ func TestClusterLost(t *testing.T) {
 		},
 		CounterProofs: []spec.Sabotage{
 			changed(func(s *stage) spec.Sabotage {
-				return s.volumeLeftOut(`(?s)does not serve in the new cluster: .*`+noBackend)
+				return s.volumeLeftOut(`(?s)does not serve in the new cluster: .*` + noBackend)
 			}),
 			changed(func(s *stage) spec.Sabotage {
 				return s.frontendLeftOut(`what is in the new cluster differs .* but was apps/v1/Deployment frontend is lost$`)
