@@ -69,8 +69,9 @@ func newLevels(t *testing.T, name string, values map[string]any) *levels {
 
 // traffic has users ask, at a rate, until it is stopped or that long.
 func (l *levels) traffic(ctx context.Context, rate float64, d time.Duration) (*probe.Record, error) {
+	patience := min(5*time.Second, time.Duration(500_000/rate)*time.Millisecond) // a plan may have 500 requests under way
 	return l.pods["users"].Traffic(ctx, probe.Plan{
-		Request: probe.Request{URL: "http://frontend." + l.ns + ":8080/api/echo"}, Rate: rate, For: d, KeepAlive: true,
+		Request: probe.Request{URL: "http://frontend." + l.ns + ":8080/api/echo", Timeout: patience}, Rate: rate, For: d, KeepAlive: true,
 	})
 }
 
