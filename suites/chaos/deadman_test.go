@@ -153,9 +153,9 @@ func (s *stage) proveKilled(ctx context.Context, t spec.T, env *environment.Envi
 	cache, err := environment.CacheDir()
 	spec.Check(t, err)
 	if p.forgotten {
-		spec.Check(t, forget(t, cache, k.Run))
+		spec.Check(t, forget(t, env.Profile, cache, k.Run))
 	}
-	reaped, err := environment.Reap(ctx, cache, func(text string) { t.Logf("%s", text) })
+	reaped, err := environment.Reap(ctx, env.Profile, cache, func(text string) { t.Logf("%s", text) })
 	spec.Check(t, err)
 	for _, r := range reaped {
 		if strings.Contains(filepath.Base(r.Ledger), k.Run) {
@@ -306,7 +306,7 @@ func (r *anotherRun) tail() string {
 }
 
 // forget hides what a run noted that it made from the next start.
-func forget(t spec.T, cache, run string) error {
+func forget(t spec.T, p *environment.Profile, cache, run string) error {
 	ledgers, err := filepath.Glob(filepath.Join(cache, "runs", "*"+run+"*.ledger"))
 	if err != nil || len(ledgers) == 0 {
 		return fmt.Errorf("no ledger of run %s: %w", run, err)
@@ -316,7 +316,7 @@ func forget(t spec.T, cache, run string) error {
 			if err := os.Rename(l+".hidden", l); err != nil {
 				return err
 			}
-			_, err := environment.Reap(ctx, cache, nil)
+			_, err := environment.Reap(ctx, p, cache, nil)
 			return err
 		}); err != nil {
 			return err
