@@ -45,11 +45,8 @@ func TestEveryClauseIsNamedByASuite(t *testing.T) {
 		}
 		return err
 	}))
-	scenarios, err := os.ReadFile("../loadtest/scenario.go") // suites/perf goes over its table
-	require.NoError(t, err)
-	suites.Write(scenarios)
 	for _, c := range realCatalogue(t) {
-		assert.True(t, strings.Contains(suites.String(), `"`+c.ID+`"`), "no test of suites names %s", c.ID)
+		assert.Contains(t, suites.String(), `"`+c.ID+`"`, "no test of suites names it")
 	}
 }
 

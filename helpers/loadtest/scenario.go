@@ -10,7 +10,6 @@ import (
 
 // Scenario is one of the platform's six, in its own times: a script of fixtures/loadtests.
 type Scenario struct {
-	ID     string // of the catalogue
 	Script string
 	Lasts  time.Duration
 	Users  float64             // at its peak; 0 where requests are counted, and not users
@@ -40,11 +39,11 @@ var (
 
 // Scenarios are the platform's, as its scripts have them.
 var Scenarios = []Scenario{
-	{ID: "PRF-001", Script: "baseline", Lasts: 5 * time.Minute, Users: 10, Mean: 1, Keeps: promised, Stages: []Stage{{0, "all users"}}},
-	{ID: "PRF-002", Script: "load", Lasts: 14 * time.Minute, Users: 50, Mean: 0.857, Keeps: promised, Stages: []Stage{
+	{Script: "baseline", Lasts: 5 * time.Minute, Users: 10, Mean: 1, Keeps: promised, Stages: []Stage{{0, "all users"}}},
+	{Script: "load", Lasts: 14 * time.Minute, Users: 50, Mean: 0.857, Keeps: promised, Stages: []Stage{
 		{0, "up"}, {2 * time.Minute, "all users"}, {12 * time.Minute, "down"},
 	}},
-	{ID: "PRF-003", Script: "stress", Lasts: 26 * time.Minute, Users: 300, Mean: 0.596, Keeps: underStress, Stages: []Stage{
+	{Script: "stress", Lasts: 26 * time.Minute, Users: 300, Mean: 0.596, Keeps: underStress, Stages: []Stage{
 		{0, "up"},
 		{2 * time.Minute, "first step"},
 		{7 * time.Minute, "up"},
@@ -53,12 +52,12 @@ var Scenarios = []Scenario{
 		{16 * time.Minute, "all users"},
 		{21 * time.Minute, "down"},
 	}},
-	{ID: "PRF-004", Script: "spike", Lasts: 90 * time.Second, Users: 500, Mean: 0.833, Keeps: underStress, Stages: []Stage{
+	{Script: "spike", Lasts: 90 * time.Second, Users: 500, Mean: 0.833, Keeps: underStress, Stages: []Stage{
 		{0, "up"}, {10 * time.Second, "all users"}, {70 * time.Second, "down"},
 	}},
 	// Half a minute on kind: two minutes of the same load had nothing more to show.
-	{ID: "PRF-005", Script: "soak", Lasts: 2 * time.Hour, Users: 50, Mean: 1, Keeps: promised, Stages: []Stage{{0, "all users"}}, Faster: 4, Steady: true},
-	{ID: "PRF-006", Script: "breakpoint", Lasts: 22 * time.Minute, Rate: 500, Keeps: promised, Stages: []Stage{{0, "ever more"}}},
+	{Script: "soak", Lasts: 2 * time.Hour, Users: 50, Mean: 1, Keeps: promised, Stages: []Stage{{0, "all users"}}, Faster: 4, Steady: true},
+	{Script: "breakpoint", Lasts: 22 * time.Minute, Rate: 500, Keeps: promised, Stages: []Stage{{0, "ever more"}}},
 }
 
 const (

@@ -20,6 +20,11 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/spec"
 )
 
+// clauses are those of the scenarios, by their scripts.
+var clauses = map[string]string{
+	"baseline": "PRF-001", "load": "PRF-002", "stress": "PRF-003", "spike": "PRF-004", "soak": "PRF-005", "breakpoint": "PRF-006",
+}
+
 // load is how a scenario is run; faults change it for their time.
 type load struct {
 	edit    func(script string) string
@@ -37,7 +42,7 @@ func TestUnderLoad(t *testing.T) {
 		t.Run(sc.Script, func(t *testing.T) {
 			var l load
 			spec.Run(t, spec.Specification{
-				ID: sc.ID, Risk: spec.Namespaced, Alone: true, Needs: []spec.Need{istio, gateway, u}, Timeout: sc.Lasts + 10*time.Minute,
+				ID: clauses[sc.Script], Risk: spec.Namespaced, Alone: true, Needs: []spec.Need{istio, gateway, u}, Timeout: sc.Lasts + 10*time.Minute,
 				Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 					proveScenario(ctx, t, env, u, sc, l)
 				},
@@ -198,7 +203,7 @@ const (
 func (s *stage) pace(p *environment.Profile, sc loadtest.Scenario) float64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.measured[sc.ID] && sc.Lasts > long {
+	if s.measured[sc.Script] && sc.Lasts > long {
 		return sc.Pace(max(p.TimeScale, brief))
 	}
 	return sc.Pace(p.TimeScale)
@@ -208,7 +213,7 @@ func (s *stage) pace(p *environment.Profile, sc loadtest.Scenario) float64 {
 func (s *stage) wasMeasured(sc loadtest.Scenario) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.measured[sc.ID] = true
+	s.measured[sc.Script] = true
 }
 
 // faster is the factor of a scenario in words, and the profile's where that is another.

@@ -25,7 +25,7 @@ type stage struct {
 	password string
 
 	mu       sync.Mutex
-	measured map[string]bool // scenarios, by clause, that ran once
+	measured map[string]bool // scenarios, by script, that ran once
 
 	ns, outside string
 	gateway     string // address and port of the ingress gateway
