@@ -285,19 +285,25 @@ func noAudit() spec.Sabotage {
 	}
 }
 
-// stop scales a deployment of Gatekeeper's to nothing, and has its pods killed
-// after a second: their ten of grace prove nothing.
+// stop has a deployment of Gatekeeper's without pods. Those that run are deleted first, with a second of grace for the ten
+// that they take to end, which prove nothing; then it is told to have none. In the other order its controller was often
+// the first, with the whole grace, and a kubelet that has begun to end a pod heeds no shorter one: eight seconds more, seen
+// in five of twelve. What the controller makes meanwhile in the place of those is taken away before it has begun.
 func stop(ctx context.Context, env *environment.Environment, s *environment.Scope, deployment, pods string) error {
-	d := object(deploymentKind, gatekeeperNamespace, deployment)
-	if err := s.Update(ctx, d, func() error { return unstructured.SetNestedField(d.Object, int64(0), "spec", "replicas") }); err != nil {
-		return err
-	}
 	selector, err := labels.Parse(pods)
 	if err != nil {
 		return err
 	}
-	return env.Client().DeleteAllOf(ctx, object(podKind, "", ""), client.InNamespace(gatekeeperNamespace),
+	err = env.Client().DeleteAllOf(ctx, object(podKind, "", ""), client.InNamespace(gatekeeperNamespace),
 		client.MatchingLabelsSelector{Selector: selector}, client.GracePeriodSeconds(1))
+	if err != nil {
+		return err
+	}
+	d := object(deploymentKind, gatekeeperNamespace, deployment)
+	if err := s.Update(ctx, d, func() error { return unstructured.SetNestedField(d.Object, int64(0), "spec", "replicas") }); err != nil {
+		return err
+	}
+	return rolledOut(ctx, env, deployment) // to none: no more are made
 }
 
 func podsGone(ctx context.Context, env *environment.Environment, pods string) error {
