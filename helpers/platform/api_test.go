@@ -44,10 +44,19 @@ var served = map[string][]metav1.APIResource{
 		{Name: "deployments", Kind: "Deployment", Namespaced: true},
 		{Name: "replicasets", Kind: "ReplicaSet", Namespaced: true},
 	},
+	"/apis/constraints.gatekeeper.sh/v1beta1": {{Name: "k8sx", Kind: "K8sX"}},
+	"/apis/templates.gatekeeper.sh/v1":        {{Name: "constrainttemplates", Kind: "ConstraintTemplate"}},
+	"/apis/status.gatekeeper.sh/v1beta1": {
+		{Name: "constraintpodstatuses", Kind: "ConstraintPodStatus", Namespaced: true},
+		{Name: "constrainttemplatepodstatuses", Kind: "ConstraintTemplatePodStatus", Namespaced: true},
+	},
 }
 
 // lists are those that are answered, by their kinds' plural.
-var lists = map[string]string{"configmaps": "ConfigMapList", "nodes": "NodeList", "pods": "PodList"}
+var lists = map[string]string{
+	"configmaps": "ConfigMapList", "nodes": "NodeList", "pods": "PodList",
+	"constraintpodstatuses": "ConstraintPodStatusList", "constrainttemplatepodstatuses": "ConstraintTemplatePodStatusList",
+}
 
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Query().Get("watch") != "" {
@@ -64,8 +73,15 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case path == "/api":
 		fmt.Fprint(w, `{"kind": "APIVersions", "versions": ["v1"]}`)
 	case path == "/apis":
-		fmt.Fprint(w, `{"kind": "APIGroupList", "apiVersion": "v1", "groups": [{"name": "apps",
-			"versions": [{"groupVersion": "apps/v1", "version": "v1"}], "preferredVersion": {"groupVersion": "apps/v1", "version": "v1"}}]}`)
+		groups := metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}}
+		for path := range served {
+			if at, is := strings.CutPrefix(path, "/apis/"); is {
+				name, version, _ := strings.Cut(at, "/")
+				v := metav1.GroupVersionForDiscovery{GroupVersion: at, Version: version}
+				groups.Groups = append(groups.Groups, metav1.APIGroup{Name: name, Versions: []metav1.GroupVersionForDiscovery{v}, PreferredVersion: v})
+			}
+		}
+		answer(w, groups)
 	case served[path] != nil:
 		_, version, _ := strings.Cut(strings.TrimPrefix(path, "/apis"), "/")
 		answer(w, metav1.APIResourceList{

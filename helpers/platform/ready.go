@@ -79,42 +79,51 @@ func (i *installation) ready(ctx context.Context, refs []reference) error {
 // of each object, that it has seen the object's current generation without an
 // error. Only then is the object in force.
 func (o Observers) Observed(ctx context.Context, env *environment.Environment, objects ...client.Object) error {
-	var refs []reference
-	for _, obj := range objects {
-		gvk, err := env.Client().GroupVersionKindFor(obj)
-		if err != nil {
-			return err
-		}
-		refs = append(refs, reference{Group: gvk.Group, Version: gvk.Version, Kind: gvk.Kind, Namespace: obj.GetNamespace(), Name: obj.GetName()})
+	refs, err := references(env, objects)
+	if err != nil {
+		return err
 	}
 	return o.wait(ctx, env, refs)
 }
 
-func (o Observers) wait(ctx context.Context, env *environment.Environment, refs []reference) error {
-	w := wait.On(env.Config)
+func references(env *environment.Environment, objects []client.Object) (refs []reference, err error) {
+	for _, obj := range objects {
+		gvk, err := env.Client().GroupVersionKindFor(obj)
+		if err != nil {
+			return nil, err
+		}
+		refs = append(refs, reference{Group: gvk.Group, Version: gvk.Version, Kind: gvk.Kind, Namespace: obj.GetNamespace(), Name: obj.GetName()})
+	}
+	return refs, nil
+}
+
+// pods are the observers, once all of them are ready.
+func (o Observers) pods(ctx context.Context, env *environment.Environment) ([]*unstructured.Unstructured, error) {
 	selector, err := labels.Parse(o.Selector)
 	if err != nil {
-		return fmt.Errorf("observers %q: %w", o.Selector, err)
+		return nil, fmt.Errorf("observers %q: %w", o.Selector, err)
 	}
-	pods, err := w.Until(ctx, workloadTimeout, wait.Target{
+	return wait.On(env.Config).Until(ctx, workloadTimeout, wait.Target{
 		Kind: schema.GroupVersionKind{Version: "v1", Kind: "Pod"}, Namespace: o.Namespace, Selector: selector,
 	}, wait.PodReady())
+}
+
+func (o Observers) wait(ctx context.Context, env *environment.Environment, refs []reference) error {
+	pods, err := o.pods(ctx, env)
 	if err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, r := range refs {
 		group.Go(func() error {
-			_, err := w.Until(ctx, observedTimeout, wait.Target{Kind: r.kind(), Namespace: r.Namespace, Name: r.Name}, observedBy(pods))
+			_, err := wait.On(env.Config).Until(ctx, observedTimeout, wait.Target{Kind: r.kind(), Namespace: r.Namespace, Name: r.Name}, observedBy(pods))
 			return err
 		})
 	}
 	return group.Wait()
 }
 
-// observedBy reads Gatekeeper's status.byPod: id, observedGeneration, errors,
-// for constraints enforced, and the UID of the object that was seen, without
-// which a namesake deleted just before would count.
+// observedBy reads Gatekeeper's status.byPod.
 func observedBy(pods []*unstructured.Unstructured) wait.Condition {
 	return wait.Condition{
 		What: "be observed by every pod",
@@ -137,6 +146,8 @@ func observedBy(pods []*unstructured.Unstructured) wait.Condition {
 	}
 }
 
+// lacking is of one pod's report: id, observedGeneration, errors, for constraints enforced, and the
+// UID of the object that was seen, without which a namesake deleted just before would count.
 func lacking(entry map[string]any, o *unstructured.Unstructured) string {
 	if g, ok := entry["observedGeneration"].(int64); !ok || g != o.GetGeneration() {
 		return fmt.Sprintf("has seen generation %v, the object is at %d", entry["observedGeneration"], o.GetGeneration())

@@ -51,6 +51,21 @@ func TestFirstAndLast(t *testing.T) {
 	}
 }
 
+func TestAloneLastOfASuite(t *testing.T) {
+	t.Parallel()
+	s := newSuite(t)
+	require.Equal(t, 0, s.start(t, "alone last", "r1", "-counterproof").wait())
+	_, entries := s.read(t, "r1")
+	fault := slices.IndexFunc(entries, func(e journal.Entry) bool {
+		return e.Kind == journal.CounterProof && e.ID == "POL-002" && e.Trial.Name == "the door is opened again"
+	})
+	baseline := slices.IndexFunc(entries, func(e journal.Entry) bool {
+		return e.Kind == journal.PhaseStart && e.ID == "POL-001" && e.Phase.Name == "baseline"
+	})
+	require.Positive(t, fault)
+	require.Greater(t, baseline, fault, "the other wanted less all the time, also when it let others go first")
+}
+
 func TestAfterOthersWantsTheirCounterProofs(t *testing.T) {
 	t.Parallel()
 	s := newSuite(t)

@@ -25,7 +25,8 @@ type clause struct {
 	env    *environment.Environment
 
 	held  demand // with leave not nil
-	leave func()
+	keys  *claim
+	leave func() // gives the lease back
 }
 
 // carryOut brings a planned specification to its verdict and writes that down.
@@ -119,47 +120,54 @@ func (c *clause) excused() *journal.Result {
 	return &r
 }
 
-// enter gets what d demands, after giving back what is held: who waits for a
-// lease must not hold one.
+// enter gets what d demands, unless it is what is held.
 func (c *clause) enter(ctx context.Context, d demand) error {
 	if c.leave != nil && reflect.DeepEqual(c.held, d) {
 		return nil
 	}
-	c.letGo()
+	return c.turn(ctx, d)
+}
+
+// turn gets what d demands, after giving back what is held: who waits for a
+// lease must not hold one.
+func (c *clause) turn(ctx context.Context, d demand) error {
+	c.giveBack()
 	// The same name each time, so that the report can add up what the lease cost.
 	defer c.record.phase(c.spec.ID, "lease", "the "+d.mode.String()+" lease")()
 	waits := func(what string) func(string) {
 		return func(holders string) { c.say("waits for %s, held by %s", what, holders) }
 	}
-	unlock, err := c.locks.acquire(ctx, c.spec.ID, d, waits("its keys"))
-	if err != nil {
+	var err error
+	if c.keys, err = c.locks.acquire(ctx, c.spec.ID, d, c.keys, waits("its keys")); err != nil {
 		return err
 	}
 	release, err := c.ground.Lease(ctx, d.mode, c.suite+" "+c.spec.ID, waits("the "+d.mode.String()+" lease"))
 	if err != nil {
-		unlock()
+		c.letGo()
 		return err
 	}
-	c.held, c.leave = d, func() {
-		release()
-		unlock()
-	}
+	c.held, c.leave = d, release
 	return nil
 }
 
 // yield lets those go before who wait to be alone, where that harms nobody: what
 // has its faults in namespaces of its own is not touched by theirs, which are undone
-// before it goes on.
+// before it goes on. Those of this process with AloneLast wait on.
 func (c *clause) yield(ctx context.Context) error {
-	held := c.held
-	if held.mode != environment.Shared {
+	if c.held.mode != environment.Shared {
 		return nil
 	}
-	c.letGo()
-	return c.enter(ctx, held)
+	return c.turn(ctx, c.held)
 }
 
+// letGo gives back the lease, then the keys.
 func (c *clause) letGo() {
+	c.giveBack()
+	c.locks.drop(c.keys)
+	c.keys = nil
+}
+
+func (c *clause) giveBack() {
 	if c.leave != nil {
 		c.leave()
 		c.leave = nil

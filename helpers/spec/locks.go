@@ -79,11 +79,14 @@ func (s *Specification) faultRisk(f *Sabotage) environment.Risk {
 
 // lockSet holds the keys of a process. A claim gets all its keys at once, so
 // nobody waits with half of them in hand, and no claim is overtaken by a later
-// one that it is in conflict with, so nobody starves.
+// one that it is in conflict with, so nobody starves. With aloneLast a claim of the whole
+// cluster is, by all that want less: it gets its turn all the same, for their number is finite.
 //
 // Keys are claimed before the lease, never under it: who holds the lease has
 // all its keys and ends without waiting for anyone.
 type lockSet struct {
+	aloneLast bool // set before first use
+
 	mu            sync.Mutex
 	held, waiting []*claim
 }
@@ -95,12 +98,15 @@ type claim struct {
 }
 
 // acquire waits until the keys are free; onWait is told once who has them, if
-// they are not to be had at once. release may be called more than once.
-func (l *lockSet) acquire(ctx context.Context, who string, d demand, onWait func(holders string)) (release func(), err error) {
+// they are not to be had at once. What instead holds, which may be nil, is given back in the same
+// instant: nobody who is to come later gets in between. The claim is given back by drop.
+func (l *lockSet) acquire(ctx context.Context, who string, d demand, instead *claim, onWait func(holders string)) (*claim, error) {
 	c := &claim{who: who, demand: d, granted: make(chan struct{})}
 	l.mu.Lock()
-	blockers := l.before(c)
-	l.waiting = append(l.waiting, c)
+	l.remove(instead)
+	at := l.place(c)
+	blockers := c.waitsFor(slices.Concat(l.held, l.waiting[:at]))
+	l.waiting = slices.Insert(l.waiting, at, c)
 	l.grant()
 	l.mu.Unlock()
 	if len(blockers) > 0 {
@@ -108,16 +114,26 @@ func (l *lockSet) acquire(ctx context.Context, who string, d demand, onWait func
 	}
 	select {
 	case <-c.granted:
-		return sync.OnceFunc(func() { l.drop(c) }), nil
+		return c, nil
 	case <-ctx.Done():
 		l.drop(c)
 		return nil, context.Cause(ctx)
 	}
 }
 
-// before names those that a new claim has to wait for.
-func (l *lockSet) before(c *claim) (blockers []string) {
-	for _, other := range slices.Concat(l.held, l.waiting) {
+// place is where among those who wait a new claim stands.
+func (l *lockSet) place(c *claim) int {
+	if l.aloneLast && !c.alone() {
+		if first := slices.IndexFunc(l.waiting, (*claim).alone); first >= 0 {
+			return first
+		}
+	}
+	return len(l.waiting)
+}
+
+// waitsFor names those of others that a new claim has to wait for.
+func (c *claim) waitsFor(others []*claim) (blockers []string) {
+	for _, other := range others {
 		if c.conflicts(other) {
 			blockers = append(blockers, other.who)
 		}
@@ -125,13 +141,18 @@ func (l *lockSet) before(c *claim) (blockers []string) {
 	return blockers
 }
 
+// drop gives a claim back; once more does nothing.
 func (l *lockSet) drop(c *claim) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.remove(c)
+	l.grant()
+}
+
+func (l *lockSet) remove(c *claim) {
 	isIt := func(other *claim) bool { return other == c }
 	l.held = slices.DeleteFunc(l.held, isIt)
 	l.waiting = slices.DeleteFunc(l.waiting, isIt)
-	l.grant()
 }
 
 func (l *lockSet) grant() {
@@ -146,6 +167,9 @@ func (l *lockSet) grant() {
 	}
 	l.waiting = still
 }
+
+// alone says that it is of the whole cluster.
+func (c *claim) alone() bool { return slices.Contains(c.exclusive, wholeCluster) }
 
 // conflicts: everyone holds wholeCluster at least shared, so who has it alone is
 // alone.

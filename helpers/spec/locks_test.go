@@ -68,40 +68,39 @@ func TestDemands(t *testing.T) {
 type turnstile struct {
 	locks lockSet
 	mu    sync.Mutex
-	got   map[string]func()
+	got   map[string]*claim
 	told  map[string][]string
 	errs  map[string]error
 }
 
 func newTurnstile() *turnstile {
-	return &turnstile{got: map[string]func(){}, told: map[string][]string{}, errs: map[string]error{}}
+	return &turnstile{got: map[string]*claim{}, told: map[string][]string{}, errs: map[string]error{}}
 }
 
 func (u *turnstile) claim(ctx context.Context, who string, d demand) {
 	go func() {
-		release, err := u.locks.acquire(ctx, who, d, func(holders string) {
+		got, err := u.locks.acquire(ctx, who, d, u.claimOf(who), func(holders string) {
 			u.mu.Lock()
 			defer u.mu.Unlock()
 			u.told[who] = append(u.told[who], holders)
 		})
 		u.mu.Lock()
 		defer u.mu.Unlock()
-		u.got[who], u.errs[who] = release, err
+		u.got[who], u.errs[who] = got, err
 	}()
 	synctest.Wait()
 }
 
-func (u *turnstile) has(who string) bool {
+func (u *turnstile) claimOf(who string) *claim {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.got[who] != nil
+	return u.got[who]
 }
 
+func (u *turnstile) has(who string) bool { return u.claimOf(who) != nil }
+
 func (u *turnstile) release(who string) {
-	u.mu.Lock()
-	release := u.got[who]
-	u.mu.Unlock()
-	release()
+	u.locks.drop(u.claimOf(who))
 	synctest.Wait()
 }
 
@@ -183,6 +182,63 @@ func TestNobodyStarves(t *testing.T) {
 	})
 }
 
+// Who wants the whole cluster lets all go first who want less, also those that come later, and is
+// not overtaken by another of its own kind.
+func TestAloneLast(t *testing.T) {
+	theWhole := demand{exclusive: []string{wholeCluster}}
+	for aloneLast, c := range map[bool]struct {
+		told  map[string][]string // whom each has to wait for
+		turns []string            // of the others, one after the other
+	}{
+		false: {map[string][]string{"whole": {"a"}, "b": {"whole"}, "fault": {"a, whole, b"}, "also": {"a, whole, b, fault"}}, []string{"whole", "b", "fault", "also"}},
+		true:  {map[string][]string{"whole": {"a"}, "fault": {"a, b"}, "also": {"a, b, fault, whole"}}, []string{"b", "fault", "whole", "also"}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			u := newTurnstile()
+			u.locks.aloneLast = aloneLast
+			u.claim(t.Context(), "a", sharing("a"))
+			u.claim(t.Context(), "whole", theWhole)
+			u.claim(t.Context(), "b", sharing("b"))
+			u.claim(t.Context(), "fault", alone("a", "b"))
+			u.claim(t.Context(), "also", theWhole)
+			require.Equal(t, c.told, u.told)
+			u.release("a")
+			for i, who := range c.turns {
+				for _, later := range c.turns[i+1:] {
+					require.False(t, u.has(later), later)
+				}
+				require.True(t, u.has(who), who)
+				u.release(who)
+			}
+			require.Empty(t, u.locks.held)
+			require.Empty(t, u.locks.waiting)
+		})
+	}
+}
+
+// One claim for another leaves no gap in which somebody comes who is to come later.
+func TestOneClaimForAnother(t *testing.T) {
+	for aloneLast, next := range map[bool]string{true: "one", false: "whole"} {
+		synctest.Test(t, func(t *testing.T) {
+			u := newTurnstile()
+			u.locks.aloneLast = aloneLast
+			u.claim(t.Context(), "one", sharing("a"))
+			u.claim(t.Context(), "whole", demand{exclusive: []string{wholeCluster}})
+			first := u.claimOf("one")
+			u.claim(t.Context(), "one", alone("a"))
+			require.Equal(t, next == "whole", u.has("whole"))
+			require.Equal(t, next == "one", u.claimOf("one") != first, "it has the other one")
+			u.release(next)
+			require.True(t, u.has("one"))
+			require.True(t, u.has("whole"))
+			u.release("one")
+			u.release("whole")
+			require.Empty(t, u.locks.held)
+			require.Empty(t, u.locks.waiting)
+		})
+	}
+}
+
 func TestAClaimThatGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newTurnstile()
@@ -207,60 +263,62 @@ func TestAClaimThatGivesUp(t *testing.T) {
 // Everyone gets a turn, and no two who must not meet do. A deadlock would have
 // the bubble panic.
 func TestAStormOfClaims(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const claims = 400
-		random := rand.New(rand.NewPCG(1, 2))
-		keys := []string{"a", "b", "c", "d"}
-		var locks lockSet
-		var mu sync.Mutex
-		readers, writers := map[string]int{}, map[string]int{}
-		count := func(d demand, n int) {
-			mu.Lock()
-			defer mu.Unlock()
-			for _, k := range d.shared {
-				readers[k] += n
-			}
-			for _, k := range d.exclusive {
-				writers[k] += n
-			}
-			for k, n := range writers {
-				if n > 1 || (n == 1 && readers[k] > 0) {
-					t.Errorf("%s is held by %d alone and %d together", k, n, readers[k])
-				}
+	t.Run("in their turn", func(t *testing.T) { synctest.Test(t, func(t *testing.T) { storm(t, &lockSet{}) }) })
+	t.Run("alone last", func(t *testing.T) { synctest.Test(t, func(t *testing.T) { storm(t, &lockSet{aloneLast: true}) }) })
+}
+
+func storm(t *testing.T, locks *lockSet) {
+	const claims = 400
+	random := rand.New(rand.NewPCG(1, 2))
+	keys := []string{"a", "b", "c", "d"}
+	var mu sync.Mutex
+	readers, writers := map[string]int{}, map[string]int{}
+	count := func(d demand, n int) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, k := range d.shared {
+			readers[k] += n
+		}
+		for _, k := range d.exclusive {
+			writers[k] += n
+		}
+		for k, n := range writers {
+			if n > 1 || (n == 1 && readers[k] > 0) {
+				t.Errorf("%s is held by %d alone and %d together", k, n, readers[k])
 			}
 		}
-		turns, gaveUp := 0, 0
-		var all sync.WaitGroup
-		for i := range claims {
-			random.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
-			some := append([]string(nil), keys[:1+random.IntN(2)]...)
-			d := [...]demand{sharing(some...), sharing(some...), alone(some...), {exclusive: []string{wholeCluster}}}[random.IntN(4)]
-			start, patience, takes := random.IntN(1000), 1+random.IntN(60000), 1+random.IntN(200)
-			all.Go(func() {
-				time.Sleep(time.Duration(start) * time.Millisecond) // of the bubble's clock
-				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(patience)*time.Millisecond)
-				defer cancel()
-				release, err := locks.acquire(ctx, fmt.Sprint(i), d, func(string) {})
-				if err != nil {
-					mu.Lock()
-					defer mu.Unlock()
-					gaveUp++
-					return
-				}
-				count(d, 1)
-				time.Sleep(time.Duration(takes) * time.Millisecond)
-				count(d, -1)
-				release()
+	}
+	turns, gaveUp := 0, 0
+	var all sync.WaitGroup
+	for i := range claims {
+		random.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+		some := append([]string(nil), keys[:1+random.IntN(2)]...)
+		d := [...]demand{sharing(some...), sharing(some...), alone(some...), {exclusive: []string{wholeCluster}}}[random.IntN(4)]
+		start, patience, takes := random.IntN(1000), 1+random.IntN(60000), 1+random.IntN(200)
+		all.Go(func() {
+			time.Sleep(time.Duration(start) * time.Millisecond) // of the bubble's clock
+			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(patience)*time.Millisecond)
+			defer cancel()
+			got, err := locks.acquire(ctx, fmt.Sprint(i), d, nil, func(string) {})
+			if err != nil {
 				mu.Lock()
 				defer mu.Unlock()
-				turns++
-			})
-		}
-		all.Wait()
-		require.Equal(t, claims, turns+gaveUp)
-		require.Greater(t, turns, claims/4)
-		require.Positive(t, gaveUp, "some must have lost patience, else that was not tried")
-		require.Empty(t, locks.held)
-		require.Empty(t, locks.waiting)
-	})
+				gaveUp++
+				return
+			}
+			count(d, 1)
+			time.Sleep(time.Duration(takes) * time.Millisecond)
+			count(d, -1)
+			locks.drop(got)
+			mu.Lock()
+			defer mu.Unlock()
+			turns++
+		})
+	}
+	all.Wait()
+	require.Equal(t, claims, turns+gaveUp)
+	require.Greater(t, turns, claims/4)
+	require.Positive(t, gaveUp, "some must have lost patience, else that was not tried")
+	require.Empty(t, locks.held)
+	require.Empty(t, locks.waiting)
 }

@@ -43,6 +43,9 @@ const (
 // is not given: most of their time they wait for the cluster.
 var parallelism = 16
 
+// aloneLast is what AloneLast says.
+var aloneLast bool
+
 // options are the flags of go test and of Main, and what they lead to.
 type options struct {
 	root, cache   string
@@ -75,6 +78,7 @@ func runSuite(m *testing.M, suite string, up Up) int {
 	h := &harness{
 		suite: suite, profile: o.profile, catalogue: o.catalogue, counterProofs: o.counterProofs, benchmarks: o.benchmarks,
 		dumps: filepath.Join(dir, "dumps"), limits: defaultLimits, ctx: ctx, tests: map[string]string{}, progress: map[string]*progress{},
+		locks: lockSet{aloneLast: aloneLast},
 	}
 	h.record.append = w.Append
 	up, stopHeeding := h.heeding(up, cut)

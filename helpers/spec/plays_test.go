@@ -25,7 +25,10 @@ const (
 // TestMain makes a suite process of this binary when a test has started it as
 // such.
 func TestMain(m *testing.M) {
-	if os.Getenv(playVariable) != "" {
+	if play := os.Getenv(playVariable); play != "" {
+		if play == "alone last" {
+			AloneLast()
+		}
 		Main(m, "policy", func(_ context.Context, p *environment.Profile, _ func(string)) (*environment.Environment, Describe, error) {
 			env, err := environment.Open(p, "test", os.Getenv(kubeconfigVariable), "hash")
 			return env, describes(journal.Platform{Cluster: "test", Hash: "hash"}), err
@@ -91,6 +94,31 @@ var plays = map[string]func(*testing.T){
 		}
 		t.Run("several", func(t *testing.T) { // ends before the others may begin
 			t.Run("POL-008", func(t *testing.T) { Run(t, played("POL-008", func(context.Context, T, int) {})) })
+		})
+	},
+	// The first wants the whole cluster while the second is at its baseline, which then has its fault to come.
+	"alone last": func(t *testing.T) {
+		begun, installed := make(chan struct{}), make(chan struct{})
+		t.Run("POL-001", func(t *testing.T) {
+			s := played("POL-001", func(context.Context, T, int) {})
+			s.Alone, s.Needs = true, []Need{need{"wall", func(context.Context) error {
+				<-begun
+				close(installed)
+				return nil
+			}}}
+			Run(t, s)
+		})
+		t.Run("POL-002", func(t *testing.T) {
+			s := played("POL-002", func(ctx context.Context, t T, time int) {
+				if time == 1 {
+					close(begun)
+					<-installed
+					require.NoError(t, t.Scope().Create(ctx, configMap("gives-it-time")))
+				}
+			})
+			s.CounterProofs = append(s.CounterProofs, s.CounterProofs[0])
+			s.CounterProofs[1].Name = "the door is opened again"
+			Run(t, s)
 		})
 	},
 	"one after others": func(t *testing.T) {

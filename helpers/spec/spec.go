@@ -208,6 +208,12 @@ func NotBuiltYet(t *testing.T, ids ...string) {
 // and what it measures is wrong on a machine that has no time for it.
 func Parallel(n int) { parallelism = n }
 
+// AloneLast has those who want the whole cluster (Alone, and what is Disruptive without Keys) wait
+// until nobody else of the suite wants less, before Main is called: then they follow each other at
+// its end, and the others are not stopped for each of them. It is for suites where all have a place
+// (Parallel): who waits keeps one.
+func AloneLast() { aloneLast = true }
+
 // Main is the whole of a suite's TestMain: it reads the flags, keeps the
 // journal, brings the environment up when it is first needed, cleans up when
 // the run is cut short, and exits. suite is the suite's area in the catalogue,

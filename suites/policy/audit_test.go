@@ -51,7 +51,9 @@ func TestAudit(t *testing.T) {
 		ID:    "POL-019",
 		Risk:  spec.Namespaced,
 		Needs: []spec.Need{policies},
-		Keys:  []string{"audit", constraintKey("07-required-labels")},
+		// None of a policy: its constraints are its own, and what changes their template is Alone, as is what else changes
+		// the Config. So it need not wait for POL-007, nor POL-007 for it: an audit that does not come takes half a minute.
+		Keys: []string{"audit"},
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 			ns, seeded, err := seedPods(ctx, env)
 			if err != nil {
@@ -119,7 +121,7 @@ func seedPods(ctx context.Context, env *environment.Environment) (namespace stri
 		return "", nil, err
 	}
 	for _, file := range []string{"bad/pod.yaml", "bad/no-app.yaml", "good/pod.yaml"} {
-		o, err := read(env, "constraints", "07-required-labels", file)
+		o, err := read(env, "constraints", auditedFolder, file)
 		if err != nil {
 			return "", nil, err
 		}
@@ -268,11 +270,11 @@ func violations(constraint *unstructured.Unstructured) []string {
 
 var podsTimeout = wait.Timeout{Name: "gatekeeperPods", D: 90 * time.Second}
 
-// noAudit ends the audit's pod.
+// noAudit ends the audit's pod. That pod also gathers what all of Gatekeeper's report, by which nobody goes meanwhile but
+// what is Alone: faults of policies have Reported.
 func noAudit() spec.Sabotage {
 	return spec.Sabotage{
-		// Alone, for the audit's pod writes every status that other faults wait for.
-		Name: "no audit", Alone: true, Kills: `no audit that began with the constraint known has counted`,
+		Name: "no audit", Kills: `no audit that began with the constraint known has counted`,
 		Apply: func(ctx context.Context, env *environment.Environment, s *environment.Scope) error {
 			return stop(ctx, env, s, "gatekeeper-audit", auditPods)
 		},
@@ -283,19 +285,25 @@ func noAudit() spec.Sabotage {
 	}
 }
 
-// stop scales a deployment of Gatekeeper's to nothing, and has its pods killed
-// after a second: their ten of grace prove nothing.
+// stop has a deployment of Gatekeeper's without pods. Those that run are deleted first, with a second of grace for the ten
+// that they take to end, which prove nothing; then it is told to have none. In the other order its controller was often
+// the first, with the whole grace, and a kubelet that has begun to end a pod heeds no shorter one: eight seconds more, seen
+// in five of twelve. What the controller makes meanwhile in the place of those is taken away before it has begun.
 func stop(ctx context.Context, env *environment.Environment, s *environment.Scope, deployment, pods string) error {
-	d := object(deploymentKind, gatekeeperNamespace, deployment)
-	if err := s.Update(ctx, d, func() error { return unstructured.SetNestedField(d.Object, int64(0), "spec", "replicas") }); err != nil {
-		return err
-	}
 	selector, err := labels.Parse(pods)
 	if err != nil {
 		return err
 	}
-	return env.Client().DeleteAllOf(ctx, object(podKind, "", ""), client.InNamespace(gatekeeperNamespace),
+	err = env.Client().DeleteAllOf(ctx, object(podKind, "", ""), client.InNamespace(gatekeeperNamespace),
 		client.MatchingLabelsSelector{Selector: selector}, client.GracePeriodSeconds(1))
+	if err != nil {
+		return err
+	}
+	d := object(deploymentKind, gatekeeperNamespace, deployment)
+	if err := s.Update(ctx, d, func() error { return unstructured.SetNestedField(d.Object, int64(0), "spec", "replicas") }); err != nil {
+		return err
+	}
+	return rolledOut(ctx, env, deployment) // to none: no more are made
 }
 
 func podsGone(ctx context.Context, env *environment.Environment, pods string) error {

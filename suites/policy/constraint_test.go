@@ -15,10 +15,13 @@ import (
 // The folders of fixtures/policies/constraints, which prove POL-001 to POL-010.
 var constraintFolders = []string{
 	"01-privileged-containers", "02-non-root-users", "03-resource-limits", "04-no-latest-tag", "05-trusted-registries",
-	"06-host-namespaces", "07-required-labels", "08-read-only-root-filesystem", productionReplicas, "10-image-pull-policy",
+	"06-host-namespaces", auditedFolder, "08-read-only-root-filesystem", productionReplicas, "10-image-pull-policy",
 }
 
-const productionReplicas = "09-production-replicas"
+const (
+	auditedFolder      = "07-required-labels" // of its template are the constraints by which the audit is tried
+	productionReplicas = "09-production-replicas"
+)
 
 // constraintKey is what the faults of one policy change.
 func constraintKey(folder string) string { return "constraint/" + folder }

@@ -19,5 +19,6 @@ const (
 func TestMain(m *testing.M) {
 	// All of them: most wait for keys, and what waits is not to keep from its baseline what need not.
 	spec.Parallel(28)
+	spec.AloneLast()
 	spec.Main(m, "policy", platform.For(policies, docuthinker))
 }
