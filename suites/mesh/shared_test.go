@@ -1,0 +1,72 @@
+package mesh
+
+import (
+	"reflect"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/proving-ground/proving-ground/helpers/platform"
+	"github.com/proving-ground/proving-ground/helpers/spec"
+)
+
+// shared is a stage that several specifications prove on in a run without counter-proofs:
+// there nobody disturbs anybody, and pods that start are most of what such a run costs. With
+// counter-proofs each has its own, for the faults of one would be met by the others.
+type shared struct {
+	name string
+
+	mu    sync.Mutex
+	stage *stage
+	tests int // that have not ended
+}
+
+// secured has all of the application, and a caller who is let in everywhere.
+var secured = &shared{name: "secured"}
+
+// with is the stage of a specification: its own, or the shared one, which gets what any of
+// them wants. Each calls it before spec.Run, so that all have done so when it is built: go
+// test lets no parallel test go on before the others have begun.
+func (c *shared) with(t *testing.T, own *stage) *stage {
+	t.Helper()
+	if spec.SeedsFaults(t) {
+		return own
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stage == nil {
+		c.stage = newStage(t, c.name, nil)
+	} else {
+		c.stage.Keep(t)
+	}
+	c.tests++
+	t.Cleanup(func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.tests--; c.tests == 0 {
+			c.stage = nil // with -count the tests come again
+		}
+	})
+	c.stage.join(t, own)
+	return c.stage
+}
+
+// join has the stage be what another one is declared to be, too.
+func (s *stage) join(t *testing.T, other *stage) {
+	t.Helper()
+	s.values = platform.Merged(s.values, other.values)
+	s.spans = s.spans || other.spans
+	s.preparations = append(s.preparations, other.preparations...)
+	for _, account := range other.admitted {
+		s.admitting(account)
+	}
+	for _, c := range other.callers {
+		at := slices.IndexFunc(s.callers, func(of caller) bool { return of.Name == c.Name })
+		switch {
+		case at < 0:
+			s.callers = append(s.callers, c)
+		case !reflect.DeepEqual(s.callers[at], c):
+			t.Fatalf("caller %s of stage %s is another one in stage %s", c.Name, s.name, other.name)
+		}
+	}
+}
