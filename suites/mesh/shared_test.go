@@ -21,8 +21,12 @@ type shared struct {
 	tests int // that have not ended
 }
 
-// secured has all of the application, and a caller who is let in everywhere.
-var secured = &shared{name: "secured"}
+var (
+	// secured has all of the application, and a caller who is let in everywhere.
+	secured = &shared{name: "secured"}
+	// visited has users who come by the gateways, and a database behind the backend.
+	visited = &shared{name: "visited"}
+)
 
 // with is the stage of a specification: its own, or the shared one, which gets what any of
 // them wants. Each calls it before spec.Run, so that all have done so when it is built: go
