@@ -44,7 +44,7 @@ func TestControlPlane(t *testing.T) {
 	spec.Run(t, spec.Specification{
 		ID:            "MSH-009",
 		Risk:          spec.Disruptive,
-		Keys:          []string{controlPlane.key()},
+		Keys:          s.keys(controlPlane.key()),
 		Needs:         []spec.Need{istio, gateway, s},
 		Prove:         func(ctx context.Context, t spec.T, env *environment.Environment) { proveControlPlane(ctx, t, env, s) },
 		CounterProofs: controlPlaneFaults(s),

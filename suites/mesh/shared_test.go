@@ -40,6 +40,7 @@ func (c *shared) with(t *testing.T, own *stage) *stage {
 	defer c.mu.Unlock()
 	if c.stage == nil {
 		c.stage = newStage(t, c.name, nil)
+		c.stage.shared = true
 	} else {
 		c.stage.Keep(t)
 	}
@@ -53,6 +54,15 @@ func (c *shared) with(t *testing.T, own *stage) *stage {
 	})
 	c.stage.join(t, own)
 	return c.stage
+}
+
+// keys are those of a specification that wants the stage for itself as well, where others
+// prove on it.
+func (s *stage) keys(own ...string) []string {
+	if s.shared {
+		own = append(own, s.Name())
+	}
+	return own
 }
 
 // join has the stage be what another one is declared to be, too.

@@ -32,6 +32,7 @@ type stage struct {
 	callers []caller
 	spans   bool // the application tells the collector of its own
 	empty   bool // there is no application, and the callers are alone
+	shared  bool // others prove on it
 
 	admitted     []string // service accounts that are let in everywhere
 	preparations []preparation
