@@ -70,7 +70,7 @@ type harness struct {
 // running is the harness of this process, once Main has made it.
 var running atomic.Pointer[harness]
 
-func current(t *testing.T) *harness {
+func current(t testing.TB) *harness {
 	t.Helper()
 	h := running.Load()
 	if h == nil {

@@ -203,6 +203,13 @@ func NotBuiltYet(t *testing.T, ids ...string) {
 	}
 }
 
+// SeedsFaults says whether this run tries the counter-proofs. Without them no specification
+// disturbs another that has no key in common with it, so that both may prove on one Stage.
+func SeedsFaults(t testing.TB) bool {
+	t.Helper()
+	return current(t).counterProofs
+}
+
 // Parallel says how many specifications of a suite go on at once, instead of 16, when
 // -parallel is not given, before Main is called: fewer than usual where each has much to start,
 // and what it measures is wrong on a machine that has no time for it.

@@ -60,7 +60,7 @@ func TestAuthorization(t *testing.T) {
 		caller{Spec: probe.Spec{Name: nobody}, outside: true},
 	)
 	spec.Run(t, spec.Specification{
-		ID: "MSH-006", Risk: spec.Namespaced, Needs: []spec.Need{istio, gateway, prepared{s, s.authorizationStage}},
+		ID: "MSH-006", Risk: spec.Namespaced, Needs: []spec.Need{istio, gateway, s.preparedBy((*stage).authorizationStage)},
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveAuthorization(ctx, t, env, s) },
 		CounterProofs: []spec.Sabotage{
 			secureFault(s, "an ALLOW-all policy", denied("stranger", "DELETE", "backend:8080"),

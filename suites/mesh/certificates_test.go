@@ -38,18 +38,7 @@ const (
 // for seconds, that it is renewed under traffic. That pod is server to the
 // caller and client of the backend.
 func TestCertificates(t *testing.T) {
-	s := newStage(t, "certs", everything(), caller{Spec: probe.Spec{Name: "caller"}})
-	renewing := prepared{s, func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
-		if err := s.admit(ctx, scope, "default"); err != nil {
-			return err
-		}
-		// Each request shakes hands anew; one old connection would tell nothing of the
-		// new certificate.
-		if err := s.newConnections(ctx, scope, "frontend", "backend"); err != nil {
-			return err
-		}
-		return s.more(ctx, env, scope, "frontend", "frontend-renewing", agentOptions("SECRET_TTL", shortLife.String()))
-	}}
+	s := secured.with(t, newStage(t, "certs", everything(), caller{Spec: probe.Spec{Name: "inside"}}).admitting("default").preparedBy((*stage).renewing))
 	// one adds a pod for the time of a fault.
 	one := func(name, kills, deployment, pod string, differ func(*corev1.Pod)) spec.Sabotage {
 		return secureFault(s, name, kills, func(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
@@ -57,7 +46,7 @@ func TestCertificates(t *testing.T) {
 		})
 	}
 	spec.Run(t, spec.Specification{
-		ID: "MSH-002", Risk: spec.Namespaced, Needs: []spec.Need{istio, gateway, renewing},
+		ID: "MSH-002", Risk: spec.Namespaced, Needs: []spec.Need{istio, gateway, s},
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveCertificates(ctx, t, env, s) },
 		CounterProofs: []spec.Sabotage{
 			one("injection off for one pod", `worker-bare has no sidecar`, "worker", "worker-bare", withoutSidecar),
@@ -77,6 +66,16 @@ func TestCertificates(t *testing.T) {
 			spec.Harmless(one("a certificate of half a day", "", "backend", "backend-half", agentOptions("SECRET_TTL", "12h"))),
 		},
 	})
+}
+
+// renewing adds a pod of the frontend whose certificate is renewed while one looks.
+func (s *stage) renewing(ctx context.Context, env *environment.Environment, scope *environment.Scope) error {
+	// Each request shakes hands anew; one old connection would tell nothing of the
+	// new certificate.
+	if err := s.newConnections(ctx, scope, "frontend", "backend"); err != nil {
+		return err
+	}
+	return s.more(ctx, env, scope, "frontend", "frontend-renewing", agentOptions("SECRET_TTL", shortLife.String()))
 }
 
 // agentOptions gives a pod's Istio agent variables of its environment: names and
@@ -202,7 +201,7 @@ const (
 
 // proveRenewal sends traffic while the certificates of the pods are renewed.
 func proveRenewal(ctx context.Context, t spec.T, env *environment.Environment, s *stage, pods []corev1.Pod) {
-	traffic, err := s.pods["caller"].Traffic(ctx, probe.Plan{
+	traffic, err := s.pods["inside"].Traffic(ctx, probe.Plan{
 		Request: probe.Request{URL: fmt.Sprintf("http://frontend.%s:8080/api/echo", s.ns), Timeout: 10 * time.Second}, Rate: trafficRate, For: time.Minute,
 	})
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -65,9 +66,13 @@ var (
 // begins each one with Flagger at rest and a version of its own.
 type rollout struct {
 	*stage
+	ensuring   sync.Mutex
 	handedOver bool
 	declared   []string // intervals of the analysis, and of each of its metrics, by the chart
 	versions   int
+
+	led  chan struct{} // closed when the test has ended by whose rollback others may go; nil where there is none
+	seen *rollback     // that one, when it was proved
 }
 
 func newRollout(t *testing.T, name string) *rollout {
@@ -83,6 +88,8 @@ func newRollout(t *testing.T, name string) *rollout {
 // alerts by the Secret that the chart's AlertProvider names, and of each event by a webhook
 // that is the suite's own.
 func (r *rollout) Ensure(ctx context.Context, env *environment.Environment) error {
+	r.ensuring.Lock()
+	defer r.ensuring.Unlock()
 	if err := r.Stage.Ensure(ctx, env); err != nil || r.handedOver {
 		return err
 	}

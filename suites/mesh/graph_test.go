@@ -34,9 +34,9 @@ var graphTimeout = wait.Timeout{Name: "graphShowsTraffic", D: 30 * time.Second}
 // TestServiceGraph proves that Kiali draws what traffic really took: an edge for
 // each, with its rate, and none beside.
 func TestServiceGraph(t *testing.T) {
-	s := newStage(t, "graph", nil,
+	s := visited.with(t, newStage(t, "graph", nil,
 		caller{Spec: probe.Spec{Name: "user"}, outside: true},
-		caller{Spec: probe.Spec{Name: "stranger"}}).traced()
+		caller{Spec: probe.Spec{Name: "stranger"}}).traced())
 	spec.Run(t, spec.Specification{
 		ID:            "MSH-016",
 		Risk:          spec.Namespaced,

@@ -40,11 +40,11 @@ const (
 // gets its certificate and its configuration, a new route reaches every proxy,
 // and traffic that runs does not notice.
 func TestControlPlane(t *testing.T) {
-	s := newStage(t, "istiod", nil, caller{Spec: probe.Spec{Name: "user"}, outside: true})
+	s := visited.with(t, newStage(t, "istiod", nil, caller{Spec: probe.Spec{Name: "user"}, outside: true}))
 	spec.Run(t, spec.Specification{
 		ID:            "MSH-009",
 		Risk:          spec.Disruptive,
-		Keys:          []string{controlPlane.key()},
+		Keys:          s.keys(controlPlane.key()),
 		Needs:         []spec.Need{istio, gateway, s},
 		Prove:         func(ctx context.Context, t spec.T, env *environment.Environment) { proveControlPlane(ctx, t, env, s) },
 		CounterProofs: controlPlaneFaults(s),

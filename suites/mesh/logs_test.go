@@ -34,7 +34,7 @@ var logsTimeout = wait.Timeout{Name: "linesInLogStore", D: 10 * time.Second}
 // Elasticsearch, Logstash and Kibana, which cannot be had here; OpenTelemetry's
 // collector and VictoriaLogs stand where those would.
 func TestLogs(t *testing.T) {
-	s := newStage(t, "logs", nil, caller{Spec: probe.Spec{Name: "user"}, outside: true}).traced()
+	s := visited.with(t, newStage(t, "logs", nil, caller{Spec: probe.Spec{Name: "user"}, outside: true}).traced())
 	spec.Run(t, spec.Specification{
 		ID:            "MSH-015",
 		Risk:          spec.Namespaced,

@@ -28,9 +28,9 @@ var images = []string{"postgresql", "flyway", "redis"}
 
 func TestMain(m *testing.M) {
 	spec.Parallel(3) // each has many pods of its own to start
-	// Canaries wait for Flagger's intervals most of their time, which others can fill; and
-	// what loses a pod of the platform's own keeps the others out.
-	spec.First("MSH-010", "MSH-011", "MSH-012", "MSH-013")
+	// Canaries wait for Flagger's intervals most of their time, and MSH-004 for ejections, which
+	// others can fill; and what loses a pod of the platform's own keeps the others out.
+	spec.First("MSH-004", "MSH-010", "MSH-011", "MSH-012")
 	spec.Last("MSH-007", "MSH-009", "MSH-014")
 	spec.Main(m, "mesh", platform.Options{
 		Components: []platform.Component{istio, gateway, prometheus, flagger, tracing, logStore, kiali, docuthinker}, Images: images,

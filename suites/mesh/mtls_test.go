@@ -22,15 +22,12 @@ import (
 // caller's identity. The caller inside is allowed everywhere, so that what is
 // refused is refused for the lack of mTLS: MSH-006 proves who is allowed what.
 func TestStrictMTLS(t *testing.T) {
-	s := newStage(t, "mtls", everything(),
+	s := secured.with(t, newStage(t, "mtls", everything(),
 		caller{Spec: probe.Spec{Name: "inside"}},
 		caller{Spec: probe.Spec{Name: "outside"}, outside: true},
-	)
-	admitted := prepared{s, func(ctx context.Context, _ *environment.Environment, scope *environment.Scope) error {
-		return s.admit(ctx, scope, "default")
-	}}
+	).admitting("default"))
 	spec.Run(t, spec.Specification{
-		ID: "MSH-001", Risk: spec.Namespaced, Needs: []spec.Need{istio, gateway, admitted},
+		ID: "MSH-001", Risk: spec.Namespaced, Needs: []spec.Need{istio, gateway, s},
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) { proveStrict(ctx, t, env, s) },
 		CounterProofs: []spec.Sabotage{
 			secureFault(s, "namespace PERMISSIVE", `/outside: GET http://frontend\S+:8080/\S+: expected to be refused, saw answered`,

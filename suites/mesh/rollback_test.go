@@ -39,7 +39,8 @@ var (
 // TestCanaryRollbackOnErrors proves that a version of which half of the answers
 // are errors is taken back, and that few users met it.
 func TestCanaryRollbackOnErrors(t *testing.T) {
-	r := newRollout(t, "errors")
+	r := takenBack.with(t, newRollout(t, "errors"))
+	r.leads(t)
 	ill := errorProne
 	spec.Run(t, spec.Specification{
 		ID:      "MSH-011",
@@ -48,7 +49,10 @@ func TestCanaryRollbackOnErrors(t *testing.T) {
 		Timeout: proofLimit,
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 			w := r.begin(ctx, t, env, ill.settings)
+			begun := w.alerts()
 			saw := w.rolledBack(ill, func() { w.bounded(w.users.Outcomes()) })
+			saw.begun, saw.ended = begun, w.alerts()
+			r.seen = &saw
 			users := w.finish()
 			met := w.bounded(users)
 			spec.Check(w.t, users.Numbered(saw.last+1, math.MaxInt).Check(minUsers, probe.LostNone()))
@@ -116,6 +120,32 @@ type rollback struct {
 	figures []figures // Prometheus' at the same times
 	last    int       // request of users when it was over
 	text    string
+
+	begun, ended []probe.Received // alerts that had come when Flagger had begun, and when it was over
+}
+
+// leads says that the test's rollback is one that others on the same stage may go by.
+func (r *rollout) leads(t *testing.T) {
+	r.led = make(chan struct{})
+	t.Cleanup(func() { close(r.led) })
+}
+
+// followed is the rollback of the test that leads, once that has ended; nil where none does,
+// or where its rollback was not as it should be.
+func (r *rollout) followed(ctx context.Context, t spec.T, env *environment.Environment) *rollback {
+	t.Helper()
+	if r.led == nil {
+		return nil
+	}
+	select {
+	case <-r.led:
+	case <-ctx.Done():
+		t.Broken(fmt.Errorf("waiting for the rollback of another proof: %w", context.Cause(ctx)))
+	}
+	if r.seen == nil {
+		spec.Check(t, r.calm(ctx, env)) // it may have left Flagger on its way
+	}
+	return r.seen
 }
 
 // rolledBack follows Flagger until it has rolled the version back, and makes sure

@@ -29,29 +29,12 @@ func identity(namespace, serviceAccount string) string {
 	return fmt.Sprintf("spiffe://%s/ns/%s/sa/%s", trustDomain, namespace, serviceAccount)
 }
 
-// prepared is a stage with something put into it for good before the first proof.
-type prepared struct {
-	*stage
-	prepare func(ctx context.Context, env *environment.Environment, s *environment.Scope) error
-}
-
-func (p prepared) Ensure(ctx context.Context, env *environment.Environment) error {
-	if err := p.Stage.Ensure(ctx, env); err != nil {
-		return err
-	}
-	if err := p.prepare(ctx, env, p.Scope()); err != nil {
-		return fmt.Errorf("stage %s: %w", p.name, err)
-	}
-	return settled(ctx, env, p.ns)
-}
-
-// admit lets a service account of the stage in everywhere, beside what the
-// application's policies allow. It takes nothing away from them.
-func (s *stage) admit(ctx context.Context, scope *environment.Scope, serviceAccount string) error {
-	return scope.Create(ctx, object(securityV1, "AuthorizationPolicy", s.ns, "caller-"+serviceAccount, map[string]any{
+// admission is the policy by which a service account of the stage is let in everywhere.
+func (s *stage) admission(serviceAccount string) *unstructured.Unstructured {
+	return object(securityV1, authorizationPolicy, s.ns, "caller-"+serviceAccount, map[string]any{
 		"action": "ALLOW",
 		"rules":  []any{map[string]any{"from": from(principal(trustDomain, s.ns, serviceAccount))}},
-	}))
+	})
 }
 
 // newConnections has the proxies make a connection for each request to services

@@ -49,10 +49,15 @@ func (s *stage) numbered(number string) probe.Request {
 	return r
 }
 
-// backends are the backend's pods that are not on their way out, by name.
+// backends are the backend's pods.
 func (s *stage) backends(ctx context.Context, env *environment.Environment) ([]corev1.Pod, error) {
+	return s.podsOf(ctx, env, "backend")
+}
+
+// podsOf are a component's pods that are not on their way out, by name.
+func (s *stage) podsOf(ctx context.Context, env *environment.Environment, component string) ([]corev1.Pod, error) {
 	var pods corev1.PodList
-	err := env.Client().List(ctx, &pods, client.InNamespace(s.ns), client.MatchingLabels{"app": "backend"})
+	err := env.Client().List(ctx, &pods, client.InNamespace(s.ns), client.MatchingLabels{"app": component})
 	live := slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool { return p.DeletionTimestamp != nil })
 	slices.SortFunc(live, func(a, b corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
 	return live, err

@@ -32,6 +32,10 @@ type stage struct {
 	callers []caller
 	spans   bool // the application tells the collector of its own
 	empty   bool // there is no application, and the callers are alone
+	shared  bool // others prove on it
+
+	admitted     []string // service accounts that are let in everywhere
+	preparations []preparation
 
 	ns      string // the application's namespace
 	outside string // a namespace without the mesh; "" where no caller is outside
@@ -61,11 +65,28 @@ func (s *stage) traced() *stage {
 	return s
 }
 
+// admitting lets a service account of the stage in everywhere, beside what the
+// application's policies allow. It takes nothing away from them.
+func (s *stage) admitting(serviceAccount string) *stage {
+	if !slices.Contains(s.admitted, serviceAccount) {
+		s.admitted = append(s.admitted, serviceAccount)
+	}
+	return s
+}
+
+// preparation puts something into a stage for good, when all else stands.
+type preparation func(*stage, context.Context, *environment.Environment, *environment.Scope) error
+
+func (s *stage) preparedBy(p preparation) *stage {
+	s.preparations = append(s.preparations, p)
+	return s
+}
+
 // host is the application's name at the gateway.
 func (s *stage) host() string { return s.ns + ".docuthinker.example" }
 
-// Ensure builds it, and waits until its proxies have all that belongs to it. Who puts more
-// into it first ensures its Stage, and waits once.
+// Ensure builds it, and waits until its proxies have all that belongs to it. A type that puts
+// more into it first ensures its Stage, and waits once.
 func (s *stage) Ensure(ctx context.Context, env *environment.Environment) error {
 	if err := s.Stage.Ensure(ctx, env); err != nil {
 		return err
@@ -114,6 +135,16 @@ func (s *stage) build(ctx context.Context, env *environment.Environment, scope *
 	s.pods = map[string]*probe.Pod{}
 	for _, p := range started {
 		s.pods[p.Name] = p
+	}
+	for _, account := range s.admitted {
+		if err := scope.Create(ctx, s.admission(account)); err != nil {
+			return err
+		}
+	}
+	for _, prepare := range s.preparations {
+		if err := prepare(s, ctx, env, scope); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ const (
 // to the backend, and to its database, is one trace in Jaeger, and that a collector which is
 // killed takes none of the application's spans with it.
 func TestTraces(t *testing.T) {
-	s := newStage(t, "traces", map[string]any{"database": ownDatabase()}, caller{Spec: probe.Spec{Name: "user"}, outside: true}).traced()
+	s := visited.with(t, newStage(t, "traces", map[string]any{"database": ownDatabase()}, caller{Spec: probe.Spec{Name: "user"}, outside: true}).traced())
 	spec.Run(t, spec.Specification{
 		ID:            "MSH-014",
 		Risk:          spec.Disruptive,
