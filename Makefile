@@ -42,7 +42,7 @@ down: ## delete the environment; images and the container engine stay
 
 # What .gitlab-ci.yml calls, each job one target, to be tried at one's own machine.
 PROFILE ?= staging
-GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.1.4
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 build: ## all of it compiles, suites included
 	go build ./...
@@ -62,8 +62,9 @@ scan: ## Trivy's own checks of configuration, as trivy.yaml says; it is compiled
 sonar: ## SonarQube's scanner, by sonar-project.properties; wants SONAR_HOST_URL and SONAR_TOKEN
 	sonar-scanner
 
-vulnerabilities: ## of what our module calls; asks Go's database of vulnerabilities
-	go run $(GOVULNCHECK) ./...
+vulnerabilities: ## of what our modules call; asks Go's database of vulnerabilities, or a copy of it: VULNDB=file:///…
+	go run $(GOVULNCHECK) $(if $(VULNDB),-db $(VULNDB)) -test -tags cluster ./...
+	cd fixtures/docuthinker/app && go run $(GOVULNCHECK) $(if $(VULNDB),-db $(VULNDB)) -test ./...
 
 package: ## all images from their pins, and nothing else than images.lock says
 	$(GROUND) images --build
