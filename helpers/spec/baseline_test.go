@@ -318,6 +318,53 @@ func TestFaultsAboveTheCeiling(t *testing.T) {
 	}
 }
 
+// On a cluster that is others' as well, what disturbs them wants to be named by the profile.
+func TestOutsideTheBlastRadius(t *testing.T) {
+	const says = `is disruptive on a cluster that is others' as well, and blastRadius.disturbs of the profile test names neither POL-001 nor "policy"`
+	outside := func(detail string) journal.Result {
+		return journal.Result{Outcome: journal.Inconclusive, Reason: "outside the blast radius", Detail: detail}
+	}
+	proved := journal.Result{Outcome: journal.Proved}
+	for name, c := range map[string]struct {
+		provider environment.Provider
+		disturbs []string
+		risk     environment.Risk
+		looks    bool
+		want     journal.Result
+		opened   bool
+		tried    int // of two faults, of which one is alone
+	}{
+		"not named":                      {environment.ProviderGiven, nil, Disruptive, false, outside("it " + says), false, 0},
+		"others are":                     {environment.ProviderGiven, []string{"mesh", "POL-002"}, Disruptive, false, outside("it " + says), false, 0},
+		"by its ID":                      {environment.ProviderGiven, []string{"POL-001"}, Disruptive, false, proved, true, 2},
+		"by its area":                    {environment.ProviderGiven, []string{"policy"}, Disruptive, false, proved, true, 2},
+		"a cluster of ours":              {environment.ProviderKind, nil, Disruptive, false, proved, true, 2},
+		"one that only looks":            {environment.ProviderGiven, nil, Disruptive, true, outside("it held by looking, and its faults are above what the profile allows"), true, 0},
+		"a fault of one that may go on":  {environment.ProviderGiven, nil, Namespaced, false, outside(`the counter-proof "second" ` + says), true, 1},
+		"and of one that is named":       {environment.ProviderGiven, []string{"policy"}, Namespaced, false, proved, true, 2},
+		"a destructive one, by its area": {environment.ProviderGiven, []string{"policy"}, Destructive, false, proved, true, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newBench(t)
+			s.h.profile.Provider, s.h.profile.BlastRadius.Disturbs = c.provider, c.disturbs
+			second := s.opens("second")
+			second.Alone = true
+			of := s.of(s.look, s.opens("first"), second)
+			of.Risk = c.risk
+			if c.looks {
+				of.Look = func(_ context.Context, t T, _ *environment.Environment) { t.Observe("people go in by the door", nil) }
+			}
+			got := s.run(t, of)
+			got.Seconds = 0
+			require.Equal(t, c.want, got)
+			require.True(t, passes(got), "it is known beforehand, and skips the test")
+			require.Equal(t, c.opened, slices.Contains(s.noted(), "open"), "nothing is touched for what is refused")
+			require.Len(t, s.trials(), c.tried)
+			s.cleanedUp(t)
+		})
+	}
+}
+
 func TestNoPlaceNoLease(t *testing.T) {
 	t.Run("no environment", func(t *testing.T) {
 		s := newBench(t)

@@ -88,6 +88,7 @@ var badInputs = []struct {
 		{aProfile, "repeats: 3", "repeats: 0", "up"},
 		{aProfile, "podShare: 0.5", "podShare: 2", "up"},
 		{aProfile, "nodes: 1", "nodes: -1", "up"},
+		{aProfile, "[chaos-]", "[chaos-], disturbs: [mesh]", "up"},
 		{aProfile, "load: 30", "load: 0", "up"},
 		{aProfile, "rateLeast: 50", "rateLeast: -1", "up"},
 		{aProfile, "usersMost", "userMost", "up"},
