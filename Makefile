@@ -66,9 +66,10 @@ vulnerabilities: ## of what our modules call; asks Go's database of vulnerabilit
 	go run $(GOVULNCHECK) $(if $(VULNDB),-db $(VULNDB)) -test -tags cluster ./...
 	cd fixtures/docuthinker/app && go run $(GOVULNCHECK) $(if $(VULNDB),-db $(VULNDB)) -test ./...
 
-package: ## all images from their pins, and nothing else than images.lock says
+package: ## all images from their pins, and nothing else than images.lock says; into REGISTRY, where one is given
 	$(GROUND) images --build
 	git diff --exit-code images.lock
+	$(if $(REGISTRY),$(GROUND) images --push $(REGISTRY))
 
 deploy: ## ENVIRONMENT=dev|staging|production, on the cluster that GROUND_KUBECONFIG leads to
 	$(GROUND) deploy $(ENVIRONMENT) -p $(PROFILE)
