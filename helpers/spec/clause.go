@@ -196,6 +196,10 @@ func (c *clause) install(ctx context.Context) *journal.Result {
 		if err != nil {
 			c.dump(ctx)
 			r := inconclusive(fmt.Sprintf(componentReadiness, name), err.Error())
+			var absent interface{ Absent() string } // names a component of which a given cluster has nothing
+			if errors.As(err, &absent) {
+				r.Reason = fmt.Sprintf(componentAbsence, absent.Absent())
+			}
 			return &r
 		}
 		c.say("%s is ready", name)

@@ -24,6 +24,7 @@ const (
 	reasonCut          = "the run was cut short"
 	reasonReplaced     = "what it needs was replaced meanwhile"
 	componentReadiness = "component %s not ready"
+	componentAbsence   = "component %s is not there"
 )
 
 // known are the beginnings of reasons that are known before the run and that no
