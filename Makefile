@@ -78,7 +78,7 @@ prove: ## SUITES on the cluster that GROUND_KUBECONFIG leads to, by PROFILE
 	$(GROUND) verify -p $(PROFILE) $(SUITES)
 
 look: ## on production: what looking alone proves of it; all else is above its ceiling
-	$(GROUND) verify -p production policy dr perf -- -run '^(TestInventory|TestSchedules|TestServiceLevels)$$/^levels$$'
+	$(GROUND) verify -p production policy dr perf -- -timeout 30m -run '^(TestInventory|TestSchedules|TestServiceLevels|TestHPA)$$/^levels$$'
 
 # Evidence of the run before it in the recipe, whatever that came to, and then its exit code: a red night that left no statement
 # could be run again until it is green. It follows PREVIOUS or, without it, the newest statement of reports/.
