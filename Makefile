@@ -42,7 +42,7 @@ down: ## delete the environment; images and the container engine stay
 
 # What .gitlab-ci.yml calls, each job one target, to be tried at one's own machine.
 PROFILE ?= staging
-GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.1.4
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 build: ## all of it compiles, suites included
 	go build ./...
@@ -62,12 +62,14 @@ scan: ## Trivy's own checks of configuration, as trivy.yaml says; it is compiled
 sonar: ## SonarQube's scanner, by sonar-project.properties; wants SONAR_HOST_URL and SONAR_TOKEN
 	sonar-scanner
 
-vulnerabilities: ## of what our module calls; asks Go's database of vulnerabilities
-	go run $(GOVULNCHECK) ./...
+vulnerabilities: ## of what our modules call; asks Go's database of vulnerabilities, or a copy of it: VULNDB=file:///…
+	go run $(GOVULNCHECK) $(if $(VULNDB),-db $(VULNDB)) -test -tags cluster ./...
+	cd fixtures/docuthinker/app && go run $(GOVULNCHECK) $(if $(VULNDB),-db $(VULNDB)) -test ./...
 
-package: ## all images from their pins, and nothing else than images.lock says
+package: ## all images from their pins, and nothing else than images.lock says; into REGISTRY, where one is given
 	$(GROUND) images --build
 	git diff --exit-code images.lock
+	$(if $(REGISTRY),$(GROUND) images --push $(REGISTRY))
 
 deploy: ## ENVIRONMENT=dev|staging|production, on the cluster that GROUND_KUBECONFIG leads to
 	$(GROUND) deploy $(ENVIRONMENT) -p $(PROFILE)
@@ -76,7 +78,7 @@ prove: ## SUITES on the cluster that GROUND_KUBECONFIG leads to, by PROFILE
 	$(GROUND) verify -p $(PROFILE) $(SUITES)
 
 look: ## on production: what looking alone proves of it; all else is above its ceiling
-	$(GROUND) verify -p production policy dr perf -- -run '^(TestInventory|TestSchedules|TestServiceLevels)$$/^levels$$'
+	$(GROUND) verify -p production policy dr perf -- -timeout 30m -run '^(TestInventory|TestSchedules|TestServiceLevels|TestHPA)$$/^levels$$'
 
 # Evidence of the run before it in the recipe, whatever that came to, and then its exit code: a red night that left no statement
 # could be run again until it is green. It follows PREVIOUS or, without it, the newest statement of reports/.

@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -141,6 +143,38 @@ func (c Catalogue) Nearest(id string) string {
 	}
 	sort.Strings(near)
 	return strings.Join(near[:min(3, len(near))], ", ")
+}
+
+// Select gives the IDs that names stand for: an area, such as mesh, for all of its own, and
+// an ID for itself. The error has of each unknown name the nearest one; what the others stand
+// for is given with it.
+func (c Catalogue) Select(names ...string) (ids []string, err error) {
+	areas := map[string][]string{}
+	for _, clause := range c {
+		areas[clause.Area] = append(areas[clause.Area], clause.ID)
+	}
+	for _, name := range names {
+		if of := areas[name]; of != nil {
+			ids = append(ids, of...)
+			continue
+		}
+		if looksID.MatchString(name) {
+			clause, unknown := c.Lookup(name)
+			if err = errors.Join(err, unknown); unknown == nil {
+				ids = append(ids, clause.ID)
+			}
+			continue
+		}
+		near, distance := "", len(name)/2+2
+		for _, area := range slices.Sorted(maps.Keys(areas)) {
+			if d := levenshtein.ComputeDistance(strings.ToLower(name), area); d < distance {
+				near, distance = fmt.Sprintf(", did you mean %q?", area), d
+			}
+		}
+		err = errors.Join(err, fmt.Errorf("there is no area %q%s", name, near))
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), err
 }
 
 // split returns the cells of a table row, nil for any other line. `\|` is a

@@ -136,6 +136,33 @@ func TestNearest(t *testing.T) {
 	assert.Empty(t, Catalogue(nil).Nearest("A-001"))
 }
 
+func TestSelect(t *testing.T) {
+	all := Catalogue{{ID: "POL-002", Area: "policy"}, {ID: "POL-001", Area: "policy"}, {ID: "MSH-001", Area: "mesh"}}
+	for name, c := range map[string]struct {
+		names, want []string
+		says        string
+	}{
+		"nothing":           {nil, nil, ""},
+		"an area":           {[]string{"policy"}, []string{"POL-001", "POL-002"}, ""},
+		"a clause":          {[]string{"MSH-001"}, []string{"MSH-001"}, ""},
+		"both, and twice":   {[]string{"POL-002", "policy", "MSH-001"}, []string{"MSH-001", "POL-001", "POL-002"}, ""},
+		"no such area":      {[]string{"mehs", "POL-001"}, []string{"POL-001"}, `there is no area "mehs", did you mean "mesh"?`},
+		"nothing like it":   {[]string{"zzzzzzzzzz"}, nil, `there is no area "zzzzzzzzzz"`},
+		"no such clause":    {[]string{"POL-003"}, nil, `catalogue: no clause "POL-003"; nearest: POL-001, POL-002`},
+		"in another's case": {[]string{"pol-001"}, nil, `catalogue: no clause "pol-001"; nearest: POL-001`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ids, err := all.Select(c.names...)
+			require.Equal(t, c.want, ids)
+			if c.says == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.EqualError(t, err, c.says)
+		})
+	}
+}
+
 func TestFind(t *testing.T) {
 	got, err := Find(".")
 	require.NoError(t, err)

@@ -124,6 +124,9 @@ func LoadProfile(root, name string) (*Profile, error) {
 	if err == nil && !slices.Contains(names, p.ValuesOf()) { // else components would have none, and nobody would know
 		err = fmt.Errorf("values is %q, and there is no such profile%s", p.Values, strictyaml.DidYouMean(p.Values, names))
 	}
+	if err == nil && len(p.BlastRadius.Disturbs) > 0 {
+		err = p.BlastRadius.known(root)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("profile %s: %w", file, err)
 	}
@@ -168,6 +171,9 @@ func (p *Profile) validate(now time.Time) error {
 		}
 		if !filepath.IsLocal(p.KindConfig) {
 			bad("kindConfig is %q; want a file inside the project, relative to its root", p.KindConfig)
+		}
+		if len(p.BlastRadius.Disturbs) > 0 {
+			bad("blastRadius.disturbs has no meaning with provider kind, for its cluster is nobody else's; remove it")
 		}
 	case ProviderGiven:
 		if p.KindConfig != "" {

@@ -5,14 +5,24 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/proving-ground/proving-ground/helpers/catalogue"
 )
 
-// Radius bounds what a fault may hit in an environment. The zero value lets none
-// happen.
+// Radius bounds what a run may hit in an environment. The zero value lets no fault of chaos
+// happen, and nothing that disturbs others on a given cluster.
 type Radius struct {
-	PodShare   float64  `json:"podShare"`   // of the pods that a fault is aimed at, 0 to 1
-	Nodes      int      `json:"nodes"`      // at once
-	Namespaces []string `json:"namespaces"` // prefixes of their names
+	PodShare   float64  `json:"podShare"`           // of the pods that a fault is aimed at, 0 to 1
+	Nodes      int      `json:"nodes"`              // at once
+	Namespaces []string `json:"namespaces"`         // prefixes of their names
+	Disturbs   []string `json:"disturbs,omitempty"` // areas of the catalogue and single clauses by which what others use as well may be disturbed; given clusters only
+}
+
+// MayDisturb says whether the proof of a clause, or a fault of it, may disturb what others use
+// as well: the gateways, the webhook that admits objects, a node. The ceiling says how much that
+// may be, and this for which clauses. A cluster that the run makes is nobody else's.
+func (p *Profile) MayDisturb(c catalogue.Clause) bool {
+	return p.Provider == ProviderKind || slices.Contains(p.BlastRadius.Disturbs, c.Area) || slices.Contains(p.BlastRadius.Disturbs, c.ID)
 }
 
 // Hit is what a fault is aimed at.
@@ -54,4 +64,17 @@ func (r Radius) validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// known says which names of Disturbs are neither an area nor a clause of the catalogue: a misspelt
+// one would leave out what it was to allow.
+func (r Radius) known(root string) error {
+	clauses, err := catalogue.Find(root)
+	if err == nil {
+		_, err = catalogue.Catalogue(clauses).Select(r.Disturbs...)
+	}
+	if err != nil {
+		return fmt.Errorf("blastRadius.disturbs: %w", err)
+	}
+	return nil
 }

@@ -5,7 +5,6 @@ package gate
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -59,23 +58,10 @@ func LoadPolicy(file string, known catalogue.Catalogue) (*Policy, error) {
 func (p *Policy) validate(known catalogue.Catalogue) error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	areas := map[string][]string{}
-	for _, c := range known {
-		areas[c.Area] = append(areas[c.Area], c.ID)
+	var err error
+	if p.clauses, err = known.Select(p.Proved...); err != nil {
+		bad("proved: %w", err)
 	}
-	for _, want := range p.Proved {
-		if ids := areas[want]; ids != nil {
-			p.clauses = append(p.clauses, ids...)
-		} else if _, err := known.Lookup(want); err == nil {
-			p.clauses = append(p.clauses, want)
-		} else if strings.Contains(want, "-") {
-			bad("proved: %w", err)
-		} else {
-			bad("proved: there is no area %q%s", want, strictyaml.DidYouMean(want, slices.Sorted(maps.Keys(areas))))
-		}
-	}
-	slices.Sort(p.clauses)
-	p.clauses = slices.Compact(p.clauses)
 	if len(p.Proved) == 0 {
 		bad("proved is empty: a gate that asks for nothing lets everything through")
 	}

@@ -148,7 +148,8 @@ const (
 	NoFalcoEngine    = "no Falco engine"
 	GivenCluster     = "the cluster is given" // and the clause is of one that the run makes
 	AboveCeiling     = "above the risk ceiling"
-	Waived           = "waived until " // and the date, and the profile's reason
+	OutsideRadius    = "outside the blast radius" // of the profile: what others use, or more of it than may be hit
+	Waived           = "waived until "            // and the date, and the profile's reason
 	CounterProofsOff = "counter-proofs are off"
 )
 

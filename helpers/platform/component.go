@@ -22,8 +22,9 @@ func (c Component) Name() string { return string(c) }
 // Ensure installs the component and all that it needs, unless they stand
 // already as they are declared, and returns when all of it is ready. The first
 // process installs, the others wait. On a given cluster nothing is installed:
-// that the component is there, and ready, is all that is made sure of. What
-// came of it is remembered by this process; an unknown name is an error with
+// that the component is there, and ready, is all that is made sure of; the error tells one that
+// is not there at all (it has a method Absent) from one that is there in part, or of another
+// version. What came of it is remembered by this process; an unknown name is an error with
 // the nearest right one.
 func (c Component) Ensure(ctx context.Context, env *environment.Environment) error {
 	order, err := c.order(env)
@@ -89,6 +90,9 @@ func stand(ctx context.Context, env *environment.Environment, order []*definitio
 // ensure has components ready, each as soon as all that it needs is. order has
 // each behind what it needs.
 func ensure(ctx context.Context, env *environment.Environment, order []*definition) error {
+	if !env.Made() {
+		return lookFor(ctx, env, order)
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	ready := map[string]chan struct{}{}
 	for _, d := range order {

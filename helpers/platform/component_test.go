@@ -4,9 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -48,18 +46,6 @@ func TestEnsure(t *testing.T) {
 
 	err = Component("ap").Ensure(t.Context(), env)
 	require.ErrorContains(t, err, `there is no component "ap", did you mean "app"?`)
-}
-
-// A given cluster has from others what a component consists of, or is waited
-// for.
-func TestEnsureOnAGivenClusterWithoutIt(t *testing.T) {
-	root := project(t, map[string]string{"app": plain})
-	manifest(t, root, "app", strings.Replace(object, "name: x", "name: absent", 1))
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	err := Component("app").Ensure(ctx, given(t, root))
-	require.ErrorContains(t, err, "component app: waited ")
-	require.ErrorContains(t, err, "(givenComponentThere) for ConfigMap ns/absent to exist")
 }
 
 func TestEnsureForgetsWhatOnlyLackedTime(t *testing.T) {

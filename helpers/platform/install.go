@@ -40,11 +40,7 @@ type installation struct {
 // It gives what stands then, on a cluster of ours.
 func (i *installation) ensure(ctx context.Context) (standing, error) {
 	if !i.env.Made() {
-		given, err := i.rendered(ctx)
-		if err != nil {
-			return standing{}, err
-		}
-		return standing{}, i.ready(ctx, given)
+		return standing{}, i.given(ctx)
 	}
 	built, err := i.env.Built(ctx, i.name)
 	if err != nil {
@@ -200,36 +196,6 @@ func (i *installation) chartDir(ctx context.Context, c *chartRef) (string, error
 		return filepath.Join(i.dir, c.Path), nil
 	}
 	return i.env.Source(ctx, i.name, c.Module, c.Path)
-}
-
-// rendered is what the component consists of, for a cluster on which others
-// installed it.
-func (i *installation) rendered(ctx context.Context) ([]reference, error) {
-	var all []reference
-	for _, s := range i.Steps {
-		objects, err := i.plain(ctx, s)
-		if err != nil {
-			return nil, err
-		}
-		if s.Chart != nil {
-			dir, err := i.chartDir(ctx, s.Chart)
-			if err != nil {
-				return nil, err
-			}
-			values, err := i.values(s.Chart.Values, i.env.Profile.ValuesOf())
-			if err != nil {
-				return nil, err
-			}
-			if objects, err = renderChart(ctx, dir, s.Chart, values, i.env.Kubernetes); err != nil {
-				return nil, err
-			}
-			if err := intoNamespace(i.env.Client().RESTMapper(), objects, s.Chart.Namespace); err != nil {
-				return nil, err
-			}
-		}
-		all = append(all, s.references(objects)...)
-	}
-	return all, nil
 }
 
 // hash is the fingerprint of all that the component is installed from. What

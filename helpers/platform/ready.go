@@ -24,7 +24,6 @@ var (
 	issuedTimeout   = wait.Timeout{Name: "certificateIssued", D: 2 * time.Minute}
 	scalesTimeout   = wait.Timeout{Name: "scalerReady", D: 2 * time.Minute}
 	servedTimeout   = wait.Timeout{Name: "kindServed", D: time.Minute}
-	givenTimeout    = wait.Timeout{Name: "givenComponentThere", D: 10 * time.Second}
 	observedTimeout = wait.Timeout{Name: "observedByEveryPod", D: 90 * time.Second}
 )
 
@@ -55,14 +54,8 @@ func (i *installation) ready(ctx context.Context, refs []reference) error {
 			observed[*r.Observers] = append(observed[*r.Observers], r)
 		}
 		c, ok := conditions[r.kind().GroupKind()]
-		switch {
-		case ok:
-		case i.env.Made():
+		if !ok {
 			continue // it was looked for, or made, a moment ago
-		case r.kind().GroupKind() == schema.GroupKind{Kind: "Secret"}:
-			continue // whoever only looks at a given cluster may not read them; what mounts one that lacks does not roll out
-		default:
-			c.limit, c.condition = givenTimeout, wait.Exists()
 		}
 		group.Go(func() error {
 			_, err := wait.On(i.env.Config).Until(ctx, c.limit, wait.Target{Kind: r.kind(), Namespace: r.Namespace, Name: r.Name}, c.condition)

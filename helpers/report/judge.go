@@ -31,6 +31,7 @@ var remedies = []struct{ reason, remedy string }{
 	{journal.GivenCluster, "Run this suite with a profile that makes its cluster, such as kind."},
 	{journal.Waived, "Mend what the profile's waiver excuses before it ends: from then on no run with it begins."},
 	{journal.AboveCeiling, "Run with a profile whose risk ceiling allows it, on an environment that may be disturbed."},
+	{journal.OutsideRadius, "Widen the profile's blastRadius, once those who share the cluster agree, or run on a cluster that is made for it."},
 	{journal.CounterProofsOff, "Run with counter-proofs on: its evidence is what they killed."},
 	{reasonNoVerdict, "Look at its last phase for what it was doing, then run this suite again."},
 	{reasonUnplanned, "Register the specification before it runs, so that a killed run is noticed."},

@@ -1,7 +1,6 @@
 package spec
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/proving-ground/proving-ground/helpers/catalogue"
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/journal"
 )
@@ -197,125 +195,24 @@ func TestNeeds(t *testing.T) {
 	}
 }
 
-func TestExcused(t *testing.T) {
-	waiver := catalogue.Waiver{ID: "POL-001", Reason: "the door is being painted", Expires: "2099-01-31"}
-	for name, c := range map[string]struct {
-		ceiling environment.Risk
-		waivers []catalogue.Waiver
-		ours    environment.Provider // of the cluster, of a clause that is of one of ours
-		want    journal.Result
-	}{
-		"above the ceiling": {ReadOnly, nil, "", journal.Result{
-			Outcome: journal.Inconclusive, Reason: "above the risk ceiling", Detail: "it is namespaced, and the profile test allows read-only at most",
-		}},
-		"waived": {Destructive, []catalogue.Waiver{waiver}, "", journal.Result{
-			Outcome: journal.Inconclusive, Reason: "waived until 2099-01-31: the door is being painted",
-		}},
-		"given": {Destructive, nil, environment.ProviderGiven, journal.Result{
-			Outcome: journal.Inconclusive, Reason: "the cluster is given", Detail: "the clause is of one that the run makes, and that of profile test is others'",
-		}},
-		"ours":              {Destructive, nil, environment.ProviderKind, journal.Result{Outcome: journal.Proved}},
-		"another is waived": {Destructive, []catalogue.Waiver{{ID: "POL-002"}}, "", journal.Result{Outcome: journal.Proved}},
-		"at the ceiling":    {Namespaced, nil, "", journal.Result{Outcome: journal.Proved}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := newBench(t)
-			s.h.profile.RiskCeiling, s.h.profile.Waivers, s.h.profile.Provider = c.ceiling, c.waivers, cmp.Or(c.ours, environment.ProviderGiven)
-			of := s.of(s.look, s.opens("fault"))
-			of.Ours = c.ours != ""
-			got := s.run(t, of)
-			got.Seconds = 0
-			require.Equal(t, c.want, got)
-			if c.want.Outcome != journal.Proved {
-				require.Empty(t, s.noted(), "not even the environment is opened for it")
-			}
-			s.cleanedUp(t)
-		})
-	}
-}
+// gone is the error of a need that tells what a given cluster has nothing of.
+type gone struct{ error }
 
-// Where nothing may be touched, what there is to see is looked at; where it may, it is not
-// enough.
-func TestLook(t *testing.T) {
-	for name, c := range map[string]struct {
-		ceiling environment.Risk
-		faults  bool
-		sees    func(T)
-		want    journal.Result
-		steps   []string
-	}{
-		"seen":         {ReadOnly, false, func(t T) { t.Observe("people go in by the door", nil) }, journal.Result{Outcome: journal.Proved}, []string{"look"}},
-		"seen nothing": {ReadOnly, false, func(T) {}, journal.Result{Outcome: journal.Inconclusive, Reason: "nothing was observed", Detail: unseen}, []string{"look"}},
-		"seen otherwise": {ReadOnly, false, func(t T) { t.Errorf("people go in by the window") }, journal.Result{
-			Outcome: journal.Refuted, Reason: "people go in by the window",
-		}, []string{"look"}},
-		"with faults asked for": {ReadOnly, true, func(t T) { t.Observe("people go in by the door", nil) }, journal.Result{
-			Outcome: journal.Inconclusive, Reason: "above the risk ceiling", Detail: "it held by looking, and its faults are above what the profile allows",
-		}, []string{"look"}},
-		"at the ceiling": {Namespaced, false, nil, journal.Result{Outcome: journal.Proved}, []string{"ensure wall", "prove"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := newBench(t)
-			s.h.profile.RiskCeiling, s.h.counterProofs = c.ceiling, c.faults
-			spec := s.of(s.look, s.opens("fault"))
-			if name != "seen nothing" {
-				spec.Needs = []Need{need{"wall", func(context.Context) error { s.note("ensure wall"); return nil }}}
-			}
-			spec.Alone = true // where it does something
-			spec.Look = func(_ context.Context, t T, _ *environment.Environment) {
-				s.note("look")
-				c.sees(t)
-			}
-			got := s.run(t, spec)
-			got.Seconds = 0
-			require.Equal(t, c.want, got)
-			var steps []string
-			for _, step := range s.noted() {
-				if step == "look" || step == "prove" || strings.HasPrefix(step, "ensure") {
-					steps = append(steps, step)
-				}
-			}
-			require.Equal(t, c.steps, steps)
-			exclusive := slices.ContainsFunc(s.noted(), func(n string) bool { return strings.HasPrefix(n, "lease exclusive") })
-			require.Equal(t, !slices.Contains(steps, "look"), exclusive, "who looks keeps nobody out")
-			require.Empty(t, s.trials())
-			s.cleanedUp(t)
-		})
-	}
-}
+func (gone) Absent() string { return "hinge" }
 
-func TestFaultsAboveTheCeiling(t *testing.T) {
-	forbidden := `the counter-proof %q is %s, and the profile test allows %s at most`
-	for name, c := range map[string]struct {
-		risk, ceiling environment.Risk
-		keys          []string
-		alone         bool // the second of two faults
-		tried         int
-		detail        string
-	}{
-		"all allowed":               {risk: Namespaced, ceiling: Disruptive, alone: true, tried: 2},
-		"one is alone":              {risk: Namespaced, ceiling: Namespaced, alone: true, tried: 1, detail: fmt.Sprintf(forbidden, "second", "disruptive", "namespaced")},
-		"even a look is not seeded": {risk: ReadOnly, ceiling: ReadOnly, detail: fmt.Sprintf(forbidden, "first", "namespaced", "read-only") + "; " + fmt.Sprintf(forbidden, "second", "namespaced", "read-only")},
-		"keys are for all":          {risk: ReadOnly, ceiling: Namespaced, keys: []string{"door"}, detail: fmt.Sprintf(forbidden, "first", "disruptive", "namespaced") + "; " + fmt.Sprintf(forbidden, "second", "disruptive", "namespaced")},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := newBench(t)
-			s.h.profile.RiskCeiling = c.ceiling
-			second := s.opens("second")
-			second.Alone = c.alone
-			spec := s.of(s.look, s.opens("first"), second)
-			spec.Risk, spec.Keys = c.risk, c.keys
-			got := s.run(t, spec)
-			got.Seconds = 0
-			want := journal.Result{Outcome: journal.Proved}
-			if c.detail != "" {
-				want = journal.Result{Outcome: journal.Inconclusive, Reason: "above the risk ceiling", Detail: c.detail}
-			}
-			require.Equal(t, want, got)
-			require.Len(t, s.trials(), c.tried)
-			s.cleanedUp(t)
-		})
-	}
+func TestAComponentThatIsNotThere(t *testing.T) {
+	s := newBench(t)
+	spec := s.of(s.look, s.opens("fault"))
+	spec.Needs = []Need{need{"wall", func(context.Context) error {
+		return errors.Join(errors.New("component door: late"), fmt.Errorf("component hinge: %w", gone{errors.New("none of it")}))
+	}}}
+	got := s.run(t, spec)
+	got.Seconds = 0
+	require.Equal(t, journal.Result{
+		Outcome: journal.Inconclusive, Reason: "component hinge is not there", Detail: "component door: late\ncomponent hinge: none of it",
+	}, got)
+	require.False(t, passes(got), "nobody knew of it beforehand")
+	s.cleanedUp(t)
 }
 
 func TestNoPlaceNoLease(t *testing.T) {

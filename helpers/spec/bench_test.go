@@ -39,7 +39,7 @@ func newBench(t *testing.T) *bench {
 	s := &bench{cut: cut, stuck: map[string]error{}, refused: map[environment.LeaseMode]error{}}
 	s.h = &harness{
 		suite:         "policy",
-		profile:       &environment.Profile{Name: "test", RiskCeiling: Destructive, TimeScale: 1},
+		profile:       &environment.Profile{Name: "test", RiskCeiling: Destructive, TimeScale: 1, Provider: environment.ProviderKind},
 		counterProofs: true,
 		dumps:         "dumps",
 		limits:        defaultLimits,

@@ -77,7 +77,8 @@ func (c *clause) verdict(ctx context.Context) journal.Result {
 	case !c.counterProofs:
 		return c.proved(ctx)
 	case c.looks():
-		return inconclusive(journal.AboveCeiling, "it held by looking, and its faults are above what the profile allows")
+		reason, _ := c.refusal(c.spec.ID, c.spec.Risk)
+		return inconclusive(reason, "it held by looking, and its faults are above what the profile allows")
 	}
 	if r := c.challenge(ctx); r.Outcome != journal.Proved {
 		return r
@@ -100,16 +101,33 @@ func (c *clause) proved(ctx context.Context) journal.Result {
 }
 
 // looks says that the clause is proved by what there is to see, and not by doing something.
-func (c *clause) looks() bool { return c.spec.Look != nil && !c.profile.Allows(c.spec.Risk) }
+func (c *clause) looks() bool {
+	reason, _ := c.refusal(c.spec.ID, c.spec.Risk)
+	return c.spec.Look != nil && reason != ""
+}
+
+// refusal is why the profile does not let something of a risk happen for a clause, in words that
+// go on after "it"; the reason is empty where it does.
+func (h *harness) refusal(id string, risk environment.Risk) (reason, detail string) {
+	if !h.profile.Allows(risk) {
+		return journal.AboveCeiling, fmt.Sprintf("is %s, and the profile %s allows %s at most", risk, h.profile.Name, h.profile.RiskCeiling)
+	}
+	clause, err := h.catalogue.Lookup(id)
+	if risk >= environment.Disruptive && (err != nil || !h.profile.MayDisturb(clause)) {
+		return journal.OutsideRadius, fmt.Sprintf("is %s on a cluster that is others' as well, and blastRadius.disturbs of the profile %s names neither %s nor %q",
+			risk, h.profile.Name, id, clause.Area)
+	}
+	return "", ""
+}
 
 // excused is the verdict of a specification that this profile does not try.
 func (c *clause) excused() *journal.Result {
 	var r journal.Result
+	reason, detail := c.refusal(c.spec.ID, c.spec.Risk)
 	if w, ok := c.profile.Waiver(c.spec.ID); ok {
 		r = inconclusive(journal.Waived+w.Expires+": "+w.Reason, "")
-	} else if !c.profile.Allows(c.spec.Risk) && c.spec.Look == nil {
-		r = inconclusive(journal.AboveCeiling, fmt.Sprintf("it is %s, and the profile %s allows %s at most",
-			c.spec.Risk, c.profile.Name, c.profile.RiskCeiling))
+	} else if reason != "" && c.spec.Look == nil {
+		r = inconclusive(reason, "it "+detail)
 	} else if c.spec.Ours && c.profile.Provider == environment.ProviderGiven {
 		r = inconclusive(journal.GivenCluster, fmt.Sprintf("the clause is of one that the run makes, and that of profile %s is others'", c.profile.Name))
 	} else if len(c.spec.After) > 0 && !c.counterProofs {
@@ -186,6 +204,10 @@ func (c *clause) install(ctx context.Context) *journal.Result {
 		if err != nil {
 			c.dump(ctx)
 			r := inconclusive(fmt.Sprintf(componentReadiness, name), err.Error())
+			var absent interface{ Absent() string } // names a component of which a given cluster has nothing
+			if errors.As(err, &absent) {
+				r.Reason = fmt.Sprintf(componentAbsence, absent.Absent())
+			}
 			return &r
 		}
 		c.say("%s is ready", name)

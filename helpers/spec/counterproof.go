@@ -15,7 +15,7 @@ import (
 
 // findings are what the counter-proofs of a specification brought to light.
 type findings struct {
-	unrestored, survived, alarms, void, forbidden []string
+	unrestored, survived, alarms, void, forbidden, outside []string
 }
 
 // verdict is proved when there is nothing, else that of the gravest finding.
@@ -31,6 +31,7 @@ func (f *findings) verdict() journal.Result {
 		{journal.Inconclusive, reasonFalseAlarm, f.alarms},
 		{journal.Void, reasonVoid, f.void},
 		{journal.Inconclusive, journal.AboveCeiling, f.forbidden},
+		{journal.Inconclusive, journal.OutsideRadius, f.outside},
 	} {
 		if len(kind.what) > 0 && r.Outcome == "" {
 			r.Outcome, r.Reason = kind.outcome, kind.reason
@@ -102,12 +103,15 @@ func (c *clause) faults(found *findings, are func(*Sabotage) bool) (faults []*Sa
 		if !are(f) {
 			continue
 		}
-		if risk := c.spec.faultRisk(f); !c.profile.Allows(risk) {
-			found.forbidden = append(found.forbidden, fmt.Sprintf("the counter-proof %q is %s, and the profile %s allows %s at most",
-				f.Name, risk, c.profile.Name, c.profile.RiskCeiling))
-			continue
+		reason, detail := c.refusal(c.spec.ID, c.spec.faultRisk(f))
+		switch refused := fmt.Sprintf("the counter-proof %q %s", f.Name, detail); reason {
+		case "":
+			faults = append(faults, f)
+		case journal.OutsideRadius:
+			found.outside = append(found.outside, refused)
+		default:
+			found.forbidden = append(found.forbidden, refused)
 		}
-		faults = append(faults, f)
 	}
 	return faults
 }

@@ -250,7 +250,7 @@ func TestFaultsThatAreNotInForce(t *testing.T) {
 func TestFindings(t *testing.T) {
 	all := findings{
 		unrestored: []string{"unrestored"}, survived: []string{"survived", "survived too"},
-		alarms: []string{"alarm"}, void: []string{"void"}, forbidden: []string{"forbidden"},
+		alarms: []string{"alarm"}, void: []string{"void"}, forbidden: []string{"forbidden"}, outside: []string{"outside"},
 	}
 	graver := []struct {
 		outcome journal.Outcome
@@ -258,11 +258,12 @@ func TestFindings(t *testing.T) {
 		detail  string
 		remove  func()
 	}{
-		{journal.Inconclusive, reasonNotRestored, "unrestored; survived; survived too; alarm; void; forbidden", func() { all.unrestored = nil }},
-		{journal.Inconclusive, reasonSurvived, "survived; survived too; alarm; void; forbidden", func() { all.survived = nil }},
-		{journal.Inconclusive, reasonFalseAlarm, "alarm; void; forbidden", func() { all.alarms = nil }},
-		{journal.Void, reasonVoid, "void; forbidden", func() { all.void = nil }},
-		{journal.Inconclusive, journal.AboveCeiling, "forbidden", func() { all.forbidden = nil }},
+		{journal.Inconclusive, reasonNotRestored, "unrestored; survived; survived too; alarm; void; forbidden; outside", func() { all.unrestored = nil }},
+		{journal.Inconclusive, reasonSurvived, "survived; survived too; alarm; void; forbidden; outside", func() { all.survived = nil }},
+		{journal.Inconclusive, reasonFalseAlarm, "alarm; void; forbidden; outside", func() { all.alarms = nil }},
+		{journal.Void, reasonVoid, "void; forbidden; outside", func() { all.void = nil }},
+		{journal.Inconclusive, journal.AboveCeiling, "forbidden; outside", func() { all.forbidden = nil }},
+		{journal.Inconclusive, journal.OutsideRadius, "outside", func() { all.outside = nil }},
 		{journal.Proved, "", "", func() {}},
 	}
 	for _, want := range graver {

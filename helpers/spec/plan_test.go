@@ -109,6 +109,7 @@ func TestKnownReasons(t *testing.T) {
 		"no Falco engine":                     true,
 		"the cluster is given":                true,
 		"above the risk ceiling":              true,
+		"outside the blast radius":            true,
 		"waived until 2099-01-31: a reason":   true,
 		"":                                    false,
 		"no samples":                          false,

@@ -24,12 +24,13 @@ const (
 	reasonCut          = "the run was cut short"
 	reasonReplaced     = "what it needs was replaced meanwhile"
 	componentReadiness = "component %s not ready"
+	componentAbsence   = "component %s is not there"
 )
 
 // known are the beginnings of reasons that are known before the run and that no
 // run can overcome: only they skip a test. The first four are those that
 // helpers/report accepts without changing its exit code.
-var known = []string{journal.NotBuiltYet, journal.NoFalcoEngine, journal.GivenCluster, journal.Waived, journal.AboveCeiling, journal.CounterProofsOff}
+var known = []string{journal.NotBuiltYet, journal.NoFalcoEngine, journal.GivenCluster, journal.Waived, journal.AboveCeiling, journal.OutsideRadius, journal.CounterProofsOff}
 
 func isKnown(reason string) bool {
 	for _, k := range known {

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/journal"
 	"github.com/proving-ground/proving-ground/helpers/probe"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/wait"
@@ -298,7 +299,9 @@ func (x *trial) run(o *unstructured.Unstructured, a *account) {
 	}
 	h, err := hit(o, a.Targets)
 	spec.Check(x.t, err)
-	spec.Check(x.t, x.env.Profile.BlastRadius.Allows(h))
+	if err := x.env.Profile.BlastRadius.Allows(h); err != nil {
+		x.t.Inconclusive(journal.OutsideRadius, "%v", err)
+	}
 	x.t.Logf("%s is aimed at some of %v", a.Experiment, a.Targets)
 	told, err := resultFor(o, x.plan.idle)
 	spec.Check(x.t, err)

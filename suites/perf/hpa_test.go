@@ -20,6 +20,7 @@ import (
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 	"github.com/proving-ground/proving-ground/helpers/wait"
+	"github.com/proving-ground/proving-ground/suites/perf/autoscale"
 )
 
 // What the platform states of the frontend's autoscaler: replicas, and per cent of what its
@@ -37,10 +38,6 @@ var (
 	// and twice that long.
 	hpaSeesLoad = wait.Timeout{Name: "hpaSeesLoad", D: 90 * time.Second}
 )
-
-// tolerated is by how much what is measured may be above the target before the autoscaler
-// follows: its controller's --horizontal-pod-autoscaler-tolerance.
-const tolerated = 1.1
 
 // frontendRate is how many requests a second users make of two pods that ask for 20m each:
 // 100 brought 132 to 190 % of that.
@@ -73,6 +70,7 @@ func TestHPA(t *testing.T) {
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 			proveHPA(ctx, t, env, l, rate, edit)
 		},
+		Look: lookAtHPA,
 		CounterProofs: []spec.Sabotage{
 			metrics("not by the processor's time", `measures cpu`, func(m []any) []any { return m[1:] }),
 			metrics("not by memory", `measures memory`, func(m []any) []any { return m[:1] }),
@@ -93,9 +91,16 @@ func TestHPA(t *testing.T) {
 	})
 }
 
-// measuring is met by an HPA that has the current value of a resource.
+// measuring is met by an HPA that scales and has the current value of a resource.
 func measuring(metric string) wait.Condition {
 	return wait.Condition{What: "measure " + metric, Missing: func(o *unstructured.Unstructured) string {
+		var h autoscalingv2.HorizontalPodAutoscaler
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &h); err != nil {
+			return err.Error()
+		}
+		if why := autoscale.Inactive(h.Status); why != "" {
+			return why
+		}
 		current, _, _ := unstructured.NestedSlice(o.Object, "status", "currentMetrics")
 		for _, c := range current {
 			name, _, _ := unstructured.NestedString(c.(map[string]any), "resource", "name")
@@ -129,17 +134,30 @@ var (
 	saysLess = told(fmt.Sprintf("say that it wants no more than %d replicas", frontendLeast), func(s hpaStatus) bool { return s.DesiredReplicas <= frontendLeast })
 	// sawLess is met by one that has measured less than what the platform has it aim at.
 	sawLess = told("measure less than its targets", func(s hpaStatus) bool {
-		return usedOf(s, corev1.ResourceCPU) < frontendCPU && usedOf(s, corev1.ResourceMemory) < frontendMemory
+		return autoscale.Used(s, corev1.ResourceCPU) < frontendCPU && autoscale.Used(s, corev1.ResourceMemory) < frontendMemory
 	})
 )
 
 // sawMore is met by one that has measured more of a resource than it would tolerate, were it
 // to aim at what the platform states, or that has followed already.
 func sawMore(name corev1.ResourceName, aim int32) wait.Condition {
-	least := tolerated * float64(aim)
+	least := autoscale.Tolerated * float64(aim)
 	return told(fmt.Sprintf("measure more than %.0f %% of %s", least, name), func(s hpaStatus) bool {
-		return s.DesiredReplicas > frontendLeast || float64(usedOf(s, name)) > least
+		return s.DesiredReplicas > frontendLeast || float64(autoscale.Used(s, name)) > least
 	})
+}
+
+// measuresBoth asserts that the frontend's autoscaler has the bounds that are stated, and waits
+// until it measures both of what it goes by.
+func measuresBoth(ctx context.Context, t spec.T, env *environment.Environment, h autoscalingv2.HorizontalPodAutoscaler) wait.Target {
+	t.Helper()
+	require.Equal(t, [2]int32{frontendLeast, frontendMost}, [2]int32{ptr.Deref(h.Spec.MinReplicas, 1), h.Spec.MaxReplicas}, "the least and the most replicas of the frontend")
+	hpa := wait.Target{Kind: hpaKind, Namespace: h.Namespace, Name: h.Name}
+	for _, metric := range []string{"cpu", "memory"} {
+		_, err := wait.On(env.Config).Until(ctx, hpaMeasures, hpa, measuring(metric))
+		spec.InTime(t, err, "the frontend's autoscaler measures "+metric)
+	}
+	return hpa
 }
 
 func proveHPA(ctx context.Context, t spec.T, env *environment.Environment, l *levels, rate float64, edit change) {
@@ -157,14 +175,8 @@ func proveHPA(ctx context.Context, t spec.T, env *environment.Environment, l *le
 		spec.Check(t, env.Client().Get(ctx, client.ObjectKey{Namespace: l.ns, Name: "frontend"}, &h))
 		return h
 	}
-	stands := now()
-	require.Equal(t, [2]int32{frontendLeast, frontendMost}, [2]int32{ptr.Deref(stands.Spec.MinReplicas, 1), stands.Spec.MaxReplicas}, "the least and the most replicas of the frontend")
 	w := wait.On(env.Config)
-	hpa := wait.Target{Kind: hpaKind, Namespace: l.ns, Name: "frontend"}
-	for _, metric := range []string{"cpu", "memory"} {
-		_, err := w.Until(ctx, hpaMeasures, hpa, measuring(metric))
-		spec.InTime(t, err, "the frontend's autoscaler measures "+metric)
-	}
+	hpa := measuresBoth(ctx, t, env, now())
 	// fewer is for what is measured to be less, too.
 	fewer := func(when string) (took time.Duration) {
 		start, limit := time.Now(), follow(env)
@@ -197,7 +209,7 @@ func proveHPA(ctx context.Context, t spec.T, env *environment.Environment, l *le
 		h = now()
 		spec.InTime(t, err, fmt.Sprintf("the frontend has more than %d replicas %s, at %s", frontendLeast, why, utilization(h.Status)))
 		// After that, for one that is never met is told by what it does.
-		require.Equal(t, aim, aimOf(h, name), "per cent of %s that the frontend's autoscaler aims at", name)
+		require.Equal(t, aim, autoscale.Aim(h, name), "per cent of %s that the frontend's autoscaler aims at", name)
 		return took, h
 	}
 
@@ -215,7 +227,7 @@ func proveHPA(ctx context.Context, t spec.T, env *environment.Environment, l *le
 	spec.Check(t, requestsMemory(ctx, t.Scope(), l.ns, "1Mi"))
 	started(ctx, t, env, frontend)
 	up, full := more(corev1.ResourceMemory, frontendMemory, "while its pods use more memory than they ask for")
-	if usedOf(full.Status, corev1.ResourceCPU) >= frontendCPU {
+	if autoscale.Used(full.Status, corev1.ResourceCPU) >= frontendCPU {
 		t.Inconclusive("two causes", "more replicas may be due to the processor's time, and were to be due to memory: at %s", utilization(full.Status))
 	}
 	spec.Check(t, requestsMemory(ctx, t.Scope(), l.ns, "64Mi"))
@@ -232,26 +244,6 @@ func requestsMemory(ctx context.Context, scope *environment.Scope, namespace, me
 		d.Spec.Template.Spec.Containers[0].Resources.Requests[corev1.ResourceMemory] = resource.MustParse(memory)
 		return nil
 	})
-}
-
-// usedOf is what an autoscaler has measured of one resource, in per cent of what is asked for.
-func usedOf(s hpaStatus, name corev1.ResourceName) (percent int32) {
-	for _, m := range s.CurrentMetrics {
-		if m.Resource != nil && m.Resource.Name == name {
-			percent = ptr.Deref(m.Resource.Current.AverageUtilization, 0)
-		}
-	}
-	return percent
-}
-
-// aimOf is what an autoscaler aims at of one resource, in per cent of what is asked for.
-func aimOf(h autoscalingv2.HorizontalPodAutoscaler, name corev1.ResourceName) (percent int32) {
-	for _, m := range h.Spec.Metrics {
-		if m.Resource != nil && m.Resource.Name == name {
-			percent = ptr.Deref(m.Resource.Target.AverageUtilization, 0)
-		}
-	}
-	return percent
 }
 
 // utilization is what an autoscaler has measured, in per cent of what is asked for.

@@ -5,13 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/stretchr/testify/require"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
 	"github.com/proving-ground/proving-ground/helpers/metrics"
 	"github.com/proving-ground/proving-ground/helpers/spec"
+	"github.com/proving-ground/proving-ground/helpers/wait"
+	"github.com/proving-ground/proving-ground/suites/perf/autoscale"
 )
 
 const (
@@ -78,4 +84,30 @@ func recounted(ctx context.Context, t spec.T, value asks, ns string, l kept) {
 	require.True(t, has, "answers in five minutes")
 	atTheEdge := math.Abs(within-0.99) < 0.002
 	require.True(t, (l.P99 <= 0.5) == (within >= 0.99) || atTheEdge, "sli:latency:p99_5m is %g s, and %g of the answers came within half a second", l.P99, within)
+}
+
+// lookAtHPA proves PRF-013 where no load may be made: by what the autoscaler of the platform's
+// own frontend has measured of its users, and what it made of that. At an hour at which they want
+// no more replicas than there are at least, nothing is to be seen of it.
+func lookAtHPA(ctx context.Context, t spec.T, env *environment.Environment) {
+	scaledAsStated(ctx, t, env, "frontend")
+	var all autoscalingv2.HorizontalPodAutoscalerList
+	spec.Check(t, env.Client().List(ctx, &all, client.InNamespace(appNamespace)))
+	by := slices.DeleteFunc(all.Items, func(h autoscalingv2.HorizontalPodAutoscaler) bool { return h.Spec.ScaleTargetRef.Name != "frontend" })
+	require.Len(t, by, 1, "autoscalers of frontend: two would contend")
+	hpa := measuresBoth(ctx, t, env, by[0])
+	for name, aim := range map[corev1.ResourceName]int32{corev1.ResourceCPU: frontendCPU, corev1.ResourceMemory: frontendMemory} {
+		require.Equal(t, aim, autoscale.Aim(by[0], name), "per cent of %s that the frontend's autoscaler aims at", name)
+	}
+	var h autoscalingv2.HorizontalPodAutoscaler
+	spec.Check(t, env.Client().Get(ctx, client.ObjectKeyFromObject(&by[0]), &h))
+	if h.Status.DesiredReplicas <= frontendLeast && !autoscale.Loaded(h) {
+		t.Inconclusive("no samples", "users ask for no more than the %d replicas that the frontend has at least, at %s: look again when they ask for more", frontendLeast, utilization(h.Status))
+	}
+	_, err := wait.On(env.Config).Until(ctx, follow(env), hpa, saysMore)
+	spec.InTime(t, err, fmt.Sprintf("the frontend has more than %d replicas under its users' load, at %s", frontendLeast, utilization(h.Status)))
+	spec.Check(t, env.Client().Get(ctx, client.ObjectKeyFromObject(&h), &h))
+	require.LessOrEqual(t, h.Status.DesiredReplicas, int32(frontendMost), "replicas of the frontend")
+	t.Observe(fmt.Sprintf("its users have the frontend want %d replicas of %d to %d, at %s (of %d %% and %d %%)",
+		h.Status.DesiredReplicas, frontendLeast, frontendMost, utilization(h.Status), frontendCPU, frontendMemory), h.Status)
 }

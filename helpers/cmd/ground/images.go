@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,13 +17,19 @@ import (
 func imagesCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "images", Short: "List the platform's images: digest, source, size and age; --build makes those that lack", Args: cobra.NoArgs,
-		Long: "List the platform's images. With --build those that lack are built (or, with --pull, pulled), and\nimages.lock is written: name, digest, and the module or packages with their checksums.",
+		Long: "List the platform's images. With --build those that lack are built (or, with --pull, pulled), and\nimages.lock is written: name, digest, and the module or packages with their checksums.\nWith --push those of images.lock are put into a registry that others run, for clusters that are given.",
 	}
 	build := c.Flags().Bool("build", false, "build what lacks, and write images.lock")
 	pull := c.Flags().Bool("pull", false, "with --build: take upstream's images where a registry answers")
+	push := c.Flags().String("push", "", "registry, such as registry.example.org/mirror, that gets the images of images.lock, signed in to by docker login")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if *pull && !*build {
 			return usageError{fmt.Errorf("--pull has no meaning without --build")}
+		}
+		if c.Flags().Changed("push") {
+			if err := image.CheckRegistry(*push); err != nil {
+				return usageError{fmt.Errorf("--push: %w", err)}
+			}
 		}
 		root, err := environment.ProjectRoot()
 		if err != nil {
@@ -45,9 +52,33 @@ func imagesCommand() *cobra.Command {
 		} else if images, err = b.Known(c.Context()); err != nil {
 			return err
 		}
+		if *push != "" {
+			return publish(c.Context(), root, b, images, *push)
+		}
 		return list(images, b)
 	}
 	return c
+}
+
+// publish puts what the lock says into a registry, and nothing else: evidence is of that.
+func publish(ctx context.Context, root string, b *image.Builder, known []*image.Built, to string) error {
+	data, err := os.ReadFile(filepath.Join(root, image.LockFile))
+	if err != nil {
+		return err
+	}
+	lock, err := image.ReadLock(data)
+	if err != nil {
+		return err
+	}
+	images, err := image.Locked(known, lock)
+	if err != nil {
+		return err
+	}
+	if err := b.Store.Publish(ctx, to, images, teller()); err != nil {
+		return err
+	}
+	fmt.Printf("%d images of %s are in %s\n", len(images), image.LockFile, to)
+	return nil
 }
 
 func list(images []*image.Built, b *image.Builder) error {

@@ -196,6 +196,7 @@ func TestReport(t *testing.T) {
 	for i, run := range []string{"20260101-first", "20260102-second", "20260103-third", "20260104-killed"} {
 		at := now.Add(time.Duration(i-10) * time.Minute)
 		require.NoError(t, os.Chtimes(filepath.Join(root, "reports", run), at, at))
+		require.NoError(t, os.Chtimes(filepath.Join(root, "reports", run, "policy.jsonl"), at, at)) // two that are written in one tick of the clock have the same
 	}
 	code, stdout, _ := ground(t, t.Context(), "report") // of the latest; its files make no other run the latest
 	assert.Equal(t, 2, code)
