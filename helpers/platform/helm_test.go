@@ -70,6 +70,11 @@ func TestRenderChart(t *testing.T) {
 
 	_, err = renderChart(t.Context(), filepath.Join(d.dir, c.Path), c, map[string]any{"noSuchValue": true}, "v1.37.2")
 	require.ErrorContains(t, err, "noSuchValue", "a value that the chart does not know is refused by its schema")
+	for in, refused := range map[string]bool{"dev": false, "staging": true, "production": true} {
+		none := map[string]any{"environment": in, "frontend": map[string]any{"replicas": 0}, "backend": map[string]any{"replicas": 2}}
+		_, err = renderChart(t.Context(), filepath.Join(d.dir, c.Path), c, none, "v1.37.2")
+		assert.Equal(t, refused, err != nil, "no frontend in %s: %v", in, err)
+	}
 	_, err = renderChart(t.Context(), t.TempDir(), c, values, "v1.37.2")
 	require.ErrorContains(t, err, "Chart.yaml")
 }

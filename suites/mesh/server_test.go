@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/proving-ground/proving-ground/helpers/environment"
+	"github.com/proving-ground/proving-ground/helpers/platform"
 	"github.com/proving-ground/proving-ground/helpers/probe"
 	"github.com/proving-ground/proving-ground/helpers/spec"
 )
@@ -30,9 +31,11 @@ const (
 )
 
 // newFlowStage is a stage with one caller, which the policies let call the
-// backend for it has the frontend's identity.
+// backend for it has the frontend's identity. It stands for the frontend, of
+// which there is no pod.
 func newFlowStage(t *testing.T, name string, values map[string]any) *stage {
 	t.Helper()
+	values = platform.Merged(map[string]any{"frontend": map[string]any{"replicas": 0}}, values)
 	return newStage(t, name, values, caller{Spec: probe.Spec{Name: "caller", ServiceAccount: "frontend"}})
 }
 
