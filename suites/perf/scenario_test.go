@@ -73,6 +73,7 @@ func (u *underLoad) faults(sc loadtest.Scenario, l *load) []spec.Sabotage {
 		return u.knob("the backend 600 ms later", `not kept: .*http_req_duration `, "backend", "latency", "600ms")
 	}
 	all := []spec.Sabotage{
+		u.knob("a backend of another version", "", "backend", "", nil),
 		options("thresholds removed", `thresholds that k6 was told of`, l, `options.thresholds = {};`),
 		unsettled(options("a tag of a threshold misspelt", "", l, `options.thresholds['http_req_duration{name:raed}'] = ['p(95)<500'];`)),
 	}
@@ -90,7 +91,6 @@ func (u *underLoad) faults(sc loadtest.Scenario, l *load) []spec.Sabotage {
 			lesser(options("a third of its length", "", l, `options.scenarios.baseline.duration = time('100s');`)),
 			bound,
 			u.unconfined(),
-			u.knob("a backend of another version", "", "backend", "", nil),
 		)
 	case "load":
 		return append(all, lesser(options("its users for a moment only", "", l, `options.scenarios.load.stages[1].target = 1;`)), late())
