@@ -25,7 +25,12 @@ type cluster struct {
 	mu   sync.Mutex
 	made int
 	maps map[string]map[string]any // by name
-	news []chan map[string]any     // for each watch
+	news []watcher
+}
+
+type watcher struct {
+	news chan map[string]any
+	left <-chan struct{} // closed when it watches no more
 }
 
 const clusterConfig = `apiVersion: v1
@@ -96,7 +101,10 @@ func (c *cluster) add(object map[string]any) {
 	meta["uid"], meta["resourceVersion"] = fmt.Sprintf("uid-%d", c.made), fmt.Sprint(c.made)
 	c.maps[meta["name"].(string)] = object
 	for _, tell := range c.news {
-		tell <- object
+		select {
+		case tell.news <- object:
+		case <-tell.left:
+		}
 	}
 }
 
@@ -146,7 +154,7 @@ func (c *cluster) watch(w http.ResponseWriter, r *http.Request) {
 	}
 	news := make(chan map[string]any, 64)
 	c.mu.Lock()
-	c.news = append(c.news, news)
+	c.news = append(c.news, watcher{news, r.Context().Done()})
 	if asked.Get("sendInitialEvents") == "true" {
 		for _, o := range c.maps {
 			news <- o

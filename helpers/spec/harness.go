@@ -211,6 +211,9 @@ func (s *Specification) check() error {
 	if faults == 0 {
 		wrong("it has no counter-proof that must fail: a specification that cannot fail proves nothing")
 	}
+	if faults == len(s.CounterProofs) {
+		wrong("it has no harmless change: one that fails whatever is changed would look as able to fail as one that tells faults from changes")
+	}
 	return errors.Join(errs...)
 }
 

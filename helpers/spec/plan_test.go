@@ -12,6 +12,7 @@ import (
 
 func TestInvalidSpecifications(t *testing.T) {
 	const name = "TestDoor"
+	const noHarmless = "it has no harmless change: one that fails whatever is changed would look as able to fail as one that tells faults from changes"
 	for what, c := range map[string]struct {
 		change func(*bench, *Specification)
 		says   string // the whole error
@@ -27,8 +28,9 @@ func TestInvalidSpecifications(t *testing.T) {
 		"a need that is nil":      {func(_ *bench, s *Specification) { s.Needs = []Need{need{name: "wall"}, nil} }, "one of its Needs is nil"},
 		"an empty key":            {func(_ *bench, s *Specification) { s.Keys = []string{"door", ""} }, `a key may be neither empty nor "cluster"; a fault that disturbs everyone is Alone`},
 		"the key of everyone":     {func(_ *bench, s *Specification) { s.Keys = []string{"cluster"} }, `a key may be neither empty nor "cluster"; a fault that disturbs everyone is Alone`},
-		"no counter-proof":        {func(_ *bench, s *Specification) { s.CounterProofs = nil }, "it has no counter-proof that must fail: a specification that cannot fail proves nothing"},
-		"only harmless ones":      {func(st *bench, s *Specification) { s.CounterProofs = []Sabotage{st.paints("red")} }, "it has no counter-proof that must fail: a specification that cannot fail proves nothing"},
+		"no counter-proof":        {func(_ *bench, s *Specification) { s.CounterProofs = nil }, "it has no counter-proof that must fail: a specification that cannot fail proves nothing\n" + noHarmless},
+		"only harmless ones":      {func(_ *bench, s *Specification) { s.CounterProofs = []Sabotage{paints("red")} }, "it has no counter-proof that must fail: a specification that cannot fail proves nothing"},
+		"only faults":             {func(st *bench, s *Specification) { s.CounterProofs[1] = st.opens("another") }, noHarmless},
 		"a fault without a name":  {func(_ *bench, s *Specification) { s.CounterProofs[0].Name = "" }, `counter-proof 1 "": it has no Name`},
 		"a fault without Apply":   {func(_ *bench, s *Specification) { s.CounterProofs[0].Apply = nil }, `counter-proof 1 "fault": it has no Apply`},
 		"a fault without Applied": {func(_ *bench, s *Specification) { s.CounterProofs[0].Applied = nil }, `counter-proof 1 "fault": it has no Applied: a fault that is not shown to be in force proves nothing`},
@@ -46,7 +48,7 @@ func TestInvalidSpecifications(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			st := newBench(t)
-			s := st.of(st.look, st.opens("fault"), st.paints("red"))
+			s := st.of(st.look, st.opens("fault"), paints("red"))
 			c.change(st, s)
 			id := s.ID
 			if id == "" {
@@ -68,12 +70,12 @@ func TestInvalidSpecifications(t *testing.T) {
 
 func TestPlan(t *testing.T) {
 	st := newBench(t)
-	s := st.of(st.look, st.opens("fault"), st.paints("red"))
+	s := st.of(st.look, st.opens("fault"), paints("red"))
 	s.Needs = []Need{need{"wall", func(context.Context) error { return errors.New("not reached") }}}
 	require.NoError(t, st.h.plan(s, "TestDoor"))
 	require.NoError(t, st.h.plan(s, "TestDoor"), "the same test comes again with -count")
 
-	own := st.of(st.look, st.opens("fault"))
+	own := st.of(st.look, st.opens("fault"), paints("red"))
 	own.ID, own.Risk = "PIP-001", ReadOnly
 	require.NoError(t, st.h.plan(own, "TestPipeline"), "the pipeline's clauses are every suite's")
 
@@ -81,7 +83,7 @@ func TestPlan(t *testing.T) {
 	require.Equal(t, []journal.Entry{
 		{Kind: journal.Planned, ID: "POL-001", Plan: door},
 		{Kind: journal.Planned, ID: "POL-001", Plan: door},
-		{Kind: journal.Planned, ID: "PIP-001", Plan: &journal.Plan{Clause: "What is built is signed.", Risk: "read-only", Test: "TestPipeline", CounterProofs: []string{"fault"}}},
+		{Kind: journal.Planned, ID: "PIP-001", Plan: &journal.Plan{Clause: "What is built is signed.", Risk: "read-only", Test: "TestPipeline", CounterProofs: []string{"fault", "red"}}},
 	}, st.entries)
 }
 

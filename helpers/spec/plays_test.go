@@ -117,7 +117,7 @@ var plays = map[string]func(*testing.T){
 				}
 			})
 			s.CounterProofs = append(s.CounterProofs, s.CounterProofs[0])
-			s.CounterProofs[1].Name = "the door is opened again"
+			s.CounterProofs[2].Name = "the door is opened again"
 			Run(t, s)
 		})
 	},
@@ -164,8 +164,8 @@ func played(id string, middle func(ctx context.Context, t T, time int)) Specific
 				return errors.Join(s.Create(ctx, configMap(id+"-fault")),
 					s.Defer("shut the door", func(context.Context) error { fault.Store(false); return nil }))
 			},
-			Applied: func(context.Context, *environment.Environment) error { return nil },
-		}},
+			Applied: AtOnce,
+		}, paints("red")},
 	}
 }
 

@@ -146,6 +146,7 @@ func TestASuite(t *testing.T) {
 	require.Equal(t, journal.Proved, r.Verdict, r.Headline)
 	require.Equal(t, 0, r.ExitCode())
 	require.Equal(t, 1, r.Totals.Killed)
+	require.Equal(t, 1, r.Totals.Spared)
 	first, last := entries[0], entries[len(entries)-1]
 	require.Equal(t, journal.RunStart, first.Kind)
 	start := *first.Start
@@ -162,7 +163,7 @@ func TestASuite(t *testing.T) {
 	require.Contains(t, string(text), `"password":"[redacted]"`)
 
 	require.Empty(t, s.cluster.objects())
-	require.Equal(t, 4, s.cluster.made, "of the baseline, the fault, the proof under it, the baseline again")
+	require.Equal(t, 6, s.cluster.made, "of the baseline, the fault, the proof under it, the baseline again, the proof under what is harmless, and once more the baseline")
 	require.Empty(t, s.ledgers(t))
 }
 
@@ -183,7 +184,7 @@ func TestKilledInTheMiddle(t *testing.T) {
 	require.Equal(t, journal.Inconclusive, c.Outcome)
 	require.Equal(t, "the run ended before a verdict", c.Reason)
 	require.Contains(t, c.Detail, `last seen in phase "counter-proof: the door is opened"`)
-	require.Equal(t, []string{"the door is opened"}, c.Untried)
+	require.Equal(t, []string{"the door is opened", "red"}, c.Untried)
 	require.Len(t, c.Observations, 2)
 	require.Equal(t, `under "the door is opened": proof 2 has begun`, c.Observations[1].Text)
 

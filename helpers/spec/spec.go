@@ -109,7 +109,7 @@ type Specification struct {
 	After []string
 
 	// CounterProofs are tried in this order, but those that are Swapped first and
-	// those that are Alone last. At least one of them must not be harmless.
+	// those that are Alone last. At least one of them must be harmless, and one must not.
 	CounterProofs []Sabotage
 }
 

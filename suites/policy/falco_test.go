@@ -59,7 +59,10 @@ func runFalco(t *testing.T, id, rule, act, benign string) {
 		Prove: func(ctx context.Context, t spec.T, env *environment.Environment) {
 			proveAlert(ctx, t, env, rule, act, benign)
 		},
-		CounterProofs: []spec.Sabotage{ruleGone(rule)},
+		CounterProofs: []spec.Sabotage{
+			ruleFault("the rule disabled", `an alert "`+rule+`" of the act`, rule, false),
+			spec.Harmless(ruleFault("the rule enabled, as it is already", "", rule, true)),
+		},
 	})
 }
 
@@ -155,15 +158,19 @@ func alerts(ctx context.Context, env *environment.Environment, engines []corev1.
 	}
 }
 
-// ruleGone takes a rule out of the engine's rules and starts the engine again.
-func ruleGone(rule string) spec.Sabotage {
+// ruleFault has the engine's rules say whether a rule is enabled, and starts the engine again.
+func ruleFault(name, kills, rule string, enabled bool) spec.Sabotage {
+	restarted := func(ctx context.Context, env *environment.Environment) error {
+		_, err := wait.On(env.Config).Until(ctx, podsTimeout, wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind("DaemonSet"), Namespace: falcoNamespace, Name: "falco"}, wait.RolledOut())
+		return err
+	}
 	rules := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: falcoNamespace, Name: falcoRules}}
 	return spec.Sabotage{
-		Name: "the rule disabled", Kills: `an alert "` + rule + `" of the act`,
+		Name: name, Kills: kills, Applied: restarted, Restored: restarted,
 		Apply: func(ctx context.Context, _ *environment.Environment, s *environment.Scope) error {
 			err := s.Update(ctx, rules, func() error {
 				was := rules.Data["rules.yaml"]
-				rules.Data["rules.yaml"] = strings.ReplaceAll(was, "- rule: "+rule+"\n", "- rule: "+rule+"\n  enabled: false\n")
+				rules.Data["rules.yaml"] = strings.ReplaceAll(was, "- rule: "+rule+"\n", fmt.Sprintf("- rule: %s\n  enabled: %t\n", rule, enabled))
 				if rules.Data["rules.yaml"] == was {
 					return fmt.Errorf("the rules of the engine have no rule %q", rule)
 				}
@@ -174,13 +181,9 @@ func ruleGone(rule string) spec.Sabotage {
 			}
 			engine := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: falcoNamespace, Name: "falco"}}
 			return s.Update(ctx, engine, func() error {
-				metav1.SetMetaDataAnnotation(&engine.Spec.Template.ObjectMeta, "docuthinker.dev/rules", "without "+rule)
+				metav1.SetMetaDataAnnotation(&engine.Spec.Template.ObjectMeta, "docuthinker.dev/rules", name)
 				return nil
 			})
-		},
-		Applied: func(ctx context.Context, env *environment.Environment) error {
-			_, err := wait.On(env.Config).Until(ctx, podsTimeout, wait.Target{Kind: appsv1.SchemeGroupVersion.WithKind("DaemonSet"), Namespace: falcoNamespace, Name: "falco"}, wait.RolledOut())
-			return err
 		},
 	}
 }
