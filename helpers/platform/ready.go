@@ -102,16 +102,23 @@ func (o Observers) pods(ctx context.Context, env *environment.Environment) ([]*u
 }
 
 func (o Observers) wait(ctx context.Context, env *environment.Environment, refs []reference) error {
+	return o.each(ctx, env, refs, func(ctx context.Context, pods []*unstructured.Unstructured, r reference) error {
+		_, err := wait.On(env.Config).Until(ctx, observedTimeout, wait.Target{Kind: r.kind(), Namespace: r.Namespace, Name: r.Name}, observedBy(pods))
+		return err
+	})
+}
+
+// each asks the observers about all objects at once.
+func (o Observers) each(
+	ctx context.Context, env *environment.Environment, refs []reference, ask func(ctx context.Context, pods []*unstructured.Unstructured, r reference) error,
+) error {
 	pods, err := o.pods(ctx, env)
 	if err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, r := range refs {
-		group.Go(func() error {
-			_, err := wait.On(env.Config).Until(ctx, observedTimeout, wait.Target{Kind: r.kind(), Namespace: r.Namespace, Name: r.Name}, observedBy(pods))
-			return err
-		})
+		group.Go(func() error { return ask(ctx, pods, r) })
 	}
 	return group.Wait()
 }

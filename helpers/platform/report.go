@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -36,27 +35,19 @@ func (o Observers) Reported(ctx context.Context, env *environment.Environment, o
 	if err != nil {
 		return err
 	}
-	pods, err := o.pods(ctx, env)
-	if err != nil {
-		return err
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	for _, r := range refs {
-		group.Go(func() error {
-			is := &unstructured.Unstructured{}
-			is.SetGroupVersionKind(r.kind())
-			if err := env.Client().Get(ctx, client.ObjectKey{Namespace: r.Namespace, Name: r.Name}, is); err != nil {
+	return o.each(ctx, env, refs, func(ctx context.Context, pods []*unstructured.Unstructured, r reference) error {
+		is := &unstructured.Unstructured{}
+		is.SetGroupVersionKind(r.kind())
+		if err := env.Client().Get(ctx, client.ObjectKey{Namespace: r.Namespace, Name: r.Name}, is); err != nil {
+			return err
+		}
+		for _, pod := range pods {
+			if err := o.reportedBy(ctx, env, pod.GetName(), is); err != nil {
 				return err
 			}
-			for _, pod := range pods {
-				if err := o.reportedBy(ctx, env, pod.GetName(), is); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	return group.Wait()
+		}
+		return nil
+	})
 }
 
 func (o Observers) reportedBy(ctx context.Context, env *environment.Environment, pod string, is *unstructured.Unstructured) error {
