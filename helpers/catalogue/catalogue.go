@@ -1,5 +1,5 @@
 // Package catalogue reads docs/specifications.md: the list of clauses that the
-// platform promises. It is a leaf: it imports no other room.
+// platform promises.
 package catalogue
 
 import (
@@ -18,6 +18,8 @@ import (
 	"strings"
 
 	"github.com/agnivade/levenshtein"
+
+	"github.com/proving-ground/proving-ground/helpers/strictyaml"
 )
 
 // File is the catalogue's place, relative to the root of the repository.
@@ -165,13 +167,7 @@ func (c Catalogue) Select(names ...string) (ids []string, err error) {
 			}
 			continue
 		}
-		near, distance := "", len(name)/2+2
-		for _, area := range slices.Sorted(maps.Keys(areas)) {
-			if d := levenshtein.ComputeDistance(strings.ToLower(name), area); d < distance {
-				near, distance = fmt.Sprintf(", did you mean %q?", area), d
-			}
-		}
-		err = errors.Join(err, fmt.Errorf("there is no area %q%s", name, near))
+		err = errors.Join(err, fmt.Errorf("there is no area %q%s", name, strictyaml.DidYouMean(name, slices.Sorted(maps.Keys(areas)))))
 	}
 	slices.Sort(ids)
 	return slices.Compact(ids), err

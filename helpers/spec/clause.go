@@ -77,7 +77,7 @@ func (c *clause) verdict(ctx context.Context) journal.Result {
 	case !c.counterProofs:
 		return c.proved(ctx)
 	case c.looks():
-		reason, _ := c.refusal(c.spec.ID, c.spec.Risk)
+		reason, _ := c.refusal(c.spec.Risk)
 		return inconclusive(reason, "it held by looking, and its faults are above what the profile allows")
 	}
 	if r := c.challenge(ctx); r.Outcome != journal.Proved {
@@ -102,20 +102,20 @@ func (c *clause) proved(ctx context.Context) journal.Result {
 
 // looks says that the clause is proved by what there is to see, and not by doing something.
 func (c *clause) looks() bool {
-	reason, _ := c.refusal(c.spec.ID, c.spec.Risk)
+	reason, _ := c.refusal(c.spec.Risk)
 	return c.spec.Look != nil && reason != ""
 }
 
-// refusal is why the profile does not let something of a risk happen for a clause, in words that
+// refusal is why the profile does not let something of a risk happen for the clause, in words that
 // go on after "it"; the reason is empty where it does.
-func (h *harness) refusal(id string, risk environment.Risk) (reason, detail string) {
-	if !h.profile.Allows(risk) {
-		return journal.AboveCeiling, fmt.Sprintf("is %s, and the profile %s allows %s at most", risk, h.profile.Name, h.profile.RiskCeiling)
+func (c *clause) refusal(risk environment.Risk) (reason, detail string) {
+	if !c.profile.Allows(risk) {
+		return journal.AboveCeiling, fmt.Sprintf("is %s, and the profile %s allows %s at most", risk, c.profile.Name, c.profile.RiskCeiling)
 	}
-	clause, err := h.catalogue.Lookup(id)
-	if risk >= environment.Disruptive && (err != nil || !h.profile.MayDisturb(clause)) {
+	clause, err := c.catalogue.Lookup(c.spec.ID)
+	if risk >= environment.Disruptive && (err != nil || !c.profile.MayDisturb(clause)) {
 		return journal.OutsideRadius, fmt.Sprintf("is %s on a cluster that is others' as well, and blastRadius.disturbs of the profile %s names neither %s nor %q",
-			risk, h.profile.Name, id, clause.Area)
+			risk, c.profile.Name, c.spec.ID, clause.Area)
 	}
 	return "", ""
 }
@@ -123,7 +123,7 @@ func (h *harness) refusal(id string, risk environment.Risk) (reason, detail stri
 // excused is the verdict of a specification that this profile does not try.
 func (c *clause) excused() *journal.Result {
 	var r journal.Result
-	reason, detail := c.refusal(c.spec.ID, c.spec.Risk)
+	reason, detail := c.refusal(c.spec.Risk)
 	if w, ok := c.profile.Waiver(c.spec.ID); ok {
 		r = inconclusive(journal.Waived+w.Expires+": "+w.Reason, "")
 	} else if reason != "" && c.spec.Look == nil {

@@ -103,7 +103,7 @@ func (c *clause) faults(found *findings, are func(*Sabotage) bool) (faults []*Sa
 		if !are(f) {
 			continue
 		}
-		reason, detail := c.refusal(c.spec.ID, c.spec.faultRisk(f))
+		reason, detail := c.refusal(c.spec.faultRisk(f))
 		switch refused := fmt.Sprintf("the counter-proof %q %s", f.Name, detail); reason {
 		case "":
 			faults = append(faults, f)
